@@ -1,0 +1,1 @@
+//! The throughput table, the demo and micro-benchmarks of Flotilla.

@@ -1,0 +1,1 @@
+//! The placement driver: ids, regions, routes, leader spreading.

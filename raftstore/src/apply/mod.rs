@@ -1,0 +1,85 @@
+//! Apply: committed commands go into the state machine, many groups in one atomic batch.
+//!
+//! 1. A shard's round emits one [`crate::message::ApplyTask`] a group, with the callers that wait.
+//! 2. The apply worker (`worker.rs`) merges everything queued into one `&mut [GroupApply]`.
+//! 3. [`StateMachine::apply`] writes data, applied index and commit in one batch, and answers.
+//! 4. The worker answers the callers and tells the shards `Applied`.
+
+use crate::error::Fatal;
+use crate::types::{GroupId, LogPosition};
+use bytes::Bytes;
+
+/// One committed entry with its commands, unpacked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApplyEntry {
+    /// Place of the entry in the log.
+    pub position: LogPosition,
+    /// The commands of [`crate::Store::propose`], in order; empty for a leader's first entry.
+    pub commands: Vec<Bytes>,
+}
+
+/// One group's share of an apply batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupApply {
+    /// The group.
+    pub group: GroupId,
+    /// Contiguous entries, right after what was applied before.
+    pub entries: Vec<ApplyEntry>,
+    /// To be stored with the data: the smaller of commit and persisted index (never below the
+    /// last entry here), and its term.
+    pub commit: LogPosition,
+    /// Callers wait: fill `answers`. On followers nobody does, and the work can be saved.
+    pub answer: bool,
+    /// Filled by [`StateMachine::apply`] when `answer`: one a command, over all entries in order.
+    pub answers: Vec<Bytes>,
+}
+
+/// How far a group's durable state reaches, read at start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AppliedState {
+    /// Last applied index in the recovered state; 0 for a new group.
+    pub applied: u64,
+    /// As stored with it.
+    pub commit: LogPosition,
+}
+
+/// Why a leader stopped leading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaderStop {
+    /// Another replica leads, or an election runs, in this term.
+    SteppedDown {
+        /// The new term.
+        term: u64,
+    },
+    /// The store stops.
+    Closing,
+}
+
+/// What the replicated commands act on.
+///
+/// To be correct, an implementation must:
+/// - be deterministic: equal entries give equal state and equal answers on every replica;
+/// - write one `apply` call's data, applied indexes and commits atomically per group;
+/// - recover, after a crash, a state that some prefix of the applied entries made, with
+///   `recovered` telling which (the log replays the rest);
+/// - never skip an entry: an error is [`Fatal`].
+///
+/// `apply` and the callbacks are called by one apply thread at a time per group, in log order.
+pub trait StateMachine: Send + Sync {
+    /// What `group` holds after recovery; called before its first `apply`.
+    fn recovered(&self, group: GroupId) -> AppliedState;
+
+    /// Applies a batch of many groups; at most one element per group.
+    fn apply(&self, batch: &mut [GroupApply]) -> Result<(), Fatal>;
+
+    /// Makes everything applied before the call durable. Blocks on the disk; called by the
+    /// maintenance thread, beside `apply`.
+    fn sync(&self) -> Result<(), Fatal>;
+
+    /// This store's replica of `group` has become leader of `term` and has applied everything
+    /// of earlier terms.
+    fn on_leader_start(&self, _group: GroupId, _term: u64) {}
+
+    /// It leads no longer.
+    fn on_leader_stop(&self, _group: GroupId, _reason: LeaderStop) {}
+}

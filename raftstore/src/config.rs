@@ -1,0 +1,107 @@
+//! Settings of one store's engine.
+
+use serde::{Deserialize, Serialize};
+
+/// All settings; every field has a default, unknown fields are refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Shard threads; each owns the groups with `group % shards` of its number. Default 1.
+    pub shards: usize,
+    /// One tick in milliseconds. Default 100. All times below count in ticks.
+    pub tick_interval_ms: u64,
+    /// A follower campaigns after this many ticks of silence, randomized up to twice as many.
+    /// Default 10 (1 s to 2 s). Shorter: faster recovery, more false elections.
+    pub election_ticks: usize,
+    /// A leader's heartbeat interval in ticks. Default 2. Must be below `election_ticks`.
+    pub heartbeat_ticks: usize,
+    /// Many appends in flight to a follower; off = one. Default on.
+    pub pipeline: bool,
+    /// A round's commands of one group are cut into entries of about this size. Default 1 MiB.
+    pub entry_bytes_max: usize,
+    /// Longest command accepted. Default 6 MiB: a client's batch of 4 MiB and its frame fit.
+    pub command_bytes_max: usize,
+    /// Commands of all groups that are proposed and not yet answered, in bytes; beyond it
+    /// callers get `Busy`. Default 64 MiB.
+    pub proposal_bytes_max: usize,
+    /// The same for one group, as entries that are not yet committed. Default 16 MiB.
+    pub group_uncommitted_bytes_max: u64,
+    /// Entries handed to apply and not yet applied, in bytes; beyond it committed entries wait in
+    /// the log and callers get `Busy`. Default 64 MiB.
+    pub apply_queue_bytes_max: usize,
+    /// Entries kept in memory behind the persisted index for followers and apply, in bytes, all
+    /// groups of a shard together. Default 64 MiB. Entries not yet persisted always stay.
+    pub entry_cache_bytes_max: usize,
+    /// Bytes of live log of the whole store; at 7/8 of it writes get `Busy`. Default 4 GiB.
+    pub log_bytes_max: u64,
+    /// Messages from other stores waiting for one shard; beyond it they are dropped. Default 16384.
+    pub inbox_messages_max: usize,
+    /// How often the state machine is made durable, so that the log can be cut, in milliseconds.
+    /// Default 2000.
+    pub sync_interval_ms: u64,
+    /// A group's log is cut once this many entries are durable everywhere. Default 1024.
+    pub truncate_entries_min: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            shards: 1,
+            tick_interval_ms: 100,
+            election_ticks: 10,
+            heartbeat_ticks: 2,
+            pipeline: true,
+            entry_bytes_max: 1 << 20,
+            command_bytes_max: 6 << 20,
+            proposal_bytes_max: 64 << 20,
+            group_uncommitted_bytes_max: 16 << 20,
+            apply_queue_bytes_max: 64 << 20,
+            entry_cache_bytes_max: 64 << 20,
+            log_bytes_max: 4 << 30,
+            inbox_messages_max: 16_384,
+            sync_interval_ms: 2_000,
+            truncate_entries_min: 1_024,
+        }
+    }
+}
+
+impl Config {
+    /// Checks ranges and relations; the error names the field, its value and what is allowed.
+    pub fn validate(&self) -> Result<(), String> {
+        let positive = [
+            ("shards", self.shards as u64),
+            ("tick_interval_ms", self.tick_interval_ms),
+            ("heartbeat_ticks", self.heartbeat_ticks as u64),
+            ("entry_bytes_max", self.entry_bytes_max as u64),
+            ("command_bytes_max", self.command_bytes_max as u64),
+            ("proposal_bytes_max", self.proposal_bytes_max as u64),
+            ("group_uncommitted_bytes_max", self.group_uncommitted_bytes_max),
+            ("apply_queue_bytes_max", self.apply_queue_bytes_max as u64),
+            ("inbox_messages_max", self.inbox_messages_max as u64),
+            ("sync_interval_ms", self.sync_interval_ms),
+        ];
+        if let Some((field, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(format!("{field} = 0: must be at least 1"));
+        }
+        if self.shards > 256 {
+            return Err(format!("shards = {}: at most 256", self.shards));
+        }
+        if self.election_ticks <= self.heartbeat_ticks {
+            return Err(format!(
+                "election_ticks = {}: must be greater than heartbeat_ticks = {}",
+                self.election_ticks, self.heartbeat_ticks
+            ));
+        }
+        if self.command_bytes_max > 7 << 20 {
+            return Err(format!(
+                "command_bytes_max = {}: at most {} (a message between stores holds 8 MiB)",
+                self.command_bytes_max,
+                7 << 20
+            ));
+        }
+        if self.log_bytes_max < 16 << 20 {
+            return Err(format!("log_bytes_max = {}: at least {}", self.log_bytes_max, 16 << 20));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,107 @@
+//! Errors, by what the caller should do; and the fatal ones, which end the process.
+
+use crate::types::{GroupId, ReplicaDesc};
+
+/// Why a request was not answered with a result.
+///
+/// Every variant but [`Error::Unknown`] means: *not applied*, now or later.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Ask the leader, if one is known.
+    #[error("group {group}: not the leader{}", hint_text(.leader))]
+    NotLeader {
+        /// The group asked for.
+        group: GroupId,
+        /// Its leader as last heard here.
+        leader: Option<ReplicaDesc>,
+    },
+    /// A queue or limit is full; back off and try again.
+    #[error("group {group}: busy: {what}")]
+    Busy {
+        /// The group asked for.
+        group: GroupId,
+        /// Which limit.
+        what: &'static str,
+    },
+    /// The write may or may not be applied: leadership was lost before its outcome was seen.
+    #[error("group {group}: outcome unknown: leadership was lost before the entry committed")]
+    Unknown {
+        /// The group asked for.
+        group: GroupId,
+    },
+    /// No such group here; refresh routes.
+    #[error("group {group}: not on this store")]
+    NoGroup {
+        /// The group asked for.
+        group: GroupId,
+    },
+    /// The replica is quarantined after damage; ask another.
+    #[error("group {group}: this replica is quarantined: {reason}")]
+    Quarantined {
+        /// The group asked for.
+        group: GroupId,
+        /// What is damaged.
+        reason: String,
+    },
+    /// The request itself is wrong; do not repeat it.
+    #[error("group {group}: invalid: {reason}")]
+    Invalid {
+        /// The group asked for.
+        group: GroupId,
+        /// Which field, which value, what to do.
+        reason: String,
+    },
+    /// The store is stopping.
+    #[error("the store is stopping")]
+    Closed,
+}
+
+fn hint_text(leader: &Option<ReplicaDesc>) -> String {
+    match leader {
+        Some(l) => format!("; it is replica {} on store {}", l.replica, l.store),
+        None => String::new(),
+    }
+}
+
+/// An error that this process must not survive: after it, memory and disk may differ.
+///
+/// The first failed sync is one: never retried, because the kernel may have dropped the pages.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("fatal: {what}: {reason}")]
+pub struct Fatal {
+    /// The operation that failed.
+    pub what: String,
+    /// The cause as told by the operation.
+    pub reason: String,
+}
+
+impl Fatal {
+    /// A fatal error of operation `what` with its cause.
+    pub fn new(what: impl Into<String>, reason: impl std::fmt::Display) -> Self {
+        Fatal { what: what.into(), reason: reason.to_string() }
+    }
+}
+
+/// Why a log could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LogError {
+    /// The entries are no longer there: truncated behind the state machine.
+    #[error("group {group}: entries up to {truncated} are truncated")]
+    Compacted {
+        /// The group read.
+        group: GroupId,
+        /// Last removed index.
+        truncated: u64,
+    },
+    /// A hole, a checksum that does not match or a record that does not parse: never silently cut.
+    #[error("group {group}: damaged log: {reason}")]
+    Damaged {
+        /// The group read.
+        group: GroupId,
+        /// What is wrong, and where.
+        reason: String,
+    },
+    /// The device failed, or the whole store's files are damaged.
+    #[error("log store: {0}")]
+    Io(String),
+}

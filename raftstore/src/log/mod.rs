@@ -1,0 +1,79 @@
+//! The log: one atomic, durable write for many groups at once.
+//!
+//! 1. A shard's round emits [`crate::message::LogTask`]s (entries, hard state, truncations).
+//! 2. The log writer (`writer.rs`) merges everything queued into one `&[GroupWrite]`.
+//! 3. [`LogStore::write`] makes it durable in one synced write.
+//! 4. The shard hears `Persisted`; only then do held messages leave.
+//!
+//! Reads come through `storage.rs` (the consensus library's view), first from `cache.rs`.
+
+use crate::error::{Fatal, LogError};
+use crate::types::{GroupId, GroupRecord, HardState, LogEntry, LogPosition};
+
+/// Everything that one write changes in one group's log. Empty parts change nothing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GroupWrite {
+    /// The group.
+    pub group: GroupId,
+    /// Written once, when the group is created here.
+    pub record: Option<GroupRecord>,
+    /// New term, vote, commit.
+    pub hard_state: Option<HardState>,
+    /// Contiguous entries. An append at `i` of `n` entries removes every index ≥ `i + n`.
+    pub append: Vec<LogEntry>,
+    /// Remove every index ≤ this one and remember its term.
+    pub truncate: Option<LogPosition>,
+}
+
+/// What a group's log holds at start.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupLog {
+    /// The group.
+    pub group: GroupId,
+    /// As written at creation.
+    pub record: GroupRecord,
+    /// As last written.
+    pub hard_state: HardState,
+    /// Last removed position; (0, 0) when nothing was removed.
+    pub truncated: LogPosition,
+    /// Highest index held; `truncated.index` when the log is empty.
+    pub last_index: u64,
+    /// Runs of equal terms over the held entries: (first index of the run, term), ascending.
+    pub terms: Vec<(u64, u64)>,
+    /// Set when a hole or a damaged record was found: the replica is to be quarantined.
+    pub damage: Option<String>,
+}
+
+/// Durable storage of many groups' logs.
+///
+/// To be correct, an implementation must:
+/// - make one `write` call atomic and durable when it returns `Ok`, for all its groups;
+/// - within one group apply `truncate` after `append`, and drop every index ≥ `i + n` in the same
+///   write that appends `n` entries at `i`;
+/// - report a hole or a damaged middle as an error or as `damage`, never cut it silently; only a
+///   torn tail that was never acknowledged may disappear;
+/// - return `Fatal` for a failed write or sync and not accept another write after it.
+///
+/// `write` is called by one thread (the log writer); `entries` by shards and the log writer's
+/// own thread at the same time.
+pub trait LogStore: Send + Sync {
+    /// Every group that this store holds. Called once, before any other call.
+    fn load(&self) -> Result<Vec<GroupLog>, LogError>;
+
+    /// One atomic, synced write. Blocks until it is durable. At most one element per group.
+    fn write(&self, writes: &[GroupWrite]) -> Result<(), Fatal>;
+
+    /// Appends entries `[low, high)` to `out`, stopping after the entry that makes their data
+    /// exceed `bytes_max` (at least one is given). Blocks on the disk.
+    fn entries(
+        &self,
+        group: GroupId,
+        low: u64,
+        high: u64,
+        bytes_max: usize,
+        out: &mut Vec<LogEntry>,
+    ) -> Result<(), LogError>;
+
+    /// Bytes of live entries, approximately: what the store's limit is compared with.
+    fn live_bytes(&self) -> u64;
+}

@@ -1,0 +1,198 @@
+//! Every message between the threads of a store, in one file.
+//!
+//! ```text
+//! callers, network ── ShardMessage ──► shard ── LogTask ───► log writer ─┐
+//!                         ▲              ├───── ApplyTask ─► apply ──────┤
+//!                         │              ├───── FetchTask ─► reader ─────┤
+//!                         │              └───── envelopes ─► transport   │
+//!                         └──────── Persisted, Applied, Fetched ─────────┘
+//! ```
+
+use crate::apply::{ApplyEntry, LeaderStop};
+use crate::completion::Reply;
+use crate::error::LogError;
+use crate::log::GroupWrite;
+use crate::status::ReplicaStatus;
+use crate::transport::Envelope;
+use crate::types::{GroupId, GroupRecord, LogEntry, LogPosition, ReplicaId, StoreId};
+use bytes::Bytes;
+
+/// What a caller asks of one group.
+#[derive(Debug)]
+pub enum Request {
+    /// Replicate and apply `command`; answered with [`crate::Answer::Applied`].
+    Propose {
+        /// The group.
+        group: GroupId,
+        /// Opaque to this library.
+        command: Bytes,
+        /// The way back.
+        reply: Reply,
+    },
+    /// Answered with [`crate::Answer::ReadReady`] once a local read is linearizable.
+    ReadBarrier {
+        /// The group.
+        group: GroupId,
+        /// The way back.
+        reply: Reply,
+    },
+    /// Hand leadership to `to`; answered with [`crate::Answer::Accepted`] when it was started.
+    TransferLeader {
+        /// The group.
+        group: GroupId,
+        /// The voter that is to lead.
+        to: ReplicaId,
+        /// The way back.
+        reply: Reply,
+    },
+    /// Create this store's replica; answered when the record is durable, also when it was before.
+    CreateGroup {
+        /// The group with all its members, and which of them is this store's.
+        record: GroupRecord,
+        /// The way back.
+        reply: Reply,
+    },
+}
+
+impl Request {
+    /// The group asked for.
+    #[must_use]
+    pub fn group(&self) -> GroupId {
+        match self {
+            Request::Propose { group, .. }
+            | Request::ReadBarrier { group, .. }
+            | Request::TransferLeader { group, .. } => *group,
+            Request::CreateGroup { record, .. } => record.desc.group,
+        }
+    }
+}
+
+/// The inbox of a shard.
+#[derive(Debug)]
+pub enum ShardMessage {
+    /// From callers; already admitted.
+    Requests(Vec<Request>),
+    /// From another store.
+    Deliver {
+        /// The sending store, as authenticated by the transport.
+        from: StoreId,
+        /// For groups of this shard.
+        envelopes: Vec<Envelope>,
+    },
+    /// Nothing reaches this store.
+    Unreachable(StoreId),
+    /// From the log writer, in the order of its writes.
+    Persisted(Vec<Persisted>),
+    /// From the apply worker, in order.
+    Applied(Vec<Applied>),
+    /// From the maintenance thread: the state machine is durable up to these indexes.
+    DurableApplied(Vec<(GroupId, u64)>),
+    /// From the reader: entries for followers that lag behind the cache.
+    Fetched(Vec<Fetched>),
+    /// One tick of time; several waiting ones count as one.
+    Tick,
+    /// Report every replica.
+    Describe(crossbeam::channel::Sender<Vec<ReplicaStatus>>),
+    /// Fail all callers and end.
+    Stop,
+}
+
+/// One replica's share of a log write. `held` leaves after it is durable.
+#[derive(Debug)]
+pub struct LogTask {
+    /// The shard that hears `Persisted`.
+    pub shard: usize,
+    /// The replica that writes.
+    pub replica: ReplicaId,
+    /// The change.
+    pub write: GroupWrite,
+    /// Number of the `ready` it belongs to; 0 = none (creation, truncation).
+    pub ready: u64,
+    /// Messages that must not leave before this and all earlier writes are durable.
+    pub held: Vec<(StoreId, Envelope)>,
+    /// Callers of a group's creation.
+    pub created: Vec<Reply>,
+}
+
+/// A ready's write is durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Persisted {
+    /// The group.
+    pub group: GroupId,
+    /// The replica that wrote.
+    pub replica: ReplicaId,
+    /// The highest ready number covered.
+    pub ready: u64,
+}
+
+/// One committed entry with the callers that wait for its commands.
+#[derive(Debug)]
+pub struct Committed {
+    /// The entry.
+    pub entry: ApplyEntry,
+    /// One a command, or empty when nobody waits here.
+    pub callers: Vec<Reply>,
+}
+
+/// What the state machine is told of this replica's role, in the order of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoleEvent {
+    /// Leads in this term, everything before is applied.
+    LeaderStart(u64),
+    /// Leads no longer.
+    LeaderStop(LeaderStop),
+}
+
+/// One group's committed entries of a round.
+#[derive(Debug)]
+pub struct ApplyTask {
+    /// The shard that hears `Applied`.
+    pub shard: usize,
+    /// The group.
+    pub group: GroupId,
+    /// Contiguous.
+    pub entries: Vec<Committed>,
+    /// See [`crate::GroupApply::commit`].
+    pub commit: LogPosition,
+    /// Bytes that these entries count for in the apply queue.
+    pub bytes: usize,
+    /// To be told after the entries.
+    pub role: Option<RoleEvent>,
+}
+
+/// Entries up to `index` are applied and their callers answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// The group.
+    pub group: GroupId,
+    /// Last applied index; unchanged when the task carried no entry.
+    pub index: u64,
+    /// Bytes released from the apply queue.
+    pub bytes: usize,
+}
+
+/// A read of old entries for a follower.
+#[derive(Debug)]
+pub struct FetchTask {
+    /// The shard that hears `Fetched`.
+    pub shard: usize,
+    /// The group.
+    pub group: GroupId,
+    /// First index wanted.
+    pub low: u64,
+    /// One past the last index wanted.
+    pub high: u64,
+    /// Size limit of the answer.
+    pub bytes_max: usize,
+}
+
+/// The answer to a [`FetchTask`].
+#[derive(Debug)]
+pub struct Fetched {
+    /// The group.
+    pub group: GroupId,
+    /// As asked.
+    pub low: u64,
+    /// What was read.
+    pub entries: Result<Vec<LogEntry>, LogError>,
+}

@@ -1,0 +1,79 @@
+//! The seam to the network: what leaves a store and what comes in.
+//!
+//! 1. A shard groups a round's messages by destination store and calls [`Transport::send`].
+//! 2. The transport packs envelopes of all groups into frames on one stream to that store.
+//! 3. The receiving end hands whole frames to [`Inbound::deliver`].
+//!
+//! Messages may be lost, never reordered between two stores, and duplicated only by a broken
+//! network; Raft tolerates all three.
+
+use crate::types::{GroupId, ReplicaId, StoreId};
+use bytes::Bytes;
+
+#[cfg(feature = "grpc")]
+pub mod grpc;
+
+/// What one replica tells another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// A message of the consensus library, encoded. `bulk` = it carries entries: such messages
+    /// use the lane that catch-up traffic may fill; all others use the small lane.
+    Raft {
+        /// The encoded message.
+        bytes: Bytes,
+        /// It carries log entries.
+        bulk: bool,
+    },
+    /// "My state machine holds everything up to this index on disk": bounds log truncation.
+    DurableApplied(u64),
+}
+
+/// One message between two replicas of one group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// The group both belong to.
+    pub group: GroupId,
+    /// The sender.
+    pub from: ReplicaId,
+    /// The receiver; a store drops what is addressed to a replica that it does not have.
+    pub to: ReplicaId,
+    /// The message.
+    pub payload: Payload,
+}
+
+impl Envelope {
+    /// Bytes that this envelope counts for in queue limits.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        match &self.payload {
+            Payload::Raft { bytes, .. } => bytes.len() + 32,
+            Payload::DurableApplied(_) => 32,
+        }
+    }
+
+    /// Whether it belongs to the bulk lane.
+    #[must_use]
+    pub fn is_bulk(&self) -> bool {
+        matches!(self.payload, Payload::Raft { bulk: true, .. })
+    }
+}
+
+/// Sends messages to other stores.
+///
+/// To be correct, `send` must never block and must keep the order of what it does not drop, per
+/// lane and destination. It may drop anything, and then reports the store through
+/// [`Inbound::unreachable`] so that leaders stop streaming to it.
+pub trait Transport: Send + Sync {
+    /// Queues `envelopes` for `to`. Called by shard threads and by the log writer.
+    fn send(&self, to: StoreId, envelopes: Vec<Envelope>);
+}
+
+/// The receiving end: implemented by [`crate::Store`].
+pub trait Inbound: Send + Sync {
+    /// Hands in what arrived from `from`; never blocks. When the shard's queue is full the
+    /// messages are dropped, as a network would.
+    fn deliver(&self, from: StoreId, envelopes: Vec<Envelope>);
+
+    /// Nothing reaches `store` at the moment. Say it once per outage or dropped frame.
+    fn unreachable(&self, store: StoreId);
+}

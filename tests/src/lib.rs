@@ -1,0 +1,1 @@
+//! The simulator, invariants, history checkers and end-to-end tests of Flotilla.
