@@ -9,6 +9,7 @@ pub mod config;
 pub mod error;
 pub mod log;
 pub mod message;
+pub mod mutant;
 pub mod status;
 pub mod transport;
 mod types;
