@@ -1,1 +1,10 @@
 //! The Flotilla store: KV commands over many Raft groups, gRPC services, the server binary.
+//!
+//! ```text
+//! main.rs ─► config.rs ─► folder.rs ─► node.rs ─┬─ kv/, service/, directory.rs   the data path
+//!    │                                          ├─ placement_agent.rs            heartbeats, orders
+//!    └────► playground/ (a cluster of children) └─ http.rs: status.rs, metrics.rs
+//! ```
+
+pub mod config;
+pub mod folder;

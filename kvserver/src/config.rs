@@ -1,0 +1,353 @@
+//! Settings of `kvserver run`: flags over environment `FLOTILLA_<FLAG>` over TOML file over
+//! defaults.
+//!
+//! [`RunArgs`] is what clap takes from the command line and the environment, [`File`] what the
+//! TOML file may hold, [`Settings`] the checked result. Nothing here touches the data folder.
+
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// Why the settings cannot be used; every variant names the field and what is allowed.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The file cannot be read.
+    #[error("config file {path}: {source}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The file is not TOML, or holds an unknown field or a value of the wrong type.
+    #[error("config file {path}: {reason}")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Line, field and what was expected.
+        reason: String,
+    },
+    /// A value that is out of range.
+    #[error("setting {0}")]
+    OutOfRange(String),
+    /// A setting without default that nobody gave.
+    #[error(
+        "--{flag} is missing: give the flag, the variable FLOTILLA_{variable} or `{field}` in the config file"
+    )]
+    Missing {
+        /// As a flag.
+        flag: &'static str,
+        /// As an environment variable, without its prefix.
+        variable: &'static str,
+        /// As a field of the file.
+        field: &'static str,
+    },
+}
+
+/// `HOST:PORT`, where the host is a name or an IP address (IPv6 in brackets).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Address(String);
+
+impl Address {
+    /// As text, `HOST:PORT`.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether others can use it: not "every interface of this machine" (`0.0.0.0`, `[::]`).
+    fn reaches_one_host(&self) -> bool {
+        let host = self.0.rsplit_once(':').map_or("", |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        !host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified())
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = |why: &str| Err(format!("address '{text}' {why}: write HOST:PORT"));
+        let Some((host, port)) = text.rsplit_once(':') else {
+            return wrong("has no port");
+        };
+        if host.is_empty() || host.contains(|c: char| c.is_whitespace() || c == '/') {
+            return wrong("has no valid host");
+        }
+        if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
+            return wrong("has an IPv6 host without brackets");
+        }
+        match port.parse::<u16>() {
+            Ok(0) | Err(_) => wrong("has no port from 1 to 65535"),
+            Ok(_) => Ok(Address(text.to_owned())),
+        }
+    }
+}
+
+impl TryFrom<String> for Address {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Address> for String {
+    fn from(address: Address) -> String {
+        address.0
+    }
+}
+
+/// What holds the data of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Storage {
+    /// RocksDB: data on disk.
+    Rocksdb,
+    /// Ordered maps in memory, dumped to files from time to time; the log is on disk all the same.
+    Memory,
+}
+
+impl fmt::Display for Storage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Storage::Rocksdb => "rocksdb",
+            Storage::Memory => "memory",
+        })
+    }
+}
+
+/// How log lines look on standard error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One readable line an event.
+    #[default]
+    Text,
+    /// One JSON object an event.
+    Json,
+}
+
+/// Flags of `kvserver run`.
+#[derive(Args, Clone, Debug, Default)]
+pub struct RunArgs {
+    /// Data folder; created when it is missing. Holds the store's identity, log and data
+    #[arg(long, env = "FLOTILLA_DIR", value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Address to listen on, for gRPC and HTTP alike
+    #[arg(long, env = "FLOTILLA_ADDR", value_name = "HOST:PORT")]
+    pub addr: Option<Address>,
+    /// Address that clients and other stores use, where it is not --addr
+    #[arg(long, env = "FLOTILLA_ADVERTISE_ADDR", value_name = "HOST:PORT")]
+    pub advertise_addr: Option<Address>,
+    /// Members of the placement driver, comma-separated
+    #[arg(long, env = "FLOTILLA_PLACEMENT", value_name = "HOST:PORT[,…]", value_delimiter = ',')]
+    pub placement: Vec<Address>,
+    /// What holds the data; an existing folder keeps its own [default: rocksdb]
+    #[arg(long, env = "FLOTILLA_STORAGE")]
+    pub storage: Option<Storage>,
+    /// TOML file with any of these settings and the tables [raft], [log], [server]
+    #[arg(long, env = "FLOTILLA_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// error, warn, info, debug, trace, or filters such as info,flotilla_raftstore=debug
+    /// [default: info]
+    #[arg(long, env = "FLOTILLA_LOG_LEVEL", value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// How log lines on standard error look [default: text]
+    #[arg(long, env = "FLOTILLA_LOG_FORMAT")]
+    pub log_format: Option<LogFormat>,
+}
+
+/// What the TOML file may hold. Unknown fields are refused.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct File {
+    /// As `--dir`.
+    pub dir: Option<PathBuf>,
+    /// As `--addr`.
+    pub addr: Option<Address>,
+    /// As `--advertise-addr`.
+    pub advertise_addr: Option<Address>,
+    /// As `--placement`, a list.
+    pub placement: Vec<Address>,
+    /// As `--storage`.
+    pub storage: Option<Storage>,
+    /// As `--log-level`.
+    pub log_level: Option<String>,
+    /// As `--log-format`.
+    pub log_format: Option<LogFormat>,
+    /// The engine of the Raft groups.
+    pub raft: flotilla_raftstore::Config,
+    /// The log on disk.
+    pub log: LogSettings,
+    /// The port and its threads.
+    pub server: ServerSettings,
+}
+
+/// The table `[log]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogSettings {
+    /// Sync every log write before it counts. Default on. Off: a power cut may lose what was
+    /// acknowledged; for measurements only.
+    pub sync: bool,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        LogSettings { sync: true }
+    }
+}
+
+/// The table `[server]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerSettings {
+    /// Threads for network and requests. Default 2 on up to 4 cores, 4 above.
+    pub worker_threads: usize,
+    /// HTTP/2 streams (calls) at once on one connection. Default 4096.
+    pub streams_max: u32,
+    /// HTTP/2 window of one stream in bytes. Default 4 MiB. Smaller: large batches wait.
+    pub stream_window_bytes: u32,
+    /// HTTP/2 window of one connection in bytes. Default 16 MiB.
+    pub connection_window_bytes: u32,
+    /// Longest gRPC message taken, in bytes. Default 8 MiB: a batch of 4 MiB and its frame fit.
+    pub message_bytes_max: usize,
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        ServerSettings {
+            worker_threads: if cores <= 4 { 2 } else { 4 },
+            streams_max: 4_096,
+            stream_window_bytes: 4 << 20,
+            connection_window_bytes: 16 << 20,
+            message_bytes_max: 8 << 20,
+        }
+    }
+}
+
+impl ServerSettings {
+    /// Checks ranges; the error names the field, its value and what is allowed.
+    fn validate(&self) -> Result<(), String> {
+        let window = i32::MAX as u64; // RFC 9113, section 6.9.1: flow-control windows.
+        let ranges = [
+            ("worker_threads", self.worker_threads as u64, 1, 256),
+            ("streams_max", u64::from(self.streams_max), 1, u64::from(u32::MAX)),
+            ("stream_window_bytes", u64::from(self.stream_window_bytes), 65_535, window),
+            ("connection_window_bytes", u64::from(self.connection_window_bytes), 65_535, window),
+            ("message_bytes_max", self.message_bytes_max as u64, 5 << 20, 1 << 30),
+        ];
+        match ranges.iter().find(|(_, value, low, high)| value < low || value > high) {
+            Some((field, value, low, high)) => {
+                Err(format!("server.{field} = {value}: must be from {low} to {high}"))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// The settings of one store, merged and checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Data folder.
+    pub dir: PathBuf,
+    /// Where to listen.
+    pub addr: Address,
+    /// Where others reach this store.
+    pub advertise: Address,
+    /// Placement members, at least one.
+    pub placement: Vec<Address>,
+    /// As asked for; `None` = what the folder holds, RocksDB for a new one.
+    pub storage: Option<Storage>,
+    /// Filter of log lines.
+    pub log_level: String,
+    /// Look of log lines.
+    pub log_format: LogFormat,
+    /// The engine of the Raft groups.
+    pub raft: flotilla_raftstore::Config,
+    /// The log on disk.
+    pub log: LogSettings,
+    /// The port and its threads.
+    pub server: ServerSettings,
+}
+
+impl Settings {
+    /// Reads the file that `args` names, if any, lays flags and environment over it and checks
+    /// everything.
+    pub fn load(args: RunArgs) -> Result<Settings, SettingsError> {
+        let file = match &args.config {
+            Some(path) => read_file(path)?,
+            None => File::default(),
+        };
+        Settings::merge(args, file)
+    }
+
+    fn merge(args: RunArgs, file: File) -> Result<Settings, SettingsError> {
+        let missing = |flag, variable, field| SettingsError::Missing { flag, variable, field };
+        let dir = args.dir.or(file.dir).ok_or(missing("dir", "DIR", "dir"))?;
+        let addr = args.addr.or(file.addr).ok_or(missing("addr", "ADDR", "addr"))?;
+        let advertise = args.advertise_addr.or(file.advertise_addr).unwrap_or_else(|| addr.clone());
+        if !advertise.reaches_one_host() {
+            return Err(SettingsError::OutOfRange(format!(
+                "addr = {advertise}: others cannot reach a store there; \
+                 give --advertise-addr HOST:PORT as well"
+            )));
+        }
+        let placement = if args.placement.is_empty() { file.placement } else { args.placement };
+        if placement.is_empty() {
+            return Err(missing("placement", "PLACEMENT", "placement"));
+        }
+        let settings = Settings {
+            dir,
+            addr,
+            advertise,
+            placement,
+            storage: args.storage.or(file.storage),
+            log_level: args.log_level.or(file.log_level).unwrap_or_else(|| "info".to_owned()),
+            log_format: args.log_format.or(file.log_format).unwrap_or_default(),
+            raft: file.raft,
+            log: file.log,
+            server: file.server,
+        };
+        settings.raft.validate().map_err(|e| SettingsError::OutOfRange(format!("raft.{e}")))?;
+        settings.server.validate().map_err(SettingsError::OutOfRange)?;
+        Ok(settings)
+    }
+}
+
+/// Reads and checks the fields of a TOML file.
+pub fn read_file(path: &Path) -> Result<File, SettingsError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| SettingsError::Unreadable { path: path.to_owned(), source })?;
+    toml::from_str(&text).map_err(|error| SettingsError::Malformed {
+        path: path.to_owned(),
+        reason: one_line(&error, &text),
+    })
+}
+
+/// toml's own text spans several lines with a drawing; an operator greps one line.
+fn one_line(error: &toml::de::Error, text: &str) -> String {
+    match error.span() {
+        Some(span) => {
+            let line = text[..span.start.min(text.len())].matches('\n').count() + 1;
+            format!("line {line}: {}", error.message().trim())
+        }
+        None => error.message().trim().to_owned(),
+    }
+}
+
+#[cfg(test)]
+#[path = "config_test.rs"]
+mod tests;

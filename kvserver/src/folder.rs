@@ -1,0 +1,331 @@
+//! The data folder: who holds it and whose it is. Used before anything inside is opened.
+//!
+//! ```text
+//! DIR/LOCK       held while a process uses the folder
+//! DIR/identity   TOML: format, storage, nonce; cluster and store once placement gave them
+//! DIR/peers      TOML: last known addresses of the other stores
+//! DIR/log        the Raft log
+//! DIR/data       the key-value data
+//! ```
+//! `identity` is the first file written, so that a folder without it but with other things in it
+//! is somebody else's and stays untouched.
+
+use crate::config::Storage;
+use flotilla_raftstore::{ClusterId, StoreId};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::{self, File, TryLockError};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Version of the folder's layout that this program reads and writes.
+pub const FORMAT: u32 = 1;
+
+const LOCK: &str = "LOCK";
+const IDENTITY: &str = "identity";
+const PEERS: &str = "peers";
+
+/// Why a folder cannot be used. Nothing in it was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// Another process works in it.
+    #[error("folder {0} is in use by another process: stop that process or choose another --dir")]
+    InUse(PathBuf),
+    /// A file stands there.
+    #[error("{0} is a file, not a directory: choose another --dir")]
+    NotADirectory(PathBuf),
+    /// The system refused.
+    #[error(
+        "folder {path} cannot be used: {what}: {source}; check its owner and permissions or choose another --dir"
+    )]
+    Io {
+        /// The folder.
+        path: PathBuf,
+        /// What was tried.
+        what: String,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// Not empty, and not a folder of this program.
+    #[error(
+        "folder {path} is not empty and holds no {owner} (it has '{example}'): choose an empty --dir"
+    )]
+    Foreign {
+        /// The folder.
+        path: PathBuf,
+        /// What was expected in it.
+        owner: &'static str,
+        /// One of the things in it.
+        example: String,
+    },
+    /// Written by a newer version.
+    #[error(
+        "folder {path} has format {found}, this version reads up to {FORMAT}: use the newer version that wrote it"
+    )]
+    Newer {
+        /// The folder.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// Another storage was asked for than the folder holds.
+    #[error(
+        "folder {path} holds a store with storage {holds}, not {asked}: leave out --storage or choose another --dir"
+    )]
+    OtherStorage {
+        /// The folder.
+        path: PathBuf,
+        /// What it holds.
+        holds: Storage,
+        /// What was asked for.
+        asked: Storage,
+    },
+    /// The identity file does not parse.
+    #[error(
+        "folder {path}: its file '{file}' is damaged: {reason}; restore it from a copy or let a store with an empty --dir take its place"
+    )]
+    Damaged {
+        /// The folder.
+        path: PathBuf,
+        /// The file.
+        file: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// Who the store in a folder is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Version of the layout.
+    pub format: u32,
+    /// What holds the data.
+    pub storage: Storage,
+    /// Made with the folder: lets placement give the same id when the first answer got lost.
+    pub nonce: String,
+    /// Cluster and store, once registered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member: Option<Member>,
+}
+
+/// A store of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// 32 hexadecimal digits.
+    pub cluster: String,
+    /// The store's id in it.
+    pub store: StoreId,
+}
+
+impl Member {
+    /// The cluster's id as a number; the text is checked when it enters an identity.
+    #[must_use]
+    pub fn cluster_id(&self) -> ClusterId {
+        self.cluster.parse().expect("a cluster id is checked before it becomes part of an identity")
+    }
+}
+
+/// An opened folder; the lock is held until it is dropped.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    identity: Identity,
+    _lock: FolderLock,
+}
+
+impl Folder {
+    /// Opens or creates the folder of a store. `storage` as asked for; a new folder without it
+    /// gets RocksDB.
+    pub fn open(path: &Path, storage: Option<Storage>) -> Result<Folder, FolderError> {
+        let lock = FolderLock::acquire(path, IDENTITY, "Flotilla store")?;
+        let identity = match read_text(path, IDENTITY)? {
+            Some(text) => parse_identity(path, &text)?,
+            None => {
+                let identity = Identity {
+                    format: FORMAT,
+                    storage: storage.unwrap_or(Storage::Rocksdb),
+                    nonce: format!("{:032x}", rand::random::<u128>()),
+                    member: None,
+                };
+                write_toml(path, IDENTITY, &identity)?;
+                identity
+            }
+        };
+        match storage {
+            Some(asked) if asked != identity.storage => Err(FolderError::OtherStorage {
+                path: path.to_owned(),
+                holds: identity.storage,
+                asked,
+            }),
+            _ => Ok(Folder { path: path.to_owned(), identity, _lock: lock }),
+        }
+    }
+
+    /// Who the store is.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Writes down who the store is, durably, before it acts under that name.
+    pub fn set_member(&mut self, member: Member) -> Result<(), FolderError> {
+        let identity = Identity { member: Some(member), ..self.identity.clone() };
+        write_toml(&self.path, IDENTITY, &identity)?;
+        self.identity = identity;
+        Ok(())
+    }
+
+    /// Where the Raft log lives.
+    #[must_use]
+    pub fn log_dir(&self) -> PathBuf {
+        self.path.join("log")
+    }
+
+    /// Where the data lives.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        self.path.join("data")
+    }
+
+    /// The other stores' addresses as last seen: a hint, so that stores find each other while
+    /// placement is down. A damaged file counts as empty.
+    #[must_use]
+    pub fn peers(&self) -> BTreeMap<StoreId, String> {
+        let text = read_text(&self.path, PEERS).ok().flatten().unwrap_or_default();
+        let peers: Peers = toml::from_str(&text).unwrap_or_default();
+        peers.stores.into_iter().map(|peer| (peer.store, peer.address)).collect()
+    }
+
+    /// A handle for the one task that keeps the peers' addresses.
+    #[must_use]
+    pub fn peers_file(&self) -> PeersFile {
+        PeersFile { dir: self.path.clone() }
+    }
+}
+
+/// Writes the addresses of the other stores.
+#[derive(Clone, Debug)]
+pub struct PeersFile {
+    dir: PathBuf,
+}
+
+impl PeersFile {
+    /// Replaces the file atomically.
+    pub fn write(&self, stores: &BTreeMap<StoreId, String>) -> Result<(), FolderError> {
+        let stores = stores
+            .iter()
+            .map(|(store, address)| Peer { store: *store, address: address.clone() })
+            .collect();
+        write_toml(&self.dir, PEERS, &Peers { stores })
+    }
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Peers {
+    stores: Vec<Peer>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Peer {
+    store: StoreId,
+    address: String,
+}
+
+/// The lock of a folder, given back by the system even after kill -9.
+#[derive(Debug)]
+pub struct FolderLock {
+    _file: File,
+}
+
+impl FolderLock {
+    /// Creates the folder if it is missing, refuses one that is neither empty nor has the file
+    /// `marker`, and locks it.
+    pub fn acquire(
+        path: &Path,
+        marker: &str,
+        owner: &'static str,
+    ) -> Result<FolderLock, FolderError> {
+        let io = |what: &str| {
+            let what = what.to_owned();
+            move |source| FolderError::Io { path: path.to_owned(), what, source }
+        };
+        if fs::metadata(path).is_ok_and(|m| !m.is_dir()) {
+            return Err(FolderError::NotADirectory(path.to_owned()));
+        }
+        fs::create_dir_all(path).map_err(io("creating it"))?;
+        if !path.join(marker).exists() {
+            for entry in fs::read_dir(path).map_err(io("reading it"))? {
+                let name = entry.map_err(io("reading it"))?.file_name();
+                let name = name.to_string_lossy().into_owned();
+                // A lock or a half-written marker is what a start that was cut short leaves.
+                if name != LOCK && name != format!("{marker}.new") {
+                    let path = path.to_owned();
+                    return Err(FolderError::Foreign { path, owner, example: name });
+                }
+            }
+        }
+        let file = File::create(path.join(LOCK)).map_err(io("creating LOCK"))?;
+        match file.try_lock() {
+            Ok(()) => Ok(FolderLock { _file: file }),
+            Err(TryLockError::WouldBlock) => Err(FolderError::InUse(path.to_owned())),
+            Err(TryLockError::Error(source)) => Err(io("locking LOCK")(source)),
+        }
+    }
+}
+
+/// The text of a file in the folder, `None` when it does not exist.
+pub fn read_text(dir: &Path, file: &str) -> Result<Option<String>, FolderError> {
+    match fs::read_to_string(dir.join(file)) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => {
+            Err(FolderError::Io { path: dir.to_owned(), what: format!("reading {file}"), source })
+        }
+    }
+}
+
+/// Replaces a file atomically and durably: a crash leaves the old one or the new one.
+pub fn write_toml<T: Serialize>(dir: &Path, file: &str, value: &T) -> Result<(), FolderError> {
+    let text = toml::to_string(value).expect("plain structs of text and numbers are TOML");
+    let fresh = dir.join(format!("{file}.new"));
+    let write = || {
+        let mut out = File::create(&fresh)?;
+        out.write_all(text.as_bytes())?;
+        out.sync_all()?;
+        fs::rename(&fresh, dir.join(file))?;
+        File::open(dir)?.sync_all()
+    };
+    write().map_err(|source| FolderError::Io {
+        path: dir.to_owned(),
+        what: format!("writing {file}"),
+        source,
+    })
+}
+
+fn parse_identity(path: &Path, text: &str) -> Result<Identity, FolderError> {
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    let damaged = |reason: String| FolderError::Damaged {
+        path: path.to_owned(),
+        file: IDENTITY,
+        reason: reason.trim().replace('\n', " "),
+    };
+    // The format first: a newer one may hold anything else.
+    let Format { format } = toml::from_str(text).map_err(|e| damaged(e.message().to_owned()))?;
+    if format > FORMAT {
+        return Err(FolderError::Newer { path: path.to_owned(), found: format });
+    }
+    let identity: Identity = toml::from_str(text).map_err(|e| damaged(e.message().to_owned()))?;
+    match &identity.member {
+        Some(member) if member.cluster.parse::<ClusterId>().is_err() || member.store.0 == 0 => {
+            Err(damaged(format!("cluster '{}', store {}", member.cluster, member.store)))
+        }
+        _ => Ok(identity),
+    }
+}
+
+#[cfg(test)]
+#[path = "folder_test.rs"]
+mod tests;

@@ -1,0 +1,77 @@
+//! Every folder that must be refused is refused by name and left as it was.
+
+use super::*;
+use std::os::unix::fs::PermissionsExt;
+
+fn refused(path: &Path, storage: Option<Storage>) -> String {
+    Folder::open(path, storage).unwrap_err().to_string()
+}
+
+fn member() -> Member {
+    Member { cluster: ClusterId(7).to_string(), store: StoreId(3) }
+}
+
+#[test]
+fn a_new_folder_keeps_its_identity() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("deep/er");
+    let mut folder = Folder::open(&path, Some(Storage::Memory)).unwrap();
+    assert_eq!(folder.identity().member, None);
+    let nonce = folder.identity().nonce.clone();
+    folder.set_member(member()).unwrap();
+    folder.peers_file().write(&BTreeMap::from([(StoreId(1), "h:1".to_owned())])).unwrap();
+    drop(folder);
+    let folder = Folder::open(&path, None).unwrap();
+    assert_eq!(folder.identity().member, Some(member()));
+    assert_eq!(folder.identity().nonce, nonce);
+    assert_eq!(folder.identity().storage, Storage::Memory);
+    assert_eq!(folder.peers()[&StoreId(1)], "h:1");
+}
+
+#[test]
+fn a_folder_in_use_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = Folder::open(dir.path(), None).unwrap();
+    assert!(refused(dir.path(), None).contains("in use by another process"));
+    drop(folder);
+    Folder::open(dir.path(), None).unwrap();
+}
+
+#[test]
+fn another_storage_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(Folder::open(dir.path(), None).unwrap());
+    let error = refused(dir.path(), Some(Storage::Memory));
+    assert!(error.contains("storage rocksdb, not memory"), "{error}");
+}
+
+#[test]
+fn a_file_a_foreign_folder_and_a_closed_folder_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "x").unwrap();
+    assert!(refused(&file, None).contains("not a directory"));
+    let error = refused(dir.path(), None);
+    assert!(error.contains("not empty") && error.contains("'file'"), "{error}");
+    assert!(!dir.path().join(LOCK).exists(), "a foreign folder stays as it was");
+
+    let closed = dir.path().join("closed");
+    fs::create_dir(&closed).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o555)).unwrap();
+    // Root may write everywhere: then there is nothing to refuse.
+    if let Err(error) = Folder::open(&closed, None) {
+        assert!(error.to_string().contains("permissions"), "{error}");
+    }
+}
+
+#[test]
+fn a_newer_format_and_damage_are_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(Folder::open(dir.path(), None).unwrap());
+    fs::write(dir.path().join(IDENTITY), "format = 9\nwhat = 'ever'\n").unwrap();
+    let error = refused(dir.path(), None);
+    assert!(error.contains("format 9") && error.contains("up to 1"), "{error}");
+    fs::write(dir.path().join(IDENTITY), "format = 1\n").unwrap();
+    let error = refused(dir.path(), None);
+    assert!(error.contains("'identity' is damaged"), "{error}");
+}
