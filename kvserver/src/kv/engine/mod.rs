@@ -2,6 +2,9 @@
 //!
 //! One key space shared by all regions, so a later split moves no data. An engine knows columns
 //! and bytes; records, revisions and regions belong to the state machine above it.
+//!
+//! - `rocks.rs`: one RocksDB for all groups.
+//! - `memory.rs`: one ordered map a group (`cow_map.rs`), dumped to files (`dump.rs`).
 
 use bytes::Bytes;
 use flotilla_raftstore::{Fatal, GroupId};
@@ -11,7 +14,8 @@ use flotilla_raftstore::{Fatal, GroupId};
 pub enum Column {
     /// User records.
     Data,
-    /// System records of a group (applied state, region meta): out of reach of user keys.
+    /// System records of a group (applied state, region meta): out of reach of user keys. Every
+    /// key begins with the group's id, 8 bytes big endian.
     System,
 }
 
@@ -20,7 +24,7 @@ pub enum Column {
 pub struct Change {
     /// Column of the key.
     pub column: Column,
-    /// The key.
+    /// The key. An engine that keeps it copies it: it may be a slice of a large log entry.
     pub key: Bytes,
     /// The new value; `None` deletes.
     pub value: Option<Bytes>,
@@ -40,32 +44,34 @@ pub type Pair = (Bytes, Bytes);
 
 /// Storage of the KV state machine.
 ///
-/// To be correct, an implementation must apply each [`GroupChanges`] atomically and all of one
-/// `write` in order, and recover after a crash to a prefix of the writes of each group.
+/// To be correct, an implementation must apply each [`GroupChanges`] atomically, for views and
+/// for crashes, and all of one `write` in order, and recover after a crash to a prefix of the
+/// writes of each group that holds everything written before the last `sync`.
 pub trait Engine: Send + Sync {
-    /// Applies the changes; visible to reads when it returns, durable after the next `sync`.
+    /// Applies the changes; visible to later views when it returns, durable after the next
+    /// `sync`. At most one element per group; one caller per group at a time.
     fn write(&self, batch: &[GroupChanges]) -> Result<(), Fatal>;
 
-    /// Makes all earlier writes durable. Runs beside `write`.
+    /// Makes all earlier writes durable. Blocks on the disk; runs beside `write`.
     fn sync(&self) -> Result<(), Fatal>;
 
+    /// The state of `group` at this moment. Hold it briefly: it may keep `write` waiting.
+    fn view(&self, group: GroupId) -> Box<dyn View + '_>;
+
+    /// Every group that has a `System` record, ascending. Read at start.
+    fn groups(&self) -> Result<Vec<GroupId>, Fatal>;
+}
+
+/// One group's columns at one moment: no write is seen in part or in the middle.
+pub trait View {
     /// The value of `key`, if any.
-    fn get(&self, group: GroupId, column: Column, key: &[u8]) -> Result<Option<Bytes>, Fatal>;
+    fn get(&self, column: Column, key: &[u8]) -> Result<Option<Bytes>, Fatal>;
 
-    /// All the values of `keys` at one moment.
-    fn get_many(
-        &self,
-        group: GroupId,
-        column: Column,
-        keys: &[Bytes],
-    ) -> Result<Vec<Option<Bytes>>, Fatal>;
-
-    /// Records of `[start, end)` at one moment, ascending (`end` empty = to the end), at most
-    /// `limit` records, stopping after the one that makes keys and values exceed `bytes_max`.
-    /// The flag says that more follow.
+    /// Records of `[start, end)`, ascending (`end` empty = to the end), at most `limit` records,
+    /// stopping after the one that makes keys and values reach `bytes_max`. The flag says that
+    /// more follow.
     fn scan(
         &self,
-        group: GroupId,
         column: Column,
         start: &[u8],
         end: &[u8],
