@@ -7,6 +7,14 @@
 //!
 //! Reads come through `storage.rs` (the consensus library's view), first from `cache.rs`.
 
+mod extent;
+mod memory;
+mod rocks;
+mod wal;
+
+pub use memory::MemoryLog;
+pub use rocks::{RocksLog, RocksLogOptions};
+
 use crate::error::{Fatal, LogError};
 use crate::types::{GroupId, GroupRecord, HardState, LogEntry, LogPosition};
 
@@ -77,3 +85,11 @@ pub trait LogStore: Send + Sync {
     /// Bytes of live entries, approximately: what the store's limit is compared with.
     fn live_bytes(&self) -> u64;
 }
+
+/// The answer to a write after a failed one: memory and disk may differ since.
+fn refused(first: &Fatal) -> Fatal {
+    Fatal::new("write the log", format!("refused after an earlier failure: {first}"))
+}
+
+#[cfg(test)]
+mod contract_test;

@@ -1,0 +1,311 @@
+//! The log in a RocksDB of its own.
+//!
+//! 1. [`RocksLog::open`] locks and checks the folder (`folder.rs`), repairs a torn end
+//!    (`../wal.rs`) and reads every group's log (`load.rs`).
+//! 2. The log writer calls [`LogStore::write`]: all groups of the call become one `WriteBatch`
+//!    and one sync. Keys and values are in `codec.rs`.
+//! 3. Shards and readers call [`LogStore::entries`] at any time.
+//!
+//! What each group holds (its [`Extent`]) stays in memory, so that an append deletes an old
+//! suffix only when there is one, and a truncation is one range deletion. The lock on it is never
+//! held across I/O. The first failed write fences the log: nothing is written after it.
+
+mod codec;
+mod folder;
+mod load;
+
+use self::codec::{Encoder, Key};
+use self::folder::Folder;
+use super::extent::{Extent, Plan};
+use super::{GroupLog, GroupWrite, LogStore};
+use crate::error::{Fatal, LogError};
+use crate::types::{GroupId, GroupRecord, LogEntry};
+use parking_lot::Mutex;
+use rocksdb::{DB, ReadOptions, WriteBatch, WriteOptions};
+use rustc_hash::FxHashMap;
+use std::collections::hash_map;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Settings of a [`RocksLog`].
+#[derive(Clone, Debug)]
+pub struct RocksLogOptions {
+    /// Sync every write. Without it a power cut loses acknowledged entries, and may leave
+    /// a log that does not open; for measurements only. Default: true.
+    pub sync: bool,
+    /// Bytes of RocksDB's memtable before it is flushed. Larger: fewer flushes, a longer start.
+    /// Default: 64 MiB.
+    pub write_buffer_bytes: usize,
+}
+
+impl Default for RocksLogOptions {
+    fn default() -> Self {
+        RocksLogOptions { sync: true, write_buffer_bytes: 64 << 20 }
+    }
+}
+
+/// See the module's text.
+pub struct RocksLog {
+    folder: Folder,
+    sync: bool,
+    /// What the start found, until it is asked for or outdated.
+    found: Mutex<Option<Vec<GroupLog>>>,
+    groups: Mutex<FxHashMap<GroupId, Group>>,
+    /// Held through a write; the log writer is the only one who takes it.
+    writer: Mutex<Writer>,
+}
+
+#[derive(Default)]
+struct Writer {
+    encoder: Encoder,
+    fenced: Option<Fatal>,
+}
+
+struct Group {
+    record: GroupRecord,
+    extent: Extent,
+    damage: Option<String>,
+    /// Part of the write under way.
+    writing: bool,
+}
+
+impl RocksLog {
+    /// Opens the log in `dir`, or creates it in a missing or empty folder.
+    ///
+    /// Blocks while it reads the whole log. A damaged group is no error here, see
+    /// [`GroupLog::damage`].
+    ///
+    /// # Errors
+    /// [`LogError::Io`] when the folder is in use, foreign, of a newer format or damaged beyond
+    /// single groups; the text says what to do. Nothing is changed then.
+    pub fn open(dir: &Path, options: RocksLogOptions) -> Result<Arc<Self>, LogError> {
+        let folder = folder::open(dir, options.write_buffer_bytes)?;
+        let mut found = Vec::new();
+        let mut groups = FxHashMap::default();
+        for loaded in load::load(&folder.db)? {
+            let group = Group {
+                record: loaded.log.record.clone(),
+                extent: loaded.extent,
+                damage: loaded.log.damage.clone(),
+                writing: false,
+            };
+            groups.insert(loaded.log.group, group);
+            found.push(loaded.log);
+        }
+        Ok(Arc::new(RocksLog {
+            folder,
+            sync: options.sync,
+            found: Mutex::new(Some(found)),
+            groups: Mutex::new(groups),
+            writer: Mutex::default(),
+        }))
+    }
+
+    fn db(&self) -> &DB {
+        &self.folder.db
+    }
+
+    /// Judges every write and hides what they take away.
+    fn prepare(&self, writes: &[GroupWrite]) -> Result<Vec<Plan>, String> {
+        let mut groups = self.groups.lock();
+        let mut plans = Vec::with_capacity(writes.len());
+        for write in writes {
+            let id = write.group;
+            let group = match (groups.entry(id), &write.record) {
+                (hash_map::Entry::Occupied(held), record) => {
+                    let held = held.into_mut();
+                    if record.as_ref().is_some_and(|record| *record != held.record) {
+                        return Err(format!("group {id} exists with another record"));
+                    }
+                    held
+                }
+                (hash_map::Entry::Vacant(place), Some(record)) => place.insert(Group {
+                    record: record.clone(),
+                    extent: Extent::default(),
+                    damage: None,
+                    writing: false,
+                }),
+                (hash_map::Entry::Vacant(_), None) => {
+                    return Err(format!("group {id} is not created"));
+                }
+            };
+            if group.writing {
+                return Err(format!("group {id} is twice in one write"));
+            }
+            if let Some(damage) = &group.damage {
+                return Err(format!("group {id} is quarantined: {damage}"));
+            }
+            let plan = group.extent.plan(write).map_err(|why| format!("group {id}: {why}"))?;
+            group.extent.shrink(&plan);
+            group.writing = true;
+            plans.push(plan);
+        }
+        Ok(plans)
+    }
+
+    fn commit(&self, batch: WriteBatch) -> Result<(), String> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let mut options = WriteOptions::default();
+        options.set_sync(self.sync);
+        self.db().write_opt(batch, &options).map_err(|e| e.to_string())
+    }
+
+    /// Shows what is durable now.
+    fn publish(&self, writes: &[GroupWrite]) {
+        let mut groups = self.groups.lock();
+        for write in writes {
+            let group = groups.get_mut(&write.group).expect("a prepared group exists");
+            group.extent.extend(&write.append);
+            group.writing = false;
+        }
+    }
+
+    /// Checks that the range can be read, and tells how often the group's log was cut so far.
+    fn readable(&self, group: GroupId, low: u64, high: u64) -> Result<u64, LogError> {
+        let damaged = |reason: String| LogError::Damaged { group, reason };
+        let groups = self.groups.lock();
+        let held = groups.get(&group).ok_or_else(|| damaged("not in this log".to_owned()))?;
+        if let Some(damage) = &held.damage {
+            return Err(damaged(damage.clone()));
+        }
+        held.extent.readable(group, low, high)?;
+        Ok(held.extent.changes())
+    }
+
+    fn read(
+        &self,
+        group: GroupId,
+        low: u64,
+        high: u64,
+        bytes_max: usize,
+        out: &mut Vec<LogEntry>,
+    ) -> Result<(), LogError> {
+        let damaged = |reason: String| LogError::Damaged { group, reason };
+        let mut options = ReadOptions::default();
+        let (first, end) = (Key::Entry(group, low).encode(), Key::Entry(group, high).encode());
+        options.set_iterate_range(first..end);
+        let mut records = self.db().raw_iterator_opt(options);
+        records.seek_to_first();
+        let mut bytes = 0;
+        for index in low..high {
+            let item = records.item();
+            let expected = Key::Entry(group, index).encode();
+            let Some((key, value)) = item.filter(|(key, _)| *key == expected) else {
+                return match records.status() {
+                    Ok(()) => Err(damaged(format!("entry {index} is missing"))),
+                    Err(e) if e.kind() == rocksdb::ErrorKind::Corruption => {
+                        Err(damaged(format!("entry {index}: {e}")))
+                    }
+                    Err(e) => Err(LogError::Io(format!("cannot read group {group}: {e}"))),
+                };
+            };
+            let entry = codec::decode_entry(key, index, value)
+                .map_err(|why| damaged(format!("entry {index}: {why}")))?;
+            bytes += entry.data.len();
+            out.push(entry);
+            if bytes > bytes_max {
+                break;
+            }
+            records.next();
+        }
+        Ok(())
+    }
+}
+
+/// Adds one group's changes to the batch, in the order that the contract asks for.
+fn encode(batch: &mut WriteBatch, encoder: &mut Encoder, write: &GroupWrite, plan: &Plan) {
+    let group = write.group;
+    if let Some(record) = &write.record {
+        let key = Key::Directory(group).encode();
+        batch.put(key, encoder.record(&key, record));
+    }
+    if let Some(state) = &write.hard_state {
+        let key = Key::HardState(group).encode();
+        batch.put(key, encoder.hard_state(&key, state));
+    }
+    for entry in &write.append {
+        let key = Key::Entry(group, entry.index).encode();
+        batch.put(key, encoder.entry(&key, entry));
+    }
+    for gone in [&plan.stale, &plan.removed] {
+        if !gone.is_empty() {
+            let (from, to) = (Key::Entry(group, gone.start), Key::Entry(group, gone.end));
+            batch.delete_range(from.encode(), to.encode());
+        }
+    }
+    if let Some(position) = &plan.truncated {
+        let key = Key::Truncated(group).encode();
+        batch.put(key, encoder.position(&key, position));
+    }
+}
+
+#[cfg(test)]
+impl RocksLog {
+    /// Deletes one entry behind the log's back.
+    pub(super) fn lose_entry(&self, group: GroupId, index: u64) {
+        self.db().delete(Key::Entry(group, index).encode()).unwrap();
+    }
+}
+
+impl LogStore for RocksLog {
+    fn load(&self) -> Result<Vec<GroupLog>, LogError> {
+        if let Some(found) = self.found.lock().take() {
+            return Ok(found);
+        }
+        Ok(load::load(self.db())?.into_iter().map(|loaded| loaded.log).collect())
+    }
+
+    fn write(&self, writes: &[GroupWrite]) -> Result<(), Fatal> {
+        let mut writer = self.writer.lock();
+        let Writer { encoder, fenced } = &mut *writer;
+        if let Some(first) = fenced {
+            return Err(super::refused(first));
+        }
+        self.found.lock().take();
+        let done = self.prepare(writes).and_then(|plans| {
+            let bytes: usize = writes.iter().flat_map(|w| &w.append).map(|e| e.data.len()).sum();
+            let mut batch = WriteBatch::with_capacity_bytes(bytes + 128 * writes.len());
+            for (write, plan) in writes.iter().zip(&plans) {
+                encode(&mut batch, encoder, write, plan);
+            }
+            self.commit(batch)
+        });
+        match done {
+            Ok(()) => {
+                self.publish(writes);
+                Ok(())
+            }
+            Err(reason) => {
+                let fatal = Fatal::new("write the log", reason);
+                *fenced = Some(fatal.clone());
+                Err(fatal)
+            }
+        }
+    }
+
+    fn entries(
+        &self,
+        group: GroupId,
+        low: u64,
+        high: u64,
+        bytes_max: usize,
+        out: &mut Vec<LogEntry>,
+    ) -> Result<(), LogError> {
+        let before = out.len();
+        loop {
+            let changes = self.readable(group, low, high)?;
+            let result = self.read(group, low, high, bytes_max, out);
+            // A gap may come from a write that cut this log meanwhile: then look again.
+            if result.is_ok() || self.readable(group, low, high)? == changes {
+                return result;
+            }
+            out.truncate(before);
+        }
+    }
+
+    fn live_bytes(&self) -> u64 {
+        self.groups.lock().values().map(|group| group.extent.bytes()).sum()
+    }
+}
