@@ -9,3 +9,7 @@
 pub mod config;
 pub mod folder;
 pub mod kv;
+pub mod logging;
+pub mod metrics;
+pub mod playground;
+pub mod stop;

@@ -1,0 +1,93 @@
+//! `/metrics`: the engine's own registry, and figures of the process.
+
+use procfs::process::Process;
+use prometheus::proto::MetricFamily;
+use prometheus::{Encoder, Gauge, IntGauge, Opts, Registry, TextEncoder};
+
+const CPU_SECONDS: &str = "process_cpu_seconds_total";
+const RESIDENT_BYTES: &str = "process_resident_memory_bytes";
+const THREADS: &str = "process_threads";
+const OPEN_FILES: &str = "process_open_fds";
+const BUILD_INFO: &str = "flotilla_build_info";
+
+/// Gathers and prints all metrics of a store.
+pub struct Metrics {
+    engine: Registry,
+    process: Registry,
+    cpu_seconds: Gauge,
+    resident_bytes: IntGauge,
+    threads: IntGauge,
+    open_files: IntGauge,
+}
+
+impl Metrics {
+    /// Adds the process's figures to those of the engine.
+    pub fn new(engine: Registry) -> Result<Metrics, prometheus::Error> {
+        let metrics = Metrics {
+            engine,
+            process: Registry::new(),
+            cpu_seconds: Gauge::new(CPU_SECONDS, "User and system CPU time, in seconds.")?,
+            resident_bytes: IntGauge::new(RESIDENT_BYTES, "Memory in RAM, in bytes.")?,
+            threads: IntGauge::new(THREADS, "Threads.")?,
+            open_files: IntGauge::new(OPEN_FILES, "Open file descriptors.")?,
+        };
+        let build = IntGauge::with_opts(
+            Opts::new(BUILD_INFO, "Always 1; the version is a label.")
+                .const_label("version", env!("CARGO_PKG_VERSION")),
+        )?;
+        build.set(1);
+        metrics.process.register(Box::new(build))?;
+        metrics.process.register(Box::new(metrics.cpu_seconds.clone()))?;
+        metrics.process.register(Box::new(metrics.resident_bytes.clone()))?;
+        metrics.process.register(Box::new(metrics.threads.clone()))?;
+        metrics.process.register(Box::new(metrics.open_files.clone()))?;
+        Ok(metrics)
+    }
+
+    /// Everything in Prometheus' text format. Reads files under `/proc`.
+    #[must_use]
+    pub fn text(&self) -> String {
+        // A figure that cannot be read keeps its last value.
+        if let Ok(process) = Process::myself() {
+            self.read(&process);
+        }
+        let mut families: Vec<MetricFamily> = self.engine.gather();
+        families.extend(self.process.gather());
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&families, &mut text).expect("memory takes every write");
+        String::from_utf8(text).expect("names and labels of metrics are text")
+    }
+
+    fn read(&self, process: &Process) {
+        if let Ok(stat) = process.stat() {
+            let ticks = procfs::ticks_per_second() as f64;
+            self.cpu_seconds.set((stat.utime + stat.stime) as f64 / ticks);
+            let resident = stat.rss.saturating_mul(procfs::page_size());
+            self.resident_bytes.set(i64::try_from(resident).unwrap_or(i64::MAX));
+            self.threads.set(stat.num_threads);
+        }
+        if let Ok(count) = process.fd_count() {
+            self.open_files.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_process_and_the_engine_are_in_one_text() {
+        let engine = Registry::new();
+        let gauge = IntGauge::new("flotilla_raftstore_groups", "Groups.").unwrap();
+        engine.register(Box::new(gauge)).unwrap();
+        let text = Metrics::new(engine).unwrap().text();
+        for name in [CPU_SECONDS, RESIDENT_BYTES, THREADS, OPEN_FILES, "flotilla_raftstore_groups"]
+        {
+            assert!(text.contains(&format!("# TYPE {name} ")), "{name} in {text}");
+        }
+        assert!(text.contains("flotilla_build_info{version="));
+        let resident = text.lines().find(|l| l.starts_with(RESIDENT_BYTES)).unwrap();
+        assert!(resident.split(' ').next_back().unwrap().parse::<f64>().unwrap() > 1e6);
+    }
+}
