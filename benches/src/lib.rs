@@ -1,1 +1,20 @@
 //! The throughput table, the demo and micro-benchmarks of Flotilla.
+//!
+//! What the programs `throughput` and `demo` share:
+//! 1. [`playground`] starts a whole cluster as a child process and stops it again.
+//! 2. [`workload`] says what to send, [`keys`] to which keys.
+//! 3. [`load`] sends it through the public client library and counts over one steady window.
+//! 4. [`machine`] and [`processes`] read what it cost from `/proc`.
+//! 5. [`report`] is a finished row: text, JSON line, Markdown; [`table`] runs the published rows.
+
+pub mod error;
+pub mod keys;
+pub mod load;
+pub mod machine;
+pub mod playground;
+pub mod processes;
+pub mod report;
+pub mod table;
+pub mod workload;
+
+pub use error::Error;

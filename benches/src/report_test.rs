@@ -1,0 +1,84 @@
+use super::*;
+use crate::keys::KeyMode;
+use crate::workload::Rpc;
+use hdrhistogram::Histogram;
+use std::time::Duration;
+
+fn row() -> Row {
+    let workload = Workload {
+        clients: 8,
+        batching: true,
+        rpc: Rpc::Stream,
+        write_percent: 90,
+        key_bytes: 16,
+        value_bytes: 16,
+        keys: KeyMode::Spread(1_000_000),
+        in_flight: 4096,
+        seconds: Duration::from_secs(2),
+        warmup: Duration::from_secs(1),
+    };
+    let setup = Setup {
+        storage: Some("rocksdb".to_owned()),
+        pipeline: Some(true),
+        sync: Some(true),
+        regions: 24,
+    };
+    let mut latency_us = Histogram::new(3).unwrap();
+    for us in 1..=1000 {
+        latency_us.record(us).unwrap();
+    }
+    let usage = |name: &str, cpu_s| Usage { name: name.to_owned(), cpu_s, rss_mib: 7 };
+    let measured = Measured {
+        ops: 1000,
+        errors: 3,
+        error_texts: vec![("busy".to_owned(), 3)],
+        latency_us,
+        window: Duration::from_secs(2),
+        processes: vec![usage("store-1", 0.5), usage(LOAD, 9.0)],
+        cpu_percent: 99.0,
+        load_average: 4.5,
+    };
+    Row::new("batched-rocksdb", &workload, setup, measured)
+}
+
+#[test]
+fn json_has_the_names_of_the_contract() {
+    let json: serde_json::Value = serde_json::from_str(&row().json()).unwrap();
+    assert_eq!(json["clients"], 8);
+    assert_eq!(json["batching"], true);
+    assert_eq!(json["pipeline"], true);
+    assert_eq!(json["sync"], true);
+    assert_eq!(json["rpc"], "stream");
+    assert_eq!(json["storage"], "rocksdb");
+    assert_eq!(json["keys"], "spread:1000000");
+    assert_eq!(json["seconds"], 2.0);
+    assert_eq!(json["ops"], 1000);
+    assert_eq!(json["ops_per_s"], 500.0);
+    assert_eq!(json["errors"], 3);
+    assert_eq!(json["p50_us"], 500);
+    assert_eq!(json["max_us"], 1000);
+    assert_eq!(json["processes"][0]["name"], "store-1");
+    // The load's own processor time is not the servers'.
+    assert_eq!(json["ops_per_core_s"], 2000.0);
+    for name in [
+        "write_percent", "key_bytes", "value_bytes", "regions", "in_flight", "p95_us", "p99_us",
+        "p999_us", "load_average", "cpu_percent", "machine",
+    ] {
+        assert!(!json[name].is_null(), "{name}");
+    }
+}
+
+#[test]
+fn markdown_has_a_cell_for_every_column() {
+    let bars = |text: &str| text.matches('|').count();
+    let header = HEADER.lines().next().unwrap();
+    assert_eq!(bars(&row().markdown(Some("250 k"))), bars(header));
+    assert_eq!(bars(HEADER.lines().nth(1).unwrap()), bars(header));
+}
+
+#[test]
+fn numbers_are_grouped() {
+    assert_eq!(thousands(0), "0");
+    assert_eq!(thousands(999), "999");
+    assert_eq!(thousands(1_234_567), "1,234,567");
+}
