@@ -1,8 +1,10 @@
 //! How answers travel back to callers: a sink and a ticket, no allocation per request.
 
 use crate::error::Error;
+use crate::types::GroupId;
 use bytes::Bytes;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A request's result.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,23 +29,64 @@ pub trait Completion: Send + Sync {
     fn complete(&self, ticket: u64, outcome: Outcome);
 }
 
-/// The way back of one request.
-#[derive(Clone)]
+/// The way back of one request. Dropped without an answer, it reports *unknown*: no caller is
+/// ever left waiting.
 pub struct Reply {
-    sink: Arc<dyn Completion>,
+    sink: Option<Arc<dyn Completion>>,
     ticket: u64,
+    _permit: Option<Permit>,
 }
 
 impl Reply {
     /// Answers go to `sink` under `ticket`.
     #[must_use]
     pub fn new(sink: Arc<dyn Completion>, ticket: u64) -> Self {
-        Reply { sink, ticket }
+        Reply { sink: Some(sink), ticket, _permit: None }
+    }
+
+    /// Holds `permit` until the answer is given.
+    pub(crate) fn with_permit(mut self, permit: Permit) -> Self {
+        self._permit = Some(permit);
+        self
     }
 
     /// Delivers the outcome; consumes the way back.
-    pub fn send(self, outcome: Outcome) {
-        self.sink.complete(self.ticket, outcome);
+    pub fn send(mut self, outcome: Outcome) {
+        if let Some(sink) = self.sink.take() {
+            sink.complete(self.ticket, outcome);
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if let Some(sink) = self.sink.take() {
+            sink.complete(self.ticket, Err(Error::Unknown { group: GroupId(0) }));
+        }
+    }
+}
+
+/// Bytes of a command that are admitted and not yet answered.
+pub(crate) struct Permit {
+    bytes: usize,
+    total: Arc<AtomicUsize>,
+}
+
+impl Permit {
+    /// Takes `bytes` out of `max`, or nothing. A single command always fits an empty store.
+    pub(crate) fn take(total: &Arc<AtomicUsize>, bytes: usize, max: usize) -> Option<Permit> {
+        let before = total.fetch_add(bytes, Ordering::Relaxed);
+        if before > 0 && before + bytes > max {
+            total.fetch_sub(bytes, Ordering::Relaxed);
+            return None;
+        }
+        Some(Permit { bytes, total: Arc::clone(total) })
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.total.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 

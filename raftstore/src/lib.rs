@@ -1,4 +1,41 @@
 //! Many Raft groups on one node: one synchronous core, batched effects.
+//!
+//! # The picture
+//!
+//! ```text
+//!  callers ─► Store ─► router ─► shard inbox        Transport ◄─ sends ─┐
+//!                                   │                                   │
+//!                                   ▼                                   │
+//!                          Shard::round(inbox, now) ─► Round ───────────┤
+//!                                   ▲                                   ├─► log writer ─► LogStore
+//!                                   └── Persisted, Applied, Fetched ◄───┼─► apply ─► StateMachine
+//!                                                                       └─► reader ─► LogStore
+//! ```
+//!
+//! A store is many replicas of many groups. A *shard* owns a fixed subset of them and decides for
+//! them in rounds, without I/O; a thin shell of threads carries out what a round wants. So the
+//! very same code runs under real threads and under a deterministic simulator. Four seams, each a
+//! small object-safe trait, let the world in: [`Clock`], [`Transport`], [`LogStore`] and
+//! [`StateMachine`]. The library knows groups and bytes, nothing about keys.
+//!
+//! # Invariants
+//!
+//! - **I1** one group = one shard = one log order = one apply order.
+//! - **I2** no held message leaves before its ready and all earlier ones are durable.
+//! - **I3** the cache holds every index above persisted.
+//! - **I4** applied ≤ commit and applied ≤ persisted; durable applied ≤ durable commit ≤ durable
+//!   last index.
+//! - **I5** log start ≤ durable applied + 1.
+//! - **I6** "applied" only after the local apply of that (index, term, kind).
+//! - **I7** a read is served at applied ≥ its read index.
+//! - **I8** the term never goes back, a vote never changes within a term; commit and applied never
+//!   go back within a run, nor do their durable values across restarts.
+//! - **I9** a failed write or sync ends the process; a damaged replica is quarantined.
+//! - **I10** every queue has a limit, with a stated answer when it is full.
+//! - **I12** a replica id is never used twice.
+//! - **I14** replicas at equal (group, applied) have equal content.
+//!
+//! (I11 and I13 speak of regions and of membership changes, which live above and come later.)
 #![deny(missing_docs)]
 
 pub mod apply;
@@ -9,19 +46,33 @@ pub mod config;
 pub mod error;
 pub mod log;
 pub mod message;
+mod metrics;
 pub mod mutant;
+mod recovery;
+mod replica;
+mod router;
+mod shard;
+mod start;
 pub mod status;
+mod store;
 pub mod transport;
 mod types;
 
-pub use apply::{ApplyEntry, AppliedState, GroupApply, LeaderStop, StateMachine};
+pub use apply::worker::{ApplyDone, ApplyWorker};
+pub use apply::{AppliedState, ApplyEntry, GroupApply, LeaderStop, StateMachine};
 pub use clock::{Clock, SystemClock};
 pub use completion::{Answer, Completion, OnceCompletion, Outcome, Reply};
 pub use config::Config;
 pub use error::{Error, Fatal, LogError};
+pub use log::reader;
+pub use log::writer::{LogDone, LogWriter};
 pub use log::{GroupLog, GroupWrite, LogStore};
 pub use message::Request;
-pub use status::{ReplicaStatus, Role};
+pub use recovery::{RecoveredGroup, recover};
+pub use shard::{Round, Shard, ShardConfig};
+pub use start::{StartError, StoreBuilder};
+pub use status::{GroupView, QueueStatus, ReplicaStatus, Role};
+pub use store::Store;
 pub use transport::{Envelope, Inbound, Payload, Transport};
 pub use types::{
     ClusterId, EntryKind, GroupDesc, GroupId, GroupRecord, HardState, LogEntry, LogPosition, Nanos,

@@ -5,6 +5,8 @@
 //! 3. [`StateMachine::apply`] writes data, applied index and commit in one batch, and answers.
 //! 4. The worker answers the callers and tells the shards `Applied`.
 
+pub(crate) mod worker;
+
 use crate::error::Fatal;
 use crate::types::{GroupId, LogPosition};
 use bytes::Bytes;

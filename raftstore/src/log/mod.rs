@@ -7,10 +7,15 @@
 //!
 //! Reads come through `storage.rs` (the consensus library's view), first from `cache.rs`.
 
+pub(crate) mod cache;
 mod extent;
 mod memory;
+pub mod reader;
 mod rocks;
+pub(crate) mod storage;
+pub(crate) mod terms;
 mod wal;
+pub(crate) mod writer;
 
 pub use memory::MemoryLog;
 pub use rocks::{RocksLog, RocksLogOptions};

@@ -1,0 +1,221 @@
+//! The consensus library's view of one replica's log: cache first, then the log store.
+//!
+//! Entries show here as soon as the shard has taken them from a `ready`, before they are durable
+//! (design trap 2). Reads for a lagging follower never block the shard: they answer "not yet",
+//! leave a [`Wanted`] behind, and are repeated when the reader thread has brought the entries.
+//! Every other read is inline.
+
+use super::LogStore;
+use super::cache::Cache;
+use super::terms::Terms;
+use crate::error::LogError;
+use crate::types::{EntryKind, GroupDesc, GroupId, HardState, LogEntry, LogPosition, ReplicaRole};
+use raft::eraftpb::{ConfState, Entry, EntryType, Snapshot};
+use raft::{GetEntriesContext, RaftState, Storage, StorageError};
+use std::cell::RefCell;
+use std::sync::Arc;
+
+/// A read for a lagging follower that the reader thread is to do.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub(crate) low: u64,
+    pub(crate) high: u64,
+    pub(crate) bytes_max: usize,
+    pub(crate) context: GetEntriesContext,
+}
+
+/// See the module.
+pub(crate) struct ReplicaStorage {
+    group: GroupId,
+    log: Arc<dyn LogStore>,
+    initial: RaftState,
+    terms: Terms,
+    cache: Cache,
+    wanted: RefCell<Option<Wanted>>,
+    fetched: Vec<LogEntry>,
+}
+
+impl ReplicaStorage {
+    pub(crate) fn new(
+        desc: &GroupDesc,
+        hard_state: HardState,
+        terms: Terms,
+        log: Arc<dyn LogStore>,
+    ) -> Self {
+        let ids = |role| -> Vec<u64> {
+            desc.replicas.iter().filter(|r| r.role == role).map(|r| r.replica.0).collect()
+        };
+        let members = ConfState::from((ids(ReplicaRole::Voter), ids(ReplicaRole::Learner)));
+        let mut state = raft::eraftpb::HardState::default();
+        state.term = hard_state.term;
+        state.vote = hard_state.vote;
+        state.commit = hard_state.commit;
+        ReplicaStorage {
+            group: desc.group,
+            log,
+            initial: RaftState::new(state, members),
+            terms,
+            cache: Cache::default(),
+            wanted: RefCell::new(None),
+            fetched: Vec::new(),
+        }
+    }
+
+    pub(crate) fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    pub(crate) fn cache_bytes(&self) -> usize {
+        self.cache.bytes()
+    }
+
+    /// Shows `entry` from now on, and forgets what it overwrites.
+    pub(crate) fn append(&mut self, entry: LogEntry) {
+        self.terms.append(entry.index, entry.term);
+        self.fetched.clear();
+        self.cache.append(entry);
+    }
+
+    pub(crate) fn truncate(&mut self, position: LogPosition) {
+        self.terms.truncate(position);
+        self.cache.trim(position.index, 0);
+    }
+
+    /// Frees cached entries up to `index` beyond `bytes_max`.
+    pub(crate) fn trim_cache(&mut self, index: u64, bytes_max: usize) {
+        self.cache.trim(index, bytes_max);
+    }
+
+    pub(crate) fn take_wanted(&mut self) -> Option<Wanted> {
+        self.wanted.get_mut().take()
+    }
+
+    /// Keeps what the reader brought, for the repeated read.
+    pub(crate) fn put_fetched(&mut self, entries: Vec<LogEntry>) {
+        self.fetched = entries;
+    }
+
+    pub(crate) fn drop_fetched(&mut self) {
+        self.fetched.clear();
+    }
+
+    /// Entries `[low, high)`, inline, at least one, up to about `bytes_max`.
+    pub(crate) fn read(
+        &self,
+        low: u64,
+        high: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<LogEntry>, LogError> {
+        let mut out = Vec::new();
+        let mut bytes = 0;
+        let cached_from = self.cache.first_index().unwrap_or(u64::MAX);
+        if low < cached_from {
+            self.log.entries(self.group, low, high.min(cached_from), bytes_max, &mut out)?;
+            bytes = out.iter().map(|e| e.data.len()).sum();
+        }
+        let mut next = low + out.len() as u64;
+        while next < high && (out.is_empty() || bytes < bytes_max) {
+            let Some(entry) = self.cache.get(next) else { break };
+            bytes += entry.data.len();
+            out.push(entry.clone());
+            next += 1;
+        }
+        Ok(out)
+    }
+
+    fn from_fetched(&self, low: u64, high: u64) -> Option<Vec<LogEntry>> {
+        let first = self.fetched.first()?.index;
+        let skip = usize::try_from(low.checked_sub(first)?).ok()?;
+        let found: Vec<_> =
+            self.fetched.iter().skip(skip).take_while(|e| e.index < high).cloned().collect();
+        (!found.is_empty()).then_some(found)
+    }
+}
+
+/// Our entry as the library's.
+pub(crate) fn to_raft(entry: LogEntry) -> Entry {
+    let mut out = Entry::default();
+    out.index = entry.index;
+    out.term = entry.term;
+    out.data = entry.data;
+    if entry.kind == EntryKind::Membership {
+        out.set_entry_type(EntryType::EntryConfChangeV2);
+    }
+    out
+}
+
+/// The library's entry as ours.
+pub(crate) fn from_raft(entry: Entry) -> LogEntry {
+    let kind = match entry.get_entry_type() {
+        EntryType::EntryNormal => EntryKind::Normal,
+        EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => EntryKind::Membership,
+    };
+    LogEntry { index: entry.index, term: entry.term, kind, data: entry.data }
+}
+
+fn limit(entries: Vec<LogEntry>, bytes_max: usize) -> Vec<Entry> {
+    let mut bytes = 0;
+    entries
+        .into_iter()
+        .enumerate()
+        .take_while(|(i, e)| {
+            bytes += e.data.len();
+            *i == 0 || bytes <= bytes_max
+        })
+        .map(|(_, e)| to_raft(e))
+        .collect()
+}
+
+impl Storage for ReplicaStorage {
+    fn initial_state(&self) -> raft::Result<RaftState> {
+        Ok(self.initial.clone())
+    }
+
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        context: GetEntriesContext,
+    ) -> raft::Result<Vec<Entry>> {
+        let bytes_max =
+            max_size.into().map_or(usize::MAX, |b| usize::try_from(b).unwrap_or(usize::MAX));
+        if low <= self.terms.truncated().index {
+            return Err(StorageError::Compacted.into());
+        }
+        if self.cache.get(low).is_none() && context.can_async() {
+            if let Some(found) = self.from_fetched(low, high) {
+                return Ok(limit(found, bytes_max));
+            }
+            let wanted = Wanted { low, high, bytes_max, context };
+            self.wanted.borrow_mut().get_or_insert(wanted);
+            return Err(StorageError::LogTemporarilyUnavailable.into());
+        }
+        match self.read(low, high, bytes_max) {
+            Ok(entries) => Ok(limit(entries, bytes_max)),
+            Err(LogError::Compacted { .. }) => Err(StorageError::Compacted.into()),
+            Err(error) => Err(StorageError::Other(Box::new(error)).into()),
+        }
+    }
+
+    fn term(&self, index: u64) -> raft::Result<u64> {
+        match self.terms.term(index) {
+            Some(term) => Ok(term),
+            None if index < self.terms.truncated().index => Err(StorageError::Compacted.into()),
+            None => Err(StorageError::Unavailable.into()),
+        }
+    }
+
+    fn first_index(&self) -> raft::Result<u64> {
+        Ok(self.terms.truncated().index + 1)
+    }
+
+    fn last_index(&self) -> raft::Result<u64> {
+        Ok(self.terms.last_index())
+    }
+
+    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+        // Membership is fixed and the log is kept for every replica: nobody needs one.
+        Err(StorageError::SnapshotTemporarilyUnavailable.into())
+    }
+}

@@ -1,0 +1,128 @@
+//! The log writer: everything queued goes to disk in one synced write, for all groups.
+//!
+//! While one write is under way new tasks queue up; the next write takes them all. After it the
+//! shards hear `Persisted`, one list a shard, and *then* the held messages leave: the shard must
+//! know that its vote or entry is durable before an answer to it can come back.
+
+use super::{GroupWrite, LogStore};
+use crate::completion::Reply;
+use crate::error::Fatal;
+use crate::message::{LogTask, Persisted};
+use crate::transport::Envelope;
+use crate::types::{GroupId, StoreId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What a write leaves to be done, in this order: persisted, held, created.
+#[derive(Debug, Default)]
+pub struct LogDone {
+    /// One list a shard: (shard, what is durable).
+    pub persisted: Vec<(usize, Vec<Persisted>)>,
+    /// Messages that may leave now, by destination.
+    pub held: Vec<(StoreId, Vec<Envelope>)>,
+    /// Callers whose group's creation is durable.
+    pub created: Vec<Reply>,
+    /// Whether anything was written and synced.
+    pub synced: bool,
+}
+
+/// Pure bookkeeping around [`LogStore::write`].
+pub struct LogWriter {
+    log: Arc<dyn LogStore>,
+}
+
+impl LogWriter {
+    /// A writer to `log`. There is one a store.
+    #[must_use]
+    pub fn new(log: Arc<dyn LogStore>) -> Self {
+        LogWriter { log }
+    }
+
+    /// Makes `tasks` durable in one write. Blocks on the disk. An error ends the process.
+    pub fn run_once(&mut self, tasks: Vec<LogTask>) -> Result<LogDone, Fatal> {
+        let mut done = LogDone::default();
+        let mut writes: BTreeMap<GroupId, GroupWrite> = BTreeMap::new();
+        for task in tasks {
+            let group = task.write.group;
+            if task.write != (GroupWrite { group, ..GroupWrite::default() }) {
+                match writes.entry(group) {
+                    std::collections::btree_map::Entry::Vacant(slot) => {
+                        slot.insert(task.write);
+                    }
+                    std::collections::btree_map::Entry::Occupied(mut slot) => {
+                        merge(slot.get_mut(), task.write);
+                    }
+                }
+            }
+            if task.ready > 0 || !task.created.is_empty() {
+                let persisted = Persisted { group, replica: task.replica, ready: task.ready };
+                push(&mut done.persisted, task.shard, persisted);
+            }
+            for (store, envelope) in task.held {
+                push(&mut done.held, store, envelope);
+            }
+            done.created.extend(task.created);
+        }
+        if !writes.is_empty() {
+            let writes: Vec<GroupWrite> = writes.into_values().collect();
+            self.log.write(&writes)?;
+            done.synced = true;
+        }
+        Ok(done)
+    }
+}
+
+/// `later` comes after `into` in the log's order.
+fn merge(into: &mut GroupWrite, later: GroupWrite) {
+    if let Some(first) = later.append.first() {
+        into.append.retain(|e| e.index < first.index);
+        into.append.extend(later.append);
+    }
+    into.record = later.record.or(into.record.take());
+    into.hard_state = later.hard_state.or(into.hard_state);
+    into.truncate = later.truncate.or(into.truncate);
+}
+
+fn push<K: PartialEq, V>(lists: &mut Vec<(K, Vec<V>)>, key: K, value: V) {
+    match lists.iter_mut().find(|(k, _)| *k == key) {
+        Some((_, list)) => list.push(value),
+        None => lists.push((key, vec![value])),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{EntryKind, HardState, LogEntry, LogPosition};
+    use bytes::Bytes;
+
+    fn append(range: std::ops::Range<u64>, term: u64) -> GroupWrite {
+        let entry =
+            |index| LogEntry { index, term, kind: EntryKind::Normal, data: Bytes::new() };
+        GroupWrite {
+            group: GroupId(1),
+            append: range.map(entry).collect(),
+            ..GroupWrite::default()
+        }
+    }
+
+    #[test]
+    fn a_later_append_overwrites_what_it_overlaps() {
+        let mut write = append(5..9, 1);
+        merge(&mut write, append(7..8, 2));
+        let got: Vec<_> = write.append.iter().map(|e| (e.index, e.term)).collect();
+        assert_eq!(got, [(5, 1), (6, 1), (7, 2)]);
+    }
+
+    #[test]
+    fn the_last_hard_state_and_truncation_win() {
+        let mut write = append(5..6, 1);
+        write.hard_state = Some(HardState { term: 1, vote: 2, commit: 0 });
+        let mut later = GroupWrite { group: GroupId(1), ..GroupWrite::default() };
+        later.truncate = Some(LogPosition { index: 3, term: 1 });
+        merge(&mut write, later);
+        assert_eq!(write.hard_state.unwrap().vote, 2);
+        assert_eq!(write.truncate.unwrap().index, 3);
+        assert_eq!(write.append.len(), 1);
+    }
+}

@@ -1,0 +1,115 @@
+//! How far every member's state machine is on disk, and the log's truncation behind it.
+//!
+//! Each replica tells the others its durable applied index (the library has no such message). The
+//! log is cut behind the smallest, so whoever was down finds everything it needs (invariant I5).
+
+use super::Replica;
+use crate::log::GroupWrite;
+use crate::message::LogTask;
+use crate::shard::Round;
+use crate::transport::{Envelope, Payload};
+use crate::types::{LogPosition, ReplicaId};
+use std::collections::BTreeMap;
+
+/// An unchanged index is told again after so many ticks: messages get lost.
+const REPEAT_TICKS: u64 = 20;
+
+/// See the module.
+pub(super) struct Durable {
+    own: u64,
+    peers: BTreeMap<ReplicaId, u64>,
+    told: u64,
+    ticks_since_told: u64,
+}
+
+impl Durable {
+    pub(super) fn new(own: u64) -> Self {
+        Durable { own, peers: BTreeMap::new(), told: 0, ticks_since_told: 0 }
+    }
+
+    pub(super) fn own(&self) -> u64 {
+        self.own
+    }
+
+    pub(super) fn tick(&mut self) {
+        self.ticks_since_told += 1;
+    }
+
+    pub(super) fn heard(&mut self, peer: ReplicaId, index: u64) {
+        let known = self.peers.entry(peer).or_default();
+        *known = (*known).max(index);
+    }
+}
+
+impl Replica {
+    /// The state machine holds everything up to `index` on disk.
+    pub(crate) fn on_durable_applied(&mut self, index: u64) {
+        self.durable.own = self.durable.own.max(index);
+    }
+
+    /// Tells the others when there is news, and cuts the log when enough of it is not needed.
+    pub(crate) fn tell_and_truncate(&mut self, round: &mut Round) {
+        let durable = &mut self.durable;
+        let due = durable.own > durable.told || durable.ticks_since_told >= REPEAT_TICKS;
+        if due && durable.own > 0 {
+            durable.told = durable.own;
+            durable.ticks_since_told = 0;
+            let own = durable.own;
+            for peer in self.record.desc.replicas.iter().filter(|r| r.replica != self.me.replica) {
+                let payload = Payload::DurableApplied(own);
+                let envelope = Envelope {
+                    group: self.group(),
+                    from: self.me.replica,
+                    to: peer.replica,
+                    payload,
+                };
+                round.send(peer.store, envelope);
+            }
+        }
+        self.truncate(round);
+    }
+
+    fn truncate(&mut self, round: &mut Round) {
+        let everywhere = self.record.desc.replicas.iter().map(|r| {
+            if r.replica == self.me.replica {
+                self.durable.own
+            } else {
+                self.durable.peers.get(&r.replica).copied().unwrap_or(0)
+            }
+        });
+        let index = if crate::mutant::active("truncate_past_durable") {
+            self.feed.applied()
+        } else {
+            everywhere.min().unwrap_or(0).min(self.durable.own)
+        };
+        let truncated = self.raw.store().terms().truncated();
+        if index < truncated.index + self.config.truncate_entries_min {
+            return;
+        }
+        let term = self.raw.store().terms().term(index).expect("a durable index is in the log");
+        let position = LogPosition { index, term };
+        self.raw.mut_store().truncate(position);
+        round.log.push(LogTask {
+            shard: round.shard,
+            replica: self.me.replica,
+            write: GroupWrite {
+                group: self.group(),
+                truncate: Some(position),
+                ..GroupWrite::default()
+            },
+            ready: 0,
+            held: Vec::new(),
+            created: Vec::new(),
+        });
+    }
+
+    /// Frees cached entries that are durable and handed to apply, beyond `bytes_max`.
+    pub(crate) fn trim_cache(&mut self, bytes_max: usize) {
+        let index = if crate::mutant::active("cache_truncated_early") {
+            u64::MAX
+        } else {
+            self.persisted().min(self.feed.applied())
+        };
+        self.raw.mut_store().trim_cache(index, bytes_max);
+    }
+}

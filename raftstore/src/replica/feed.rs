@@ -1,0 +1,153 @@
+//! Committed entries on their way to apply, in order and bounded.
+//!
+//! When the apply queue is full, committed entries are parked: their indexes are remembered, the
+//! entries dropped, and read again when there is room (from the cache or the log).
+
+use super::Replica;
+use crate::apply::ApplyEntry;
+use crate::commands::unpack;
+use crate::error::LogError;
+use crate::log::storage::Wanted;
+use crate::message::{ApplyTask, Committed, Fetched, RoleEvent};
+use crate::shard::Round;
+use crate::types::{EntryKind, LogEntry, LogPosition};
+use raft::StateRole;
+
+/// Bytes read back at once for parked entries.
+const PARKED_BYTES: usize = 1 << 20;
+
+/// See the module.
+pub(super) struct Feed {
+    /// Last index handed to apply.
+    handed: u64,
+    /// Last index that may be handed: committed, persisted, and given by a ready.
+    committed: u64,
+    /// Last index applied.
+    applied: u64,
+    /// The read for a follower that the reader is doing.
+    pub(super) waiting_fetch: Option<Wanted>,
+}
+
+impl Feed {
+    pub(super) fn new(applied: u64) -> Self {
+        Feed { handed: applied, committed: applied, applied, waiting_fetch: None }
+    }
+
+    pub(super) fn applied(&self) -> u64 {
+        self.applied
+    }
+}
+
+impl Replica {
+    /// Takes a ready's committed entries.
+    pub(super) fn take_committed(
+        &mut self,
+        entries: Vec<LogEntry>,
+        apply_full: bool,
+        round: &mut Round,
+    ) {
+        let Some(last) = entries.last().map(|e| e.index) else { return };
+        let nothing_parked = self.feed.handed == self.feed.committed;
+        self.feed.committed = last;
+        if nothing_parked && !apply_full {
+            self.hand(entries, round);
+        }
+    }
+
+    /// Whether committed entries wait for room in the apply queue.
+    pub(crate) fn has_parked(&self) -> bool {
+        self.feed.handed < self.feed.committed
+    }
+
+    /// Hands out one portion of parked entries.
+    pub(crate) fn unpark(&mut self, round: &mut Round) -> Result<(), LogError> {
+        if self.has_parked() {
+            let (low, high) = (self.feed.handed + 1, self.feed.committed + 1);
+            let entries = self.raw.store().read(low, high, PARKED_BYTES)?;
+            self.hand(entries, round);
+        }
+        Ok(())
+    }
+
+    fn hand(&mut self, entries: Vec<LogEntry>, round: &mut Round) {
+        let group = self.group();
+        let mut bytes = 0;
+        let mut role = None;
+        let mut committed = Vec::with_capacity(entries.len());
+        for entry in entries {
+            assert_eq!(entry.index, self.feed.handed + 1, "apply order has a hole");
+            self.feed.handed = entry.index;
+            bytes += entry.data.len() + 64;
+            let raft = &self.raw.raft;
+            if raft.state == StateRole::Leader
+                && entry.term == raft.term
+                && self.announced != Some(raft.term)
+            {
+                self.announced = Some(raft.term);
+                role = Some(RoleEvent::LeaderStart(raft.term));
+            }
+            committed.push(self.committed_entry(entry));
+        }
+        let commit = self.commit_position();
+        let shard = round.shard;
+        round.apply.push(ApplyTask { shard, group, entries: committed, commit, bytes, role });
+    }
+
+    fn committed_entry(&mut self, entry: LogEntry) -> Committed {
+        let group = self.group();
+        assert!(entry.kind == EntryKind::Normal, "group {group}: membership is fixed");
+        let callers = self.writes.settle(entry.index, entry.term, group);
+        // Packed by a leader of this cluster and checked on every hop and read.
+        let commands = unpack(&entry.data)
+            .unwrap_or_else(|e| panic!("group {group}: committed entry {}: {e}", entry.index));
+        let position = LogPosition { index: entry.index, term: entry.term };
+        Committed { entry: ApplyEntry { position, commands }, callers }
+    }
+
+    /// What may be stored as committed: never beyond this replica's own disk (trap 4).
+    fn commit_position(&self) -> LogPosition {
+        let log = &self.raw.raft.raft_log;
+        let index = if crate::mutant::active("commit_beyond_persisted") {
+            log.committed
+        } else {
+            log.committed.min(log.persisted)
+        };
+        let term = log.term(index).expect("a committed index has a term");
+        LogPosition { index, term }
+    }
+
+    /// Tells the state machine about its role, in its place in the log.
+    pub(super) fn tell_role(&mut self, event: RoleEvent, round: &mut Round) {
+        round.apply.push(ApplyTask {
+            shard: round.shard,
+            group: self.group(),
+            entries: Vec::new(),
+            commit: LogPosition::default(),
+            bytes: 0,
+            role: Some(event),
+        });
+    }
+
+    /// Everything up to `index` is applied and its callers are answered.
+    pub(crate) fn on_applied(&mut self, index: u64) {
+        if index > self.feed.applied {
+            self.feed.applied = index;
+            self.raw.advance_apply_to(index);
+        }
+        self.reads.serve(self.feed.applied);
+    }
+
+    /// The reader brought entries for a follower.
+    pub(crate) fn on_fetched(&mut self, fetched: Fetched) {
+        let Some(wanted) = self.feed.waiting_fetch.take() else { return };
+        match fetched.entries {
+            Ok(entries) if wanted.low == fetched.low => {
+                self.raw.mut_store().put_fetched(entries);
+                self.raw.on_entries_fetched(wanted.context);
+                self.raw.mut_store().drop_fetched();
+            }
+            // Truncated meanwhile, or another read: the next heartbeat answer asks again.
+            _ => {}
+        }
+    }
+}

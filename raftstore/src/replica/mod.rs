@@ -1,0 +1,272 @@
+//! One member of one group: the consensus library behind our words. No threads, no channels, no I/O.
+//!
+//! The life of a round, for one replica:
+//! 1. `step.rs` takes what other replicas sent, after checking its shape.
+//! 2. `propose.rs` puts the round's commands into one entry; `read.rs` gives the round's reads one
+//!    context.
+//! 3. `ready.rs` takes what the library decided: the only place that touches its ready contract.
+//! 4. `feed.rs` hands committed entries to apply, or parks them while apply is full.
+//! 5. `durable.rs` learns how far everybody's state is on disk and cuts the log behind it.
+
+pub(crate) mod codec;
+mod durable;
+mod feed;
+mod propose;
+mod read;
+mod ready;
+mod step;
+mod timer;
+
+use crate::completion::{Answer, Reply};
+use crate::config::Config;
+use crate::error::Error;
+use crate::log::storage::ReplicaStorage;
+use crate::log::terms::Terms;
+use crate::log::{GroupLog, LogStore};
+use crate::status::{GroupView, ReplicaStatus, Role};
+use crate::types::{GroupId, GroupRecord, HardState, Nanos, ReplicaDesc, ReplicaId, StoreId};
+use durable::Durable;
+use feed::Feed;
+use propose::Writes;
+use raft::{RawNode, StateRole};
+use read::Reads;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use timer::ElectionTimer;
+
+pub(crate) use step::Refused;
+
+/// Whom the replica follows, as its store publishes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RoleView {
+    pub(crate) term: u64,
+    pub(crate) leader: u64,
+    pub(crate) role: StateRole,
+}
+
+/// See the module.
+pub(crate) struct Replica {
+    record: GroupRecord,
+    me: ReplicaDesc,
+    config: Arc<Config>,
+    raw: RawNode<ReplicaStorage>,
+    timer: ElectionTimer,
+    writes: Writes,
+    reads: Reads,
+    feed: Feed,
+    durable: Durable,
+    /// Ready numbers whose log write is under way, ascending; 0 = the group's creation.
+    unpersisted: VecDeque<u64>,
+    /// Term and vote as last handed to the log writer.
+    saved: HardState,
+    seen: RoleView,
+    /// The term for which the state machine was told that we lead.
+    announced: Option<u64>,
+}
+
+/// What a shard gives a new replica.
+pub(crate) struct ReplicaParts<'a> {
+    pub(crate) config: &'a Arc<Config>,
+    pub(crate) store: StoreId,
+    pub(crate) log: &'a Arc<dyn LogStore>,
+    pub(crate) seed: u64,
+}
+
+impl Replica {
+    /// A replica over what its log and state machine hold. The caller has checked that they fit
+    /// (`crate::recovery`): the library aborts on a state that does not.
+    pub(crate) fn new(
+        parts: &ReplicaParts<'_>,
+        log: &GroupLog,
+        applied: u64,
+        commit: u64,
+    ) -> Result<Self, Error> {
+        let desc = &log.record.desc;
+        let group = desc.group;
+        let invalid = |reason: String| Error::Invalid { group, reason };
+        let me = desc
+            .replica(log.record.replica)
+            .filter(|r| r.store == parts.store)
+            .ok_or_else(|| invalid(format!("its record names no replica of store {}", parts.store)))?;
+        let hard_state = HardState { commit, ..log.hard_state };
+        let terms = Terms::new(log.truncated, &log.terms, log.last_index);
+        let storage = ReplicaStorage::new(desc, hard_state, terms, Arc::clone(parts.log));
+        let raft_config = library_config(parts.config, me.replica, applied);
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let mut raw = RawNode::new(&raft_config, storage, &logger)
+            .map_err(|e| invalid(format!("the consensus library refuses its state: {e}")))?;
+        raw.set_batch_append(false);
+        let seed = parts.seed ^ group.0.rotate_left(17) ^ me.replica.0.rotate_left(41);
+        let seen = RoleView { term: hard_state.term, leader: 0, role: StateRole::Follower };
+        Ok(Replica {
+            record: log.record.clone(),
+            me,
+            config: Arc::clone(parts.config),
+            raw,
+            timer: ElectionTimer::new(parts.config.election_ticks, seed),
+            writes: Writes::default(),
+            reads: Reads::default(),
+            feed: Feed::new(applied),
+            durable: Durable::new(applied),
+            unpersisted: VecDeque::new(),
+            saved: hard_state,
+            seen,
+            announced: None,
+        })
+    }
+
+    pub(crate) fn group(&self) -> GroupId {
+        self.record.desc.group
+    }
+
+    pub(crate) fn record(&self) -> &GroupRecord {
+        &self.record
+    }
+
+    /// What the store publishes of this replica.
+    pub(crate) fn group_view(&self) -> GroupView {
+        GroupView {
+            record: self.record.clone(),
+            leader: self.record.desc.replica(ReplicaId(self.seen.leader)),
+            term: self.seen.term,
+            leading: self.seen.role == StateRole::Leader,
+        }
+    }
+
+    /// The group's creation is on its way to the log: nothing may leave before it.
+    pub(crate) fn expect_creation(&mut self) {
+        self.unpersisted.push_back(0);
+    }
+
+    pub(crate) fn is_leader(&self) -> bool {
+        self.raw.raft.state == StateRole::Leader
+    }
+
+    /// The leader as far as known.
+    pub(crate) fn leader(&self) -> Option<ReplicaDesc> {
+        self.record.desc.replica(ReplicaId(self.raw.raft.leader_id))
+    }
+
+    fn not_leader(&self) -> Error {
+        let leader = self.leader().filter(|l| l.replica != self.me.replica);
+        Error::NotLeader { group: self.group(), leader }
+    }
+
+    fn persisted(&self) -> u64 {
+        self.raw.raft.raft_log.persisted
+    }
+
+    /// One tick of time. At most one a round, however long the thread was stuck: missed ticks are
+    /// never made up, or a resumed follower would campaign against a living leader.
+    pub(crate) fn tick(&mut self, now: Nanos) {
+        if self.is_leader() {
+            self.raw.tick();
+        } else if self.may_campaign() {
+            self.timer.tick(&mut self.raw);
+        }
+        self.writes.expire(now, self.group());
+        self.reads.expire(now, self.group());
+        self.durable.tick();
+    }
+
+    /// The library reads applied + 1 ..= commit at once when it campaigns (trap 17), and aborts
+    /// when a sole voter campaigns with unwritten entries (trap 3).
+    fn may_campaign(&self) -> bool {
+        const APPLY_LAG_MAX: u64 = 1_024;
+        let log = &self.raw.raft.raft_log;
+        let lag = log.committed - log.applied;
+        let sole = self.raw.raft.prs().is_singleton();
+        lag <= APPLY_LAG_MAX && !(sole && !self.unpersisted.is_empty())
+    }
+
+    /// Nothing reaches `store`: the leader stops streaming to its replica.
+    pub(crate) fn unreachable(&mut self, store: StoreId) {
+        if let Some(peer) = self.record.desc.on_store(store)
+            && self.is_leader()
+        {
+            self.raw.report_unreachable(peer.replica.0);
+        }
+    }
+
+    /// Starts to hand leadership to `to`.
+    pub(crate) fn transfer_leader(&mut self, to: ReplicaId, reply: Reply) {
+        let outcome = if !self.is_leader() {
+            Err(self.not_leader())
+        } else if self.record.desc.replica(to).is_none() {
+            let reason = format!("replica {to} is not a member: choose one of the group's");
+            Err(Error::Invalid { group: self.group(), reason })
+        } else {
+            self.raw.transfer_leader(to.0);
+            Ok(Answer::Accepted)
+        };
+        reply.send(outcome);
+    }
+
+    /// Ends the replica's work: every caller is answered.
+    pub(crate) fn close(&mut self, error: &Error) {
+        self.writes.close(self.group(), error);
+        self.reads.fail_all(error);
+    }
+
+    pub(crate) fn status(&self) -> ReplicaStatus {
+        let raft = &self.raw.raft;
+        let role = match raft.state {
+            StateRole::Leader => Role::Leader,
+            StateRole::Follower => Role::Follower,
+            StateRole::Candidate => Role::Candidate,
+            StateRole::PreCandidate => Role::PreCandidate,
+        };
+        let peers = if self.is_leader() {
+            let mut peers: Vec<_> = raft
+                .prs()
+                .iter()
+                .map(|(id, p)| (ReplicaId(*id), p.matched, format!("{:?}", p.state)))
+                .collect();
+            peers.sort();
+            peers
+        } else {
+            Vec::new()
+        };
+        let terms = self.raw.store().terms();
+        ReplicaStatus {
+            group: self.group(),
+            replica: self.me.replica,
+            role,
+            term: raft.term,
+            leader: self.leader(),
+            commit: raft.raft_log.committed,
+            applied: raft.raft_log.applied,
+            persisted: self.persisted(),
+            durable_applied: self.durable.own(),
+            first_index: terms.truncated().index + 1,
+            last_index: raft.raft_log.last_index(),
+            cache_bytes: self.raw.store().cache_bytes(),
+            waiting_proposals: self.writes.waiting(),
+            waiting_reads: self.reads.waiting(),
+            damage: None,
+            peers,
+        }
+    }
+}
+
+fn library_config(config: &Config, replica: ReplicaId, applied: u64) -> raft::Config {
+    raft::Config {
+        id: replica.0,
+        election_tick: config.election_ticks,
+        heartbeat_tick: config.heartbeat_ticks,
+        applied,
+        max_size_per_msg: config.entry_bytes_max as u64,
+        max_inflight_msgs: if config.pipeline { 256 } else { 1 },
+        check_quorum: true,
+        pre_vote: true,
+        // One value only: the randomness is ours, see `timer.rs`.
+        min_election_tick: ElectionTimer::library_timeout(config.election_ticks),
+        max_election_tick: ElectionTimer::library_timeout(config.election_ticks) + 1,
+        // The commit index rides on the next append or heartbeat: half the messages.
+        skip_bcast_commit: true,
+        batch_append: false,
+        max_uncommitted_size: config.group_uncommitted_bytes_max.max(config.entry_bytes_max as u64),
+        max_committed_size_per_ready: 4 << 20,
+        ..raft::Config::default()
+    }
+}

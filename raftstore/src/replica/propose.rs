@@ -1,0 +1,143 @@
+//! Writes on their way: queued for this round, then waiting for the outcome of their entry.
+//!
+//! An outcome is keyed by (index, term) and entry kind (trap 13): the same entry is applied →
+//! done; another is applied at that index → not applied. A replica that stepped down keeps its
+//! callers for one election timeout, because most of their entries commit all the same; after it
+//! they hear *unknown*.
+
+use super::Replica;
+use crate::commands::{COMMAND_OVERHEAD, pack};
+use crate::completion::Reply;
+use crate::error::Error;
+use crate::types::{GroupId, Nanos};
+use bytes::Bytes;
+use raft::eraftpb::{Entry, Message, MessageType};
+use std::collections::BTreeMap;
+
+struct Pending {
+    term: u64,
+    callers: Vec<Reply>,
+    /// Set on step-down.
+    expires: Option<Nanos>,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Writes {
+    queued: Vec<(Bytes, Reply)>,
+    pending: BTreeMap<u64, Pending>,
+}
+
+impl Writes {
+    pub(super) fn waiting(&self) -> usize {
+        self.queued.len() + self.pending.values().map(|p| p.callers.len()).sum::<usize>()
+    }
+
+    /// The callers of the entry that is applied now.
+    pub(super) fn settle(&mut self, index: u64, term: u64, group: GroupId) -> Vec<Reply> {
+        let Some(pending) = self.pending.remove(&index) else { return Vec::new() };
+        if pending.term == term || crate::mutant::active("outcome_by_index_only") {
+            return pending.callers;
+        }
+        // Another leader's entry stands there: ours never will.
+        fail(pending.callers, &Error::NotLeader { group, leader: None });
+        Vec::new()
+    }
+
+    /// The replica leads no longer: from now on outcomes are awaited for a while only.
+    pub(super) fn step_down(&mut self, expires: Nanos) {
+        for pending in self.pending.values_mut() {
+            pending.expires.get_or_insert(expires);
+        }
+    }
+
+    /// Answers callers whose outcome was not seen in time.
+    pub(super) fn expire(&mut self, now: Nanos, group: GroupId) {
+        let over = |p: &Pending| p.expires.is_some_and(|at| at <= now);
+        if self.pending.values().any(over) {
+            for (_, pending) in self.pending.extract_if(.., |_, p| over(p)) {
+                fail(pending.callers, &Error::Unknown { group });
+            }
+        }
+    }
+
+    pub(super) fn close(&mut self, group: GroupId, error: &Error) {
+        for (_, reply) in self.queued.drain(..) {
+            reply.send(Err(error.clone()));
+        }
+        for (_, pending) in std::mem::take(&mut self.pending) {
+            fail(pending.callers, &Error::Unknown { group });
+        }
+    }
+}
+
+fn fail(callers: Vec<Reply>, error: &Error) {
+    for caller in callers {
+        caller.send(Err(error.clone()));
+    }
+}
+
+impl Replica {
+    /// Queues a command for this round's entry.
+    pub(crate) fn queue_write(&mut self, command: Bytes, reply: Reply) {
+        self.writes.queued.push((command, reply));
+    }
+
+    /// Puts the queued commands into entries, as few as their size allows.
+    pub(crate) fn propose_queued(&mut self) {
+        if self.writes.queued.is_empty() {
+            return;
+        }
+        let queued = std::mem::take(&mut self.writes.queued);
+        let refusal = if !self.is_leader() {
+            Some(self.not_leader())
+        } else if self.raw.raft.lead_transferee.is_some() {
+            Some(Error::Busy { group: self.group(), what: "leadership is being handed over" })
+        } else {
+            None
+        };
+        if let Some(error) = refusal {
+            fail(queued.into_iter().map(|(_, reply)| reply).collect(), &error);
+            return;
+        }
+        let mut rest = queued;
+        while !rest.is_empty() {
+            let tail = rest.split_off(self.one_entry(&rest));
+            self.propose_entry(rest);
+            rest = tail;
+        }
+    }
+
+    /// How many of `queued` fit one entry; at least one.
+    fn one_entry(&self, queued: &[(Bytes, Reply)]) -> usize {
+        let mut bytes = 0;
+        let fit = queued.iter().take_while(|(command, _)| {
+            bytes += command.len() + COMMAND_OVERHEAD;
+            bytes <= self.config.entry_bytes_max
+        });
+        fit.count().max(1)
+    }
+
+    fn propose_entry(&mut self, queued: Vec<(Bytes, Reply)>) {
+        let entry =
+            Entry { data: pack(queued.iter().map(|(command, _)| command)), ..Entry::default() };
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgPropose);
+        message.from = self.me.replica.0;
+        message.entries = vec![entry].into();
+        let accepted = self.raw.raft.step(message);
+        let callers: Vec<Reply> = queued.into_iter().map(|(_, reply)| reply).collect();
+        if accepted.is_err() {
+            let what = "too many uncommitted bytes in this group";
+            fail(callers, &Error::Busy { group: self.group(), what });
+            return;
+        }
+        let index = self.raw.raft.raft_log.last_index();
+        let term = self.raw.raft.term;
+        // What waited at this index or above was overwritten since.
+        for (_, stale) in self.writes.pending.split_off(&index) {
+            fail(stale.callers, &Error::NotLeader { group: self.record.desc.group, leader: None });
+        }
+        self.writes.pending.insert(index, Pending { term, callers, expires: None });
+    }
+}

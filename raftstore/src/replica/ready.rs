@@ -1,0 +1,175 @@
+//! The contract with the consensus library: `ready` → `advance_append_async` →
+//! `on_persist_ready`, and nothing of it anywhere else (design, section 6).
+//!
+//! 1. Take the ready; show its entries in the storage before advancing (trap 2).
+//! 2. A leader's messages leave at once, unless this ready changes term or vote; all others are
+//!    held until this and every earlier ready is durable (trap 3).
+//! 3. Term, vote and entries go to the log in one write; a commit-only change goes nowhere.
+//! 4. Committed entries go to apply; confirmed reads wait for apply.
+
+use super::{Replica, RoleView, codec};
+use crate::apply::LeaderStop;
+use crate::log::GroupWrite;
+use crate::log::storage::from_raft;
+use crate::message::{FetchTask, LogTask, RoleEvent};
+use crate::shard::Round;
+use crate::transport::{Envelope, Payload};
+use crate::types::{HardState, LogEntry, Nanos, ReplicaId, StoreId};
+use raft::eraftpb::{Message, MessageType};
+use raft::{ReadState, Ready, StateRole};
+
+/// Readies taken in one round: the first may make a sole voter's entries committed at once.
+const READIES_MAX: usize = 4;
+
+impl Replica {
+    /// Takes what the library has decided. Between `ready` and `advance_append_async` nothing
+    /// steps, proposes or ticks (trap 1).
+    pub(crate) fn take_readies(&mut self, now: Nanos, apply_full: bool, round: &mut Round) {
+        for _ in 0..READIES_MAX {
+            if !self.raw.has_ready() {
+                break;
+            }
+            self.take_ready(now, apply_full, round);
+        }
+        if let Some(wanted) = self.raw.mut_store().take_wanted() {
+            let (group, low, high) = (self.group(), wanted.low, wanted.high);
+            let task = FetchTask { shard: round.shard, group, low, high, bytes_max: wanted.bytes_max };
+            self.feed.waiting_fetch = Some(wanted);
+            round.fetch.push(task);
+        }
+    }
+
+    fn take_ready(&mut self, now: Nanos, apply_full: bool, round: &mut Round) {
+        let mut ready = self.raw.ready();
+        assert!(ready.snapshot().get_metadata().index == 0, "no snapshots are sent yet");
+        let number = ready.number();
+        let vote_changed = self.take_vote(&ready);
+        let entries: Vec<LogEntry> = ready.take_entries().into_iter().map(from_raft).collect();
+        let now_out = ready.take_messages();
+        let after_persist = ready.take_persisted_messages();
+        let read_states = ready.take_read_states();
+        let committed = ready.take_committed_entries();
+        for entry in &entries {
+            self.raw.mut_store().append(entry.clone());
+        }
+        self.raw.advance_append_async(ready);
+
+        let mut held = self.envelopes(after_persist);
+        let now_out = self.envelopes(now_out);
+        if vote_changed {
+            held.extend(now_out);
+        } else {
+            round.send_all(now_out);
+        }
+        if crate::mutant::active("vote_before_persist") {
+            round.send_all(std::mem::take(&mut held));
+        }
+        self.persist(number, vote_changed, entries, held, round);
+
+        let committed = committed.into_iter().map(from_raft).collect();
+        self.take_committed(committed, apply_full, round);
+        for ReadState { index, request_ctx } in read_states {
+            self.reads.confirmed(&request_ctx, index);
+        }
+        self.reads.serve(self.feed.applied());
+        self.note_role(now, round);
+    }
+
+    /// Whether the ready changes term or vote, which are then saved.
+    fn take_vote(&mut self, ready: &Ready) -> bool {
+        let Some(hs) = ready.hs() else { return false };
+        let changed = (hs.term, hs.vote) != (self.saved.term, self.saved.vote);
+        if changed {
+            self.saved = HardState { term: hs.term, vote: hs.vote, commit: hs.commit };
+        }
+        changed
+    }
+
+    fn persist(
+        &mut self,
+        number: u64,
+        vote_changed: bool,
+        entries: Vec<LogEntry>,
+        held: Vec<(StoreId, Envelope)>,
+        round: &mut Round,
+    ) {
+        let writes = vote_changed || !entries.is_empty();
+        if !writes && self.unpersisted.is_empty() {
+            round.send_all(held);
+            self.raw.on_persist_ready(number);
+            return;
+        }
+        if !writes && held.is_empty() {
+            return;
+        }
+        if writes {
+            self.unpersisted.push_back(number);
+        }
+        if crate::mutant::active("ack_before_sync") {
+            self.raw.on_persist_ready(number);
+        }
+        round.log.push(LogTask {
+            shard: round.shard,
+            replica: self.me.replica,
+            write: GroupWrite {
+                group: self.group(),
+                hard_state: vote_changed.then_some(self.saved),
+                append: entries,
+                ..GroupWrite::default()
+            },
+            ready: if writes { number } else { 0 },
+            held,
+            created: Vec::new(),
+        });
+    }
+
+    /// The log writer made every ready up to `number` durable.
+    pub(crate) fn on_persisted(&mut self, number: u64) {
+        while self.unpersisted.front().is_some_and(|n| *n <= number) {
+            self.unpersisted.pop_front();
+        }
+        if number > 0 {
+            self.raw.on_persist_ready(number);
+        }
+    }
+
+    fn envelopes(&self, messages: Vec<Message>) -> Vec<(StoreId, Envelope)> {
+        let address = |message: Message| {
+            let to = ReplicaId(message.to);
+            let store = self.record.desc.replica(to)?.store;
+            let bulk =
+                message.get_msg_type() == MessageType::MsgAppend && !message.entries.is_empty();
+            let payload = Payload::Raft { bytes: codec::encode(&message), bulk };
+            Some((store, Envelope { group: self.group(), from: self.me.replica, to, payload }))
+        };
+        messages.into_iter().filter_map(address).collect()
+    }
+
+    /// Notices a change of role, term or leader: reads fail, writes wait for a while only, and the
+    /// state machine hears that leadership is over.
+    fn note_role(&mut self, now: Nanos, round: &mut Round) {
+        let raft = &self.raw.raft;
+        let view = RoleView { term: raft.term, leader: raft.leader_id, role: raft.state };
+        if view == self.seen {
+            return;
+        }
+        let was_leader = self.seen.role == StateRole::Leader;
+        let same_lead = was_leader && view.role == StateRole::Leader && view.term == self.seen.term;
+        self.seen = view;
+        round.views.push(self.group_view());
+        if same_lead {
+            return;
+        }
+        let error = self.not_leader();
+        self.reads.fail_all(&error);
+        if !was_leader {
+            return;
+        }
+        let patience = self.config.election_ticks as u64 * self.config.tick_interval_ms;
+        self.writes.step_down(Nanos(now.0 + patience * 1_000_000));
+        if self.announced.take().is_some() {
+            let stop = LeaderStop::SteppedDown { term: view.term };
+            self.tell_role(RoleEvent::LeaderStop(stop), round);
+        }
+    }
+}

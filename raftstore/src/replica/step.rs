@@ -1,0 +1,119 @@
+//! What other replicas send, checked before the consensus library sees it.
+//!
+//! The library aborts on about 25 shapes of message that an honest peer never sends (trap 9): a
+//! wrong one is dropped here; one that proves damage quarantines this replica, not the store.
+
+use super::{Replica, codec};
+use crate::transport::{Envelope, Payload};
+use crate::types::StoreId;
+use raft::StateRole;
+use raft::eraftpb::{Message, MessageType};
+
+/// Why a message was not taken.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// Malformed, misaddressed, or of no use now. Raft tolerates the loss.
+    Dropped(String),
+    /// It proves that this replica lost data it had acknowledged: quarantine it.
+    Damaged(String),
+}
+
+fn dropped(reason: impl Into<String>) -> Result<(), Refused> {
+    Err(Refused::Dropped(reason.into()))
+}
+
+impl Replica {
+    /// Takes one message from `store`. `apply_full`: entries are refused for now.
+    pub(crate) fn step(
+        &mut self,
+        store: StoreId,
+        envelope: Envelope,
+        apply_full: bool,
+    ) -> Result<(), Refused> {
+        let sender = self.record.desc.replica(envelope.from).filter(|r| r.store == store);
+        if envelope.to != self.me.replica || sender.is_none() {
+            return dropped(format!(
+                "from replica {} on store {store} to replica {}: not ours",
+                envelope.from, envelope.to
+            ));
+        }
+        let bytes = match envelope.payload {
+            Payload::DurableApplied(index) => {
+                self.durable.heard(envelope.from, index);
+                return Ok(());
+            }
+            Payload::Raft { bytes, .. } => bytes,
+        };
+        let message = codec::decode(&bytes).map_err(Refused::Dropped)?;
+        if message.from != envelope.from.0 || message.to != envelope.to.0 || message.term == 0 {
+            return dropped("a message whose header contradicts its envelope");
+        }
+        self.check(&message, apply_full)?;
+        // The remaining errors mean "no such peer" or "dropped": nothing to do.
+        let _ = self.raw.step(message);
+        Ok(())
+    }
+
+    fn check(&self, message: &Message, apply_full: bool) -> Result<(), Refused> {
+        let log = &self.raw.raft.raft_log;
+        let current = message.term >= self.raw.raft.term;
+        match message.get_msg_type() {
+            MessageType::MsgAppend => self.check_append(message, apply_full),
+            MessageType::MsgHeartbeat if current && message.commit > log.last_index() => {
+                // The leader saw our acknowledgement of an index that we do not have.
+                Err(Refused::Damaged(format!(
+                    "the leader knows index {} as acknowledged here, but the log ends at {}",
+                    message.commit,
+                    log.last_index()
+                )))
+            }
+            MessageType::MsgAppendResponse => self.check_append_response(message),
+            MessageType::MsgTimeoutNow if !self.may_campaign() => {
+                dropped("told to campaign while far behind in applying")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_append(&self, message: &Message, apply_full: bool) -> Result<(), Refused> {
+        if apply_full && !message.entries.is_empty() {
+            return dropped("apply is full");
+        }
+        let mut previous = (message.index, message.log_term);
+        for entry in &message.entries {
+            let follows = entry.index == previous.0 + 1 && entry.term >= previous.1;
+            if !follows || entry.term > message.term {
+                return dropped(format!("entry {} does not follow {previous:?}", entry.index));
+            }
+            previous = (entry.index, entry.term);
+        }
+        let log = &self.raw.raft.raft_log;
+        let conflict = message.term >= self.raw.raft.term
+            && message.entries.iter().take_while(|e| e.index <= log.committed).any(|e| {
+                e.index >= log.first_index() && log.term(e.index).is_ok_and(|t| t != e.term)
+            });
+        if conflict {
+            return Err(Refused::Damaged(format!(
+                "the leader's entries contradict what is committed here up to {}",
+                log.committed
+            )));
+        }
+        Ok(())
+    }
+
+    fn check_append_response(&self, message: &Message) -> Result<(), Refused> {
+        let raft = &self.raw.raft;
+        if raft.state != StateRole::Leader || message.term != raft.term {
+            return Ok(());
+        }
+        if !message.reject && message.index > raft.raft_log.last_index() {
+            return dropped("acknowledges an index that was never sent");
+        }
+        // A delayed rejection would push next_idx back behind matched (trap 10).
+        let matched = raft.prs().get(message.from).map_or(0, |p| p.matched);
+        if message.reject && message.index <= matched {
+            return dropped("rejects what it has acknowledged since");
+        }
+        Ok(())
+    }
+}

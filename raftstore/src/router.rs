@@ -1,0 +1,173 @@
+//! From groups to shards: admission, the shards' inboxes, and the published table of groups.
+
+use crate::completion::{Permit, Reply};
+use crate::config::Config;
+use crate::error::Error;
+use crate::log::LogStore;
+use crate::message::{Request, ShardMessage};
+use crate::metrics::Metrics;
+use crate::shard::refuse;
+use crate::status::{GroupView, QueueStatus};
+use crate::transport::Envelope;
+use crate::types::{GroupId, StoreId};
+use crossbeam::channel::Sender;
+use parking_lot::RwLock;
+use rustc_hash::FxHashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// One shard's inbox. Requests are bounded by their bytes, peers' messages by their number;
+/// internal results are never refused.
+#[derive(Clone)]
+pub(crate) struct Inbox {
+    sender: Sender<ShardMessage>,
+    /// Peers' messages that wait.
+    peer_messages: Arc<AtomicUsize>,
+}
+
+impl Inbox {
+    pub(crate) fn new(sender: Sender<ShardMessage>) -> Self {
+        Inbox { sender, peer_messages: Arc::new(AtomicUsize::new(0)) }
+    }
+
+    /// Queues a message. A shard that has ended hears nothing: what it is told is dropped, and
+    /// replies inside report *unknown*.
+    pub(crate) fn push(&self, message: ShardMessage) {
+        let _ = self.sender.send(message);
+    }
+
+    fn deliver(&self, from: StoreId, envelopes: Vec<Envelope>, max: usize) -> bool {
+        let count = envelopes.len();
+        if self.peer_messages.fetch_add(count, Ordering::Relaxed) + count > max {
+            self.peer_messages.fetch_sub(count, Ordering::Relaxed);
+            return false;
+        }
+        self.push(ShardMessage::Deliver { from, envelopes });
+        true
+    }
+
+    /// The shard has taken `count` of the peers' messages.
+    pub(crate) fn taken(&self, count: usize) {
+        self.peer_messages.fetch_sub(count, Ordering::Relaxed);
+    }
+}
+
+/// See the module.
+pub(crate) struct Router {
+    pub(crate) config: Arc<Config>,
+    pub(crate) inboxes: Vec<Inbox>,
+    pub(crate) views: RwLock<FxHashMap<GroupId, Arc<GroupView>>>,
+    pub(crate) log: Arc<dyn LogStore>,
+    pub(crate) metrics: Metrics,
+    proposal_bytes: Arc<AtomicUsize>,
+}
+
+impl Router {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        inboxes: Vec<Inbox>,
+        log: Arc<dyn LogStore>,
+        metrics: Metrics,
+    ) -> Self {
+        let views = RwLock::new(FxHashMap::default());
+        let proposal_bytes = Arc::new(AtomicUsize::new(0));
+        Router { config, inboxes, views, log, metrics, proposal_bytes }
+    }
+
+    fn shard_of(&self, group: GroupId) -> usize {
+        (group.0 % self.inboxes.len() as u64) as usize
+    }
+
+    /// Admits requests and queues them, one message a shard.
+    pub(crate) fn submit(&self, requests: Vec<Request>) {
+        let log_full = self.log.live_bytes() >= self.config.log_bytes_max / 8 * 7;
+        let mut per_shard: Vec<Vec<Request>> = Vec::new();
+        per_shard.resize_with(self.inboxes.len(), Vec::new);
+        for request in requests {
+            let shard = self.shard_of(request.group());
+            match self.admit(request, log_full) {
+                Ok(request) => per_shard[shard].push(request),
+                Err((request, error)) => {
+                    self.metrics.requests_refused.inc();
+                    refuse(request, &error);
+                }
+            }
+        }
+        for (inbox, requests) in self.inboxes.iter().zip(per_shard) {
+            if !requests.is_empty() {
+                inbox.push(ShardMessage::Requests(requests));
+            }
+        }
+    }
+
+    fn admit(&self, request: Request, log_full: bool) -> Result<Request, (Request, Error)> {
+        let Request::Propose { group, command, reply } = request else { return Ok(request) };
+        let refused = |reply: Reply, command, error| {
+            Err((Request::Propose { group, command, reply }, error))
+        };
+        let bytes = command.len();
+        if bytes > self.config.command_bytes_max {
+            let max = self.config.command_bytes_max;
+            let reason = format!("a command of {bytes} bytes: at most {max}");
+            return refused(reply, command, Error::Invalid { group, reason });
+        }
+        if log_full {
+            return refused(reply, command, Error::Busy { group, what: "the store's log is full" });
+        }
+        match Permit::take(&self.proposal_bytes, bytes, self.config.proposal_bytes_max) {
+            Some(permit) => {
+                Ok(Request::Propose { group, command, reply: reply.with_permit(permit) })
+            }
+            None => {
+                let what = "too many bytes of commands are under way";
+                refused(reply, command, Error::Busy { group, what })
+            }
+        }
+    }
+
+    /// Hands peers' messages to their shards; what does not fit is dropped, as a network would.
+    pub(crate) fn deliver(&self, from: StoreId, envelopes: Vec<Envelope>) {
+        let max = self.config.inbox_messages_max;
+        let mut per_shard: Vec<Vec<Envelope>> = Vec::new();
+        per_shard.resize_with(self.inboxes.len(), Vec::new);
+        for envelope in envelopes {
+            per_shard[self.shard_of(envelope.group)].push(envelope);
+        }
+        for (inbox, envelopes) in self.inboxes.iter().zip(per_shard) {
+            let count = envelopes.len() as u64;
+            if count > 0 && !inbox.deliver(from, envelopes, max) {
+                self.metrics.envelopes_dropped.inc_by(count);
+            }
+        }
+    }
+
+    pub(crate) fn tell_all(&self, message: impl Fn() -> ShardMessage) {
+        self.inboxes.iter().for_each(|inbox| inbox.push(message()));
+    }
+
+    /// Publishes changed groups.
+    pub(crate) fn publish(&self, changed: Vec<GroupView>) {
+        if changed.is_empty() {
+            return;
+        }
+        let mut views = self.views.write();
+        for view in changed {
+            let before = views.get(&view.record.desc.group).is_some_and(|v| v.leading);
+            self.metrics.role_changes.inc();
+            self.metrics.leading.add(i64::from(view.leading) - i64::from(before));
+            views.insert(view.record.desc.group, Arc::new(view));
+        }
+    }
+
+    pub(crate) fn queues(&self) -> QueueStatus {
+        let waiting = self.inboxes.iter().map(|i| i.peer_messages.load(Ordering::Relaxed));
+        QueueStatus {
+            proposal_bytes: self.proposal_bytes.load(Ordering::Relaxed),
+            proposal_bytes_max: self.config.proposal_bytes_max,
+            inbox_messages: waiting.sum(),
+            inbox_messages_max: self.config.inbox_messages_max * self.inboxes.len(),
+            log_bytes: self.log.live_bytes(),
+            log_bytes_max: self.config.log_bytes_max,
+        }
+    }
+}

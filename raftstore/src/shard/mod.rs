@@ -1,0 +1,398 @@
+//! One shard: owns a fixed subset of the store's replicas and decides for them, without I/O.
+//!
+//! A round:
+//! 1. Drain the inbox, in order; messages only mark replicas dirty. Several ticks count as one.
+//! 2. For each dirty replica: this round's commands into one entry, its reads into one context,
+//!    then everything its `ready` holds.
+//! 3. Hand out the [`Round`]. `Persisted`, `Applied` and `Fetched` come back as messages.
+//!
+//! The same code runs under threads (`run.rs`) and under a simulator.
+
+mod round;
+pub(crate) mod run;
+
+pub use round::Round;
+
+use crate::completion::{Answer, Reply};
+use crate::config::Config;
+use crate::error::{Error, Fatal};
+use crate::log::{GroupLog, GroupWrite, LogStore};
+use crate::message::{LogTask, Request, ShardMessage};
+use crate::recovery::RecoveredGroup;
+use crate::replica::{Refused, Replica, ReplicaParts};
+use crate::status::{GroupView, ReplicaStatus, Role};
+use crate::transport::Envelope;
+use crate::types::{GroupId, GroupRecord, HardState, LogPosition, Nanos, StoreId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// What a shard is made of.
+#[derive(Clone)]
+pub struct ShardConfig {
+    /// The store's settings.
+    pub config: Arc<Config>,
+    /// This shard's number, below `config.shards`.
+    pub shard: usize,
+    /// The store it belongs to.
+    pub store: StoreId,
+    /// Source of election timeouts: the same seed gives the same timeouts.
+    pub seed: u64,
+    /// Where old entries are read from.
+    pub log: Arc<dyn LogStore>,
+}
+
+struct Live {
+    replica: Replica,
+    dirty: bool,
+}
+
+struct Quarantined {
+    record: GroupRecord,
+    reason: String,
+}
+
+enum Slot {
+    Live(Box<Live>),
+    Quarantined(Box<Quarantined>),
+}
+
+/// See the module.
+pub struct Shard {
+    parts: ShardConfig,
+    slots: BTreeMap<GroupId, Slot>,
+    dirty: Vec<GroupId>,
+    /// Groups whose committed entries wait for room in the apply queue.
+    parked: BTreeSet<GroupId>,
+    /// Bytes handed to apply and not yet reported applied.
+    apply_bytes: usize,
+    /// Messages from peers that were malformed or misaddressed.
+    dropped_messages: u64,
+    stopped: bool,
+}
+
+impl Shard {
+    /// A shard over its recovered groups.
+    pub fn new(parts: ShardConfig, groups: Vec<RecoveredGroup>) -> Result<Self, Fatal> {
+        let mut shard = Shard {
+            parts,
+            slots: BTreeMap::new(),
+            dirty: Vec::new(),
+            parked: BTreeSet::new(),
+            apply_bytes: 0,
+            dropped_messages: 0,
+            stopped: false,
+        };
+        for group in groups {
+            let id = group.log.group;
+            let slot = match group.damage {
+                Some(reason) => {
+                    tracing::error!(group = id.0, reason, "replica quarantined at start");
+                    let record = group.log.record;
+                    Slot::Quarantined(Box::new(Quarantined { record, reason }))
+                }
+                None => {
+                    let replica = shard
+                        .replica(&group.log, group.applied, group.commit)
+                        .map_err(|e| Fatal::new("start of a replica", e))?;
+                    Slot::Live(Box::new(Live { replica, dirty: false }))
+                }
+            };
+            shard.slots.insert(id, slot);
+        }
+        Ok(shard)
+    }
+
+    fn replica(&self, log: &GroupLog, applied: u64, commit: u64) -> Result<Replica, Error> {
+        let parts = ReplicaParts {
+            config: &self.parts.config,
+            store: self.parts.store,
+            log: &self.parts.log,
+            seed: self.parts.seed,
+        };
+        Replica::new(&parts, log, applied, commit)
+    }
+
+    /// What the store publishes of every group at start.
+    #[must_use]
+    pub fn views(&self) -> Vec<GroupView> {
+        let view = |slot: &Slot| match slot {
+            Slot::Live(live) => live.replica.group_view(),
+            Slot::Quarantined(q) => {
+                GroupView { record: q.record.clone(), leader: None, term: 0, leading: false }
+            }
+        };
+        self.slots.values().map(view).collect()
+    }
+
+    /// Whether [`ShardMessage::Stop`] was taken: no further round is needed.
+    #[must_use]
+    pub fn stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// One round. Never blocks on I/O, except for the inline reads of old entries that the
+    /// consensus library demands.
+    pub fn round(&mut self, inbox: Vec<ShardMessage>, now: Nanos) -> Result<Round, Fatal> {
+        let mut round = Round::new(self.parts.shard);
+        let mut ticked = false;
+        for message in inbox {
+            match message {
+                ShardMessage::Tick => ticked = true,
+                other => self.take(other, &mut round),
+            }
+        }
+        if ticked {
+            self.tick(now);
+        }
+        self.unpark(&mut round)?;
+        for group in std::mem::take(&mut self.dirty) {
+            self.settle(group, now, &mut round);
+        }
+        Ok(round)
+    }
+
+    fn take(&mut self, message: ShardMessage, round: &mut Round) {
+        match message {
+            ShardMessage::Requests(requests) => {
+                requests.into_iter().for_each(|r| self.request(r, round));
+            }
+            ShardMessage::Deliver { from, envelopes } => {
+                envelopes.into_iter().for_each(|e| self.deliver(from, e));
+            }
+            ShardMessage::Unreachable(store) => {
+                self.live().for_each(|live| live.replica.unreachable(store));
+            }
+            ShardMessage::Persisted(list) => list.into_iter().for_each(|p| {
+                self.touch(p.group, |replica| replica.on_persisted(p.ready));
+            }),
+            ShardMessage::Applied(list) => list.into_iter().for_each(|a| {
+                self.apply_bytes -= a.bytes;
+                self.touch(a.group, |replica| replica.on_applied(a.index));
+            }),
+            ShardMessage::DurableApplied(list) => list.into_iter().for_each(|(group, index)| {
+                self.touch(group, |replica| replica.on_durable_applied(index));
+            }),
+            ShardMessage::Fetched(list) => list.into_iter().for_each(|f| {
+                self.touch(f.group, |replica| replica.on_fetched(f));
+            }),
+            ShardMessage::Describe(to) => {
+                // The asker may have given up; then nobody reads it.
+                let _ = to.send(self.describe());
+            }
+            ShardMessage::Stop => {
+                self.live().for_each(|live| live.replica.close(&Error::Closed));
+                self.stopped = true;
+            }
+            ShardMessage::Tick => unreachable!("ticks are counted by the round"),
+        }
+    }
+
+    fn live(&mut self) -> impl Iterator<Item = &mut Live> {
+        self.slots.values_mut().filter_map(|slot| match slot {
+            Slot::Live(live) => Some(&mut **live),
+            Slot::Quarantined(_) => None,
+        })
+    }
+
+    /// Runs `f` on a live replica and marks it dirty.
+    fn touch<T>(&mut self, group: GroupId, f: impl FnOnce(&mut Replica) -> T) -> Option<T> {
+        let Some(Slot::Live(live)) = self.slots.get_mut(&group) else { return None };
+        if !live.dirty {
+            live.dirty = true;
+            self.dirty.push(group);
+        }
+        Some(f(&mut live.replica))
+    }
+
+    fn apply_full(&self) -> bool {
+        self.apply_bytes >= self.parts.config.apply_queue_bytes_max
+    }
+
+    fn request(&mut self, request: Request, round: &mut Round) {
+        let group = request.group();
+        if self.stopped {
+            return refuse(request, &Error::Closed);
+        }
+        match self.slots.get(&group) {
+            Some(Slot::Live(_)) => {}
+            Some(Slot::Quarantined(q)) => {
+                let reason = q.reason.clone();
+                return refuse(request, &Error::Quarantined { group, reason });
+            }
+            None => {
+                return match request {
+                    Request::CreateGroup { record, reply } => self.create(record, reply, round),
+                    other => refuse(other, &Error::NoGroup { group }),
+                };
+            }
+        }
+        let apply_full = self.apply_full();
+        match request {
+            Request::Propose { command, reply, .. } if !apply_full => {
+                self.touch(group, |replica| replica.queue_write(command, reply));
+            }
+            Request::Propose { reply, .. } => {
+                reply.send(Err(Error::Busy { group, what: "the apply queue is full" }));
+            }
+            Request::ReadBarrier { reply, .. } => {
+                self.touch(group, |replica| replica.queue_read(reply));
+            }
+            Request::TransferLeader { to, reply, .. } => {
+                self.touch(group, |replica| replica.transfer_leader(to, reply));
+            }
+            Request::CreateGroup { record, reply } => self.created_before(&record, reply),
+        }
+    }
+
+    fn create(&mut self, record: GroupRecord, reply: Reply, round: &mut Round) {
+        let group = record.desc.group;
+        let log = GroupLog {
+            group,
+            record: record.clone(),
+            hard_state: HardState::default(),
+            truncated: LogPosition::default(),
+            last_index: 0,
+            terms: Vec::new(),
+            damage: None,
+        };
+        let mut replica = match self.replica(&log, 0, 0) {
+            Ok(replica) => replica,
+            Err(error) => return reply.send(Err(error)),
+        };
+        replica.expect_creation();
+        round.log.push(LogTask {
+            shard: self.parts.shard,
+            replica: record.replica,
+            write: GroupWrite { group, record: Some(record), ..GroupWrite::default() },
+            ready: 0,
+            held: Vec::new(),
+            created: vec![reply],
+        });
+        round.views.push(replica.group_view());
+        self.slots.insert(group, Slot::Live(Box::new(Live { replica, dirty: false })));
+    }
+
+    fn created_before(&mut self, record: &GroupRecord, reply: Reply) {
+        let group = record.desc.group;
+        let Some(Slot::Live(live)) = self.slots.get(&group) else { return };
+        reply.send(if live.replica.record() == record {
+            Ok(Answer::Accepted)
+        } else {
+            let reason = "it exists here with other members: group ids are used once".to_owned();
+            Err(Error::Invalid { group, reason })
+        });
+    }
+
+    fn deliver(&mut self, from: StoreId, envelope: Envelope) {
+        let group = envelope.group;
+        let apply_full = self.apply_full();
+        match self.touch(group, |replica| replica.step(from, envelope, apply_full)) {
+            None | Some(Ok(())) => {}
+            Some(Err(Refused::Dropped(reason))) => {
+                self.dropped_messages += 1;
+                tracing::debug!(group = group.0, store = from.0, reason, "message dropped");
+            }
+            Some(Err(Refused::Damaged(reason))) => self.quarantine(group, reason),
+        }
+    }
+
+    fn quarantine(&mut self, group: GroupId, reason: String) {
+        tracing::error!(group = group.0, reason, "replica quarantined");
+        let Some(Slot::Live(live)) = self.slots.get_mut(&group) else { return };
+        live.replica.close(&Error::Quarantined { group, reason: reason.clone() });
+        let record = live.replica.record().clone();
+        self.slots.insert(group, Slot::Quarantined(Box::new(Quarantined { record, reason })));
+        self.parked.remove(&group);
+    }
+
+    fn tick(&mut self, now: Nanos) {
+        let groups: Vec<GroupId> = self.slots.keys().copied().collect();
+        for group in groups {
+            self.touch(group, |replica| replica.tick(now));
+        }
+    }
+
+    /// Gives parked groups a portion each while apply has room.
+    fn unpark(&mut self, round: &mut Round) -> Result<(), Fatal> {
+        while !self.parked.is_empty() && !self.apply_full() {
+            for group in self.parked.clone() {
+                let handed = round.apply.len();
+                let outcome = self.touch(group, |replica| replica.unpark(round));
+                if let Some(Err(error)) = outcome {
+                    return Err(Fatal::new("read of committed entries", error));
+                }
+                self.count_apply(round, handed);
+                if !self.touch(group, |replica| replica.has_parked()).unwrap_or(false) {
+                    self.parked.remove(&group);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Step 2 of the round, for one replica.
+    fn settle(&mut self, group: GroupId, now: Nanos, round: &mut Round) {
+        let apply_full = self.apply_full();
+        let cache_max = self.parts.config.entry_cache_bytes_max / self.slots.len().max(1);
+        let handed = round.apply.len();
+        let Some(Slot::Live(live)) = self.slots.get_mut(&group) else { return };
+        live.dirty = false;
+        let replica = &mut live.replica;
+        replica.propose_queued();
+        replica.confirm_queued_reads(now);
+        replica.take_readies(now, apply_full, round);
+        if replica.has_queued_reads() {
+            // A context that was under way is confirmed: the next one may start.
+            replica.confirm_queued_reads(now);
+            replica.take_readies(now, apply_full, round);
+        }
+        replica.tell_and_truncate(round);
+        replica.trim_cache(cache_max);
+        if replica.has_parked() {
+            self.parked.insert(group);
+        }
+        self.count_apply(round, handed);
+    }
+
+    fn count_apply(&mut self, round: &Round, handed: usize) {
+        self.apply_bytes += round.apply[handed..].iter().map(|task| task.bytes).sum::<usize>();
+    }
+
+    /// Every replica as it is now.
+    #[must_use]
+    pub fn describe(&self) -> Vec<ReplicaStatus> {
+        self.slots.values().map(describe).collect()
+    }
+}
+
+fn describe(slot: &Slot) -> ReplicaStatus {
+    match slot {
+        Slot::Live(live) => live.replica.status(),
+        Slot::Quarantined(q) => ReplicaStatus {
+            group: q.record.desc.group,
+            replica: q.record.replica,
+            role: Role::Quarantined,
+            term: 0,
+            leader: None,
+            commit: 0,
+            applied: 0,
+            persisted: 0,
+            durable_applied: 0,
+            first_index: 0,
+            last_index: 0,
+            cache_bytes: 0,
+            waiting_proposals: 0,
+            waiting_reads: 0,
+            damage: Some(q.reason.clone()),
+            peers: Vec::new(),
+        },
+    }
+}
+
+pub(crate) fn refuse(request: Request, error: &Error) {
+    let (Request::Propose { reply, .. }
+    | Request::ReadBarrier { reply, .. }
+    | Request::TransferLeader { reply, .. }
+    | Request::CreateGroup { reply, .. }) = request;
+    reply.send(Err(error.clone()));
+}

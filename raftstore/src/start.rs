@@ -1,0 +1,211 @@
+//! Start and stop of a store: recovery, threads, and the order in which they end.
+
+use crate::apply::StateMachine;
+use crate::apply::worker::ApplyWorker;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::error::{Fatal, LogError};
+use crate::log::LogStore;
+use crate::log::writer::LogWriter;
+use crate::message::ShardMessage;
+use crate::metrics::Metrics;
+use crate::recovery::{RecoveredGroup, recover};
+use crate::router::{Inbox, Router};
+use crate::shard::run::{
+    AppliedTable, Queues, Shell, run_apply, run_log, run_reader, run_shard, run_sync, run_ticker,
+};
+use crate::shard::{Shard, ShardConfig};
+use crate::store::Store;
+use crate::transport::Transport;
+use crate::types::StoreId;
+use crossbeam::channel::{Receiver, Sender, unbounded};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Why a store did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting is out of range; the text names it.
+    #[error("setting {0}")]
+    Config(String),
+    /// The log cannot be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The recovered state cannot be started from.
+    #[error(transparent)]
+    Fatal(#[from] Fatal),
+    /// The system gives no thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// What a store is made of.
+pub struct StoreBuilder {
+    /// Settings.
+    pub config: Config,
+    /// This store's id.
+    pub store: StoreId,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// The way to other stores. Hand the started [`Store`] to it as [`crate::Inbound`].
+    pub transport: Arc<dyn Transport>,
+    /// The log of all groups.
+    pub log: Arc<dyn LogStore>,
+    /// What commands act on.
+    pub state_machine: Arc<dyn StateMachine>,
+    /// Called once by the thread that meets a fatal error; it should end the process. The thread
+    /// ends when it returns.
+    pub on_fatal: Arc<dyn Fn(Fatal) + Send + Sync>,
+    /// Source of election timeouts: random in production.
+    pub seed: u64,
+}
+
+impl StoreBuilder {
+    /// Recovers every group from the log and the state machine and starts the threads. Blocks for
+    /// the recovery.
+    pub fn start(self) -> Result<Store, StartError> {
+        self.config.validate().map_err(StartError::Config)?;
+        let groups = recover(&*self.log, &*self.state_machine)?;
+        let config = Arc::new(self.config.clone());
+        let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..config.shards)
+            .map(|_| {
+                let (sender, receiver) = unbounded();
+                (Inbox::new(sender), receiver)
+            })
+            .unzip();
+        let log = Arc::clone(&self.log);
+        let router = Arc::new(Router::new(Arc::clone(&config), inboxes, log, Metrics::new()));
+        let shell = Shell {
+            router: Arc::clone(&router),
+            transport: Arc::clone(&self.transport),
+            clock: Arc::clone(&self.clock),
+            on_fatal: Arc::clone(&self.on_fatal),
+        };
+        let table = applied_table(&groups);
+        let shards = self.shards(&config, groups)?;
+        shards.iter().for_each(|shard| router.publish(shard.views()));
+        let threads = self.spawn(shards, receivers, &table, &shell)?;
+        Ok(Store { router, threads: Arc::new(Mutex::new(Some(threads))) })
+    }
+
+    fn shards(
+        &self,
+        config: &Arc<Config>,
+        groups: Vec<RecoveredGroup>,
+    ) -> Result<Vec<Shard>, Fatal> {
+        let mut parts: Vec<Vec<RecoveredGroup>> = vec![Vec::new(); config.shards];
+        for group in groups {
+            parts[(group.log.group.0 % config.shards as u64) as usize].push(group);
+        }
+        let build = |(shard, groups)| {
+            let parts = ShardConfig {
+                config: Arc::clone(config),
+                shard,
+                store: self.store,
+                seed: self.seed,
+                log: Arc::clone(&self.log),
+            };
+            Shard::new(parts, groups)
+        };
+        parts.into_iter().enumerate().map(build).collect()
+    }
+
+    fn spawn(
+        &self,
+        shards: Vec<Shard>,
+        receivers: Vec<Receiver<ShardMessage>>,
+        table: &AppliedTable,
+        shell: &Shell,
+    ) -> Result<Threads, StartError> {
+        let (log, log_queue) = unbounded();
+        let (apply, apply_queue) = unbounded();
+        let (fetch, fetch_queue) = unbounded();
+        let (stop, stopped) = unbounded::<()>();
+        let mut threads = Threads { stop, ..Threads::default() };
+
+        let writer = LogWriter::new(Arc::clone(&self.log));
+        let own = shell.clone();
+        threads.workers.push(thread("log", move || run_log(writer, &log_queue, &own))?);
+        let worker = ApplyWorker::new(Arc::clone(&self.state_machine));
+        let (own, own_table) = (shell.clone(), Arc::clone(table));
+        let run = move || run_apply(worker, &apply_queue, &own_table, &own);
+        threads.workers.push(thread("apply", run)?);
+        let (own, own_log) = (shell.clone(), Arc::clone(&self.log));
+        let run = move || run_reader(&*own_log, &fetch_queue, &own);
+        threads.workers.push(thread("reader", run)?);
+
+        let queues = Queues { log, apply, fetch };
+        for (number, (shard, inbox)) in shards.into_iter().zip(receivers).enumerate() {
+            let (own, queues) = (shell.clone(), queues.clone());
+            let run = move || run_shard(shard, number, &inbox, &queues, &own);
+            threads.shards.push(thread("shard", run)?);
+        }
+
+        let interval = Duration::from_millis(self.config.tick_interval_ms);
+        let (own, own_stopped) = (shell.clone(), stopped.clone());
+        threads.timers.push(thread("ticker", move || run_ticker(interval, &own_stopped, &own))?);
+        let interval = Duration::from_millis(self.config.sync_interval_ms);
+        let (own, table) = (shell.clone(), Arc::clone(table));
+        let state_machine = Arc::clone(&self.state_machine);
+        let run = move || run_sync(&*state_machine, interval, &stopped, &table, &own);
+        threads.sync.push(thread("sync", run)?);
+        Ok(threads)
+    }
+}
+
+fn applied_table(groups: &[RecoveredGroup]) -> AppliedTable {
+    let applied = groups.iter().filter(|g| g.damage.is_none() && g.applied > 0);
+    Arc::new(Mutex::new(applied.map(|g| (g.log.group, g.applied)).collect()))
+}
+
+fn thread(
+    name: &str,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, std::io::Error> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(run)
+}
+
+/// The threads of a store, in the order in which they end.
+pub(crate) struct Threads {
+    stop: Sender<()>,
+    timers: Vec<JoinHandle<()>>,
+    shards: Vec<JoinHandle<()>>,
+    workers: Vec<JoinHandle<()>>,
+    sync: Vec<JoinHandle<()>>,
+}
+
+impl Default for Threads {
+    fn default() -> Self {
+        let (stop, _) = unbounded();
+        Threads {
+            stop,
+            timers: Vec::new(),
+            shards: Vec::new(),
+            workers: Vec::new(),
+            sync: Vec::new(),
+        }
+    }
+}
+
+impl Threads {
+    /// Shards answer their callers and end; their queues close, so the workers finish what is
+    /// queued and end; the sync thread, last, makes it all durable.
+    pub(crate) fn stop(self, router: &Router) {
+        router.tell_all(|| ShardMessage::Stop);
+        join(self.shards);
+        join(self.workers);
+        drop(self.stop);
+        join(self.timers);
+        join(self.sync);
+    }
+}
+
+fn join(threads: Vec<JoinHandle<()>>) {
+    for thread in threads {
+        if thread.join().is_err() {
+            tracing::error!("a thread of the store ended by a panic");
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! The handle to a running store.
+
+use crate::completion::Reply;
+use crate::message::{Request, ShardMessage};
+use crate::router::Router;
+use crate::start::Threads;
+use crate::status::{GroupView, QueueStatus, ReplicaStatus};
+use crate::transport::{Envelope, Inbound};
+use crate::types::{GroupId, GroupRecord, ReplicaId, StoreId};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A running store: cheap to clone; no call but `describe` and `shutdown` blocks.
+#[derive(Clone)]
+pub struct Store {
+    pub(crate) router: Arc<Router>,
+    pub(crate) threads: Arc<Mutex<Option<Threads>>>,
+}
+
+impl Store {
+    /// Submits requests, each with its way back. Requests of one group keep their order.
+    pub fn submit(&self, requests: Vec<Request>) {
+        self.router.submit(requests);
+    }
+
+    /// Replicates and applies `command`. Answers [`crate::Answer::Applied`] after the local apply,
+    /// which follows a synced write on a majority.
+    ///
+    /// Errors: `NotLeader`, `Busy`, `NoGroup`, `Quarantined`, `Invalid` and `Closed` mean *not
+    /// applied*; `Unknown` means that it may be, now or later.
+    pub fn propose(&self, group: GroupId, command: Bytes, reply: Reply) {
+        self.submit(vec![Request::Propose { group, command, reply }]);
+    }
+
+    /// Answers [`crate::Answer::ReadReady`] once what is read from the state machine *after* the
+    /// answer is linearizable (ReadIndex; Raft thesis, 6.4).
+    pub fn read_barrier(&self, group: GroupId, reply: Reply) {
+        self.submit(vec![Request::ReadBarrier { group, reply }]);
+    }
+
+    /// Starts to hand the group's leadership to `to`. [`crate::Answer::Accepted`] says that it was
+    /// started; it ends, done or not, within an election timeout.
+    pub fn transfer_leader(&self, group: GroupId, to: ReplicaId, reply: Reply) {
+        self.submit(vec![Request::TransferLeader { group, to, reply }]);
+    }
+
+    /// Creates this store's replica of a group. Every member must be created with the same
+    /// description. Idempotent; answered when the record is durable.
+    pub fn create_group(&self, record: GroupRecord, reply: Reply) {
+        self.submit(vec![Request::CreateGroup { record, reply }]);
+    }
+
+    /// A group as last published, a moment old.
+    #[must_use]
+    pub fn group(&self, group: GroupId) -> Option<Arc<GroupView>> {
+        self.router.views.read().get(&group).cloned()
+    }
+
+    /// All groups of this store, by id.
+    #[must_use]
+    pub fn groups(&self) -> Vec<Arc<GroupView>> {
+        let mut groups: Vec<_> = self.router.views.read().values().cloned().collect();
+        groups.sort_by_key(|view| view.record.desc.group);
+        groups
+    }
+
+    /// Every replica in figures. Asks the shards and blocks for up to one second; shards that do
+    /// not answer are left out.
+    #[must_use]
+    pub fn describe(&self) -> Vec<ReplicaStatus> {
+        let (sender, receiver) = crossbeam::channel::unbounded();
+        self.router.tell_all(|| ShardMessage::Describe(sender.clone()));
+        drop(sender);
+        let mut all = Vec::new();
+        while let Ok(part) = receiver.recv_timeout(Duration::from_secs(1)) {
+            all.extend(part);
+        }
+        all.sort_by_key(|status: &ReplicaStatus| status.group);
+        all
+    }
+
+    /// How full the queues are.
+    #[must_use]
+    pub fn queues(&self) -> QueueStatus {
+        self.router.queues()
+    }
+
+    /// The registry that holds the engine's metrics.
+    #[must_use]
+    pub fn metrics(&self) -> prometheus::Registry {
+        self.router.metrics.registry.clone()
+    }
+
+    /// Stops: callers are answered, queued writes finished, the state machine synced. Blocks until
+    /// every thread has ended. Further calls do nothing.
+    pub fn shutdown(&self) {
+        if let Some(threads) = self.threads.lock().take() {
+            threads.stop(&self.router);
+        }
+    }
+}
+
+impl Inbound for Store {
+    fn deliver(&self, from: StoreId, envelopes: Vec<Envelope>) {
+        self.router.deliver(from, envelopes);
+    }
+
+    fn unreachable(&self, store: StoreId) {
+        self.router.tell_all(|| ShardMessage::Unreachable(store));
+    }
+}
