@@ -1,1 +1,2 @@
+//! The placement driver: ids, regions, routes, leader spreading.
 fn main() {}
