@@ -1,0 +1,332 @@
+//! One store process from start to stop.
+//!
+//! 1. Bind the port: a second process on it ends here, before anything is touched.
+//! 2. Open and lock the data folder, then log and engine in it.
+//! 3. Learn who the store is: a new folder waits for placement, an old one knows.
+//! 4. Wire transport, engine and services together and serve.
+//! 5. Stop on a signal: hand leaderships over, answer who waits, end the threads.
+
+use crate::config::{Address, Settings, Storage};
+use crate::directory::Directory;
+use crate::folder::{Folder, FolderError, Member};
+use crate::kv::KvStateMachine;
+use crate::kv::engine::{Engine, MemoryEngine, RocksEngine};
+use crate::metrics::Metrics;
+use crate::placement_agent::{self, AgentError, Parts, PlacementAgent};
+use crate::status::StatusSource;
+use crate::stop::Stop;
+use crate::{http, logging, service};
+use flotilla_placement::client::PlacementClient;
+use flotilla_raftstore::log::{RocksLog, RocksLogOptions};
+use flotilla_raftstore::transport::grpc::{self, GrpcTransport};
+use flotilla_raftstore::{
+    Fatal, LogError, LogStore, OnceCompletion, ReplicaRole, StartError, Store, StoreBuilder,
+    SystemClock,
+};
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+/// Time to hand leaderships over before a stop.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time for open connections to end after everything was answered.
+const CONNECTIONS_TIMEOUT: Duration = Duration::from_millis(500);
+/// A stop that takes longer is cut short: what counts is on disk.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why the store does not run (any more), in one line.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The port is taken or the address is not this machine's.
+    #[error("address {address} cannot be used: {reason}")]
+    Bind {
+        /// As given.
+        address: Address,
+        /// What to do.
+        reason: String,
+    },
+    /// The data folder cannot be used.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// The log cannot be opened.
+    #[error("{0}; nothing was changed")]
+    Log(#[from] LogError),
+    /// The data cannot be opened.
+    #[error("{0}; the store does not start")]
+    Engine(#[from] Fatal),
+    /// The engine of the Raft groups does not start.
+    #[error("{0}; the store does not start")]
+    Start(#[from] StartError),
+    /// Placement refuses this store.
+    #[error("{0}")]
+    Placement(#[from] AgentError),
+    /// The port broke while serving.
+    #[error("serving on {address}: {reason}")]
+    Serve {
+        /// The address.
+        address: Address,
+        /// All causes.
+        reason: String,
+    },
+    /// The system refused.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+}
+
+/// Runs a store until it is told to stop. Blocks.
+pub fn run(settings: Settings) -> Result<(), NodeError> {
+    let listener = bind(&settings.addr)?;
+    let folder = Folder::open(&settings.dir, settings.storage)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(settings.server.worker_threads)
+        .thread_name("net")
+        .enable_all()
+        .build()
+        .map_err(|source| NodeError::Io { what: "starting the runtime", source })?;
+    let result = runtime.block_on(live(settings, listener, folder));
+    // Calls that block may be under way; they hold nothing that matters.
+    runtime.shutdown_timeout(CONNECTIONS_TIMEOUT);
+    result
+}
+
+fn bind(address: &Address) -> Result<TcpListener, NodeError> {
+    let failed = |e: std::io::Error| {
+        let reason = match e.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                "the port is in use by another process; stop it or choose another --addr".to_owned()
+            }
+            _ => format!("{e}; --addr must be an address of this machine"),
+        };
+        NodeError::Bind { address: address.clone(), reason }
+    };
+    let listener = TcpListener::bind(address.as_str()).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok(listener)
+}
+
+async fn live(
+    settings: Settings,
+    listener: TcpListener,
+    mut folder: Folder,
+) -> Result<(), NodeError> {
+    let stop = Stop::listen().map_err(|source| NodeError::Io { what: "signals", source })?;
+    let placement = settings.placement.iter().map(Address::to_string).collect();
+    let client = PlacementClient::connect(placement).map_err(AgentError::Address)?;
+    let storage = folder.identity().storage;
+    let options = RocksLogOptions { sync: settings.log.sync, ..RocksLogOptions::default() };
+    let log = RocksLog::open(&folder.log_dir(), options)?;
+    let engine = open_engine(storage, &folder)?;
+    let machine = KvStateMachine::new(engine)?;
+    let member = match folder.identity().member.clone() {
+        Some(member) => member,
+        None => tokio::select! {
+            member = placement_agent::register(&client, &mut folder, &settings.advertise) => member?,
+            _ = stop.requested() => return Ok(()),
+        },
+    };
+    let node = Node::start(settings, member, storage, log, machine)?;
+    node.serve(listener, client, folder, &stop).await
+}
+
+fn open_engine(storage: Storage, folder: &Folder) -> Result<Arc<dyn Engine>, Fatal> {
+    Ok(match storage {
+        Storage::Rocksdb => Arc::new(RocksEngine::open(&folder.data_dir())?),
+        Storage::Memory => Arc::new(MemoryEngine::open(&folder.data_dir())?),
+    })
+}
+
+/// The wired parts of a running store.
+struct Node {
+    settings: Settings,
+    member: Member,
+    storage: Storage,
+    machine: Arc<KvStateMachine>,
+    transport: Arc<GrpcTransport>,
+    directory: Arc<Directory>,
+    store: Store,
+}
+
+impl Node {
+    /// Recovers the groups and starts their threads; nothing is served yet.
+    fn start(
+        settings: Settings,
+        member: Member,
+        storage: Storage,
+        log: Arc<dyn LogStore>,
+        machine: Arc<KvStateMachine>,
+    ) -> Result<Node, NodeError> {
+        let mut config = settings.transport.clone();
+        config.election_timeout_ms =
+            settings.raft.election_ticks as u64 * settings.raft.tick_interval_ms;
+        let runtime = tokio::runtime::Handle::current();
+        let cluster = member.cluster_id();
+        let transport = GrpcTransport::new(config, cluster, member.store, runtime);
+        let store = StoreBuilder {
+            config: settings.raft.clone(),
+            store: member.store,
+            clock: Arc::new(SystemClock),
+            transport: Arc::clone(&transport) as _,
+            log,
+            state_machine: Arc::clone(&machine) as _,
+            on_fatal: Arc::new(|fatal| logging::end_fatally(&fatal)),
+            seed: rand::random(),
+        }
+        .start()?;
+        transport.set_inbound(Arc::new(store.clone()));
+        let address = settings.advertise.to_string();
+        let directory = Arc::new(Directory::new(cluster, member.store, address));
+        Ok(Node { settings, member, storage, machine, transport, directory, store })
+    }
+
+    async fn serve(
+        self,
+        listener: TcpListener,
+        client: PlacementClient,
+        folder: Folder,
+        stop: &Stop,
+    ) -> Result<(), NodeError> {
+        let serve_error =
+            |reason: String| NodeError::Serve { address: self.settings.addr.clone(), reason };
+        let (close, mut closing) = watch::channel(false);
+        let incoming = tokio::net::TcpListener::from_std(listener)
+            .map(|listener| TcpIncoming::from(listener).with_nodelay(Some(true)))
+            .map_err(|e| serve_error(e.to_string()))?;
+        let server = self.server();
+        let routes = self.routes()?;
+        let mut server = tokio::spawn(async move {
+            let mut server = server;
+            server
+                .add_routes(routes)
+                .serve_with_incoming_shutdown(incoming, async move {
+                    // An error means that the sender is gone: close as well.
+                    let _ = closing.wait_for(|closing| *closing).await;
+                })
+                .await
+        });
+        let parts = Parts {
+            client,
+            store: self.store.clone(),
+            machine: Arc::clone(&self.machine),
+            transport: Arc::clone(&self.transport),
+            directory: Arc::clone(&self.directory),
+            peers_file: folder.peers_file(),
+            member: self.member.clone(),
+            advertise: self.settings.advertise.clone(),
+        };
+        let agent = PlacementAgent::new(parts, folder.peers());
+        tracing::info!(
+            store = self.member.store.0,
+            cluster = self.member.cluster,
+            address = %self.settings.addr,
+            storage = %self.storage,
+            regions = self.store.groups().len(),
+            "serving"
+        );
+        let result = tokio::select! {
+            error = agent.run(folder) => Err(error.into()),
+            ended = &mut server => Err(serve_error(server_end(ended))),
+            reason = stop.requested() => {
+                tracing::info!(reason, "stopping");
+                Ok(())
+            }
+        };
+        cut_short_after(STOP_TIMEOUT, result.is_ok());
+        if result.is_ok() {
+            self.hand_over().await;
+        }
+        close.send_replace(true);
+        let store = self.store.clone();
+        let ended = tokio::task::spawn_blocking(move || store.shutdown()).await;
+        ended.expect("stopping the store does not panic");
+        let _ = tokio::time::timeout(CONNECTIONS_TIMEOUT, server).await;
+        self.transport.shutdown();
+        tracing::info!("stopped");
+        result
+    }
+
+    fn server(&self) -> Server {
+        grpc::tune(Server::builder())
+            .accept_http1(true)
+            .max_concurrent_streams(Some(self.settings.server.streams_max))
+    }
+
+    fn routes(&self) -> Result<Routes, NodeError> {
+        let status = StatusSource {
+            store: self.store.clone(),
+            machine: Arc::clone(&self.machine),
+            directory: Arc::clone(&self.directory),
+            member: self.member.clone(),
+            address: self.settings.advertise.to_string(),
+            storage: self.storage,
+            started: Instant::now(),
+        };
+        let metrics = Metrics::new(self.store.metrics()).expect("names of metrics are valid");
+        let http = http::router(Arc::new(status), Arc::new(metrics));
+        let kv = service::kv_service(
+            self.store.clone(),
+            Arc::clone(&self.machine),
+            Arc::clone(&self.directory),
+        )
+        .max_decoding_message_size(self.settings.server.message_bytes_max);
+        Ok(Routes::from(http).add_service(kv).add_service(self.transport.service()))
+    }
+
+    /// Gives every leadership to another voter, so that clients do not wait for an election.
+    /// Bounded: a voter that lags or is gone cannot take it.
+    async fn hand_over(&self) {
+        let until = tokio::time::Instant::now() + HAND_OVER_TIMEOUT;
+        for group in self.store.groups().iter().filter(|g| g.leading) {
+            let others: Vec<_> = group
+                .record
+                .desc
+                .replicas
+                .iter()
+                .filter(|r| r.store != self.member.store && r.role == ReplicaRole::Voter)
+                .collect();
+            if others.is_empty() {
+                continue;
+            }
+            // Spread by the group's number, so that one store does not get everything.
+            let target = others[(group.record.desc.group.0 % others.len() as u64) as usize];
+            let reply = OnceCompletion::reply(|_| {});
+            self.store.transfer_leader(group.record.desc.group, target.replica, reply);
+        }
+        while tokio::time::Instant::now() < until
+            && self.store.groups().iter().any(|g| g.leading && g.record.desc.replicas.len() > 1)
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+fn server_end(
+    ended: Result<Result<(), tonic::transport::Error>, tokio::task::JoinError>,
+) -> String {
+    match ended {
+        Ok(Ok(())) => "the server ended by itself".to_owned(),
+        Ok(Err(error)) => std::error::Error::source(&error)
+            .map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}")),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// Ends the process if stopping takes too long: everything acknowledged is on disk already.
+fn cut_short_after(limit: Duration, ok: bool) {
+    std::thread::spawn(move || {
+        std::thread::sleep(limit);
+        eprintln!(
+            "the stop took longer than {} s and is cut short; nothing acknowledged is lost",
+            limit.as_secs()
+        );
+        std::process::exit(i32::from(!ok));
+    });
+}
