@@ -2,9 +2,23 @@
 //!
 //! 1. The service checks a request and encodes a log command (`command.rs`).
 //! 2. Once committed, the state machine (`state_machine.rs`) checks epoch and range again, gives
-//!    every write its revision and writes data and applied state in one engine batch.
+//!    every write its revision (`apply.rs`), writes data and applied state of all groups in one
+//!    engine batch, and answers (`answer.rs`).
 //! 3. A read runs after its barrier (`reader.rs`) and checks epoch and range in its own view.
 //!
-//! Layouts of keys and records are in `keys.rs` and `record.rs`.
+//! Layouts of keys and records are in `keys.rs` and `record.rs`; `hash.rs` compares replicas.
 
+pub mod answer;
+mod apply;
+pub mod command;
 pub mod engine;
+mod hash;
+pub mod keys;
+pub mod reader;
+pub mod record;
+mod region;
+mod state_machine;
+
+pub use reader::Reader;
+pub use region::{Epoch, RegionMeta};
+pub use state_machine::KvStateMachine;

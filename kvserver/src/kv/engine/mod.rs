@@ -6,8 +6,71 @@
 //! - `rocks.rs`: one RocksDB for all groups.
 //! - `memory.rs`: one ordered map a group (`cow_map.rs`), dumped to files (`dump.rs`).
 
+mod cow_map;
+mod dump;
+mod memory;
+mod rocks;
+
+pub use memory::MemoryEngine;
+pub use rocks::RocksEngine;
+
 use bytes::Bytes;
 use flotilla_raftstore::{Fatal, GroupId};
+use std::path::{Path, PathBuf};
+
+/// Version of what the engines write to disk; an older program refuses a newer one.
+const FORMAT: u32 = 1;
+
+/// Why an engine's folder cannot be opened. Nothing was changed in it.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process, or this one, has it open.
+    #[error("KV data {}: in use by another process; stop it first", .dir.display())]
+    InUse {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// Written by a newer version.
+    #[error(
+        "KV data {}: format {found}, this program knows up to {FORMAT}; use the newer program",
+        .dir.display()
+    )]
+    NewerFormat {
+        /// The folder.
+        dir: PathBuf,
+        /// Its format.
+        found: String,
+    },
+    /// Checksums or structure are wrong.
+    #[error(
+        "KV data {} is damaged: {reason}; this store must be rebuilt from the others",
+        .dir.display()
+    )]
+    Damaged {
+        /// The folder.
+        dir: PathBuf,
+        /// What is wrong, and where.
+        reason: String,
+    },
+    /// The system refused.
+    #[error("KV data {}: {reason}", .dir.display())]
+    Io {
+        /// The folder.
+        dir: PathBuf,
+        /// The system's answer.
+        reason: String,
+    },
+}
+
+impl OpenError {
+    fn io(dir: &Path, reason: impl std::fmt::Display) -> Self {
+        OpenError::Io { dir: dir.to_owned(), reason: reason.to_string() }
+    }
+
+    fn damaged(dir: &Path, reason: impl std::fmt::Display) -> Self {
+        OpenError::Damaged { dir: dir.to_owned(), reason: reason.to_string() }
+    }
+}
 
 /// Where a key lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -67,9 +130,9 @@ pub trait View {
     /// The value of `key`, if any.
     fn get(&self, column: Column, key: &[u8]) -> Result<Option<Bytes>, Fatal>;
 
-    /// Records of `[start, end)`, ascending (`end` empty = to the end), at most `limit` records,
-    /// stopping after the one that makes keys and values reach `bytes_max`. The flag says that
-    /// more follow.
+    /// Records of `[start, end)`, ascending (`end` empty = to the end), at most `limit` of them
+    /// and at most `bytes_max` of keys and values together, but at least one if there is one and
+    /// `limit` is not 0. The flag says that more follow.
     fn scan(
         &self,
         column: Column,
@@ -79,3 +142,32 @@ pub trait View {
         bytes_max: usize,
     ) -> Result<(Vec<Pair>, bool), Fatal>;
 }
+
+/// Collects a scan's records up to its limits.
+struct Page {
+    pairs: Vec<Pair>,
+    limit: usize,
+    bytes_left: usize,
+}
+
+impl Page {
+    fn new(limit: usize, bytes_max: usize) -> Self {
+        Page { pairs: Vec::new(), limit, bytes_left: bytes_max }
+    }
+
+    /// Takes the record, or says that the page ends before it.
+    fn push(&mut self, key: &[u8], value: &[u8]) -> bool {
+        let bytes = key.len() + value.len();
+        let full = bytes > self.bytes_left && !self.pairs.is_empty();
+        if full || self.pairs.len() == self.limit {
+            return false;
+        }
+        self.bytes_left = self.bytes_left.saturating_sub(bytes);
+        self.pairs.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+        true
+    }
+}
+
+#[cfg(test)]
+#[path = "engine_test.rs"]
+mod tests;

@@ -1,0 +1,102 @@
+//! What committed entries of one group change: a pure function of region, state and entries.
+
+use super::answer::{ANSWER_BYTES, Answer, Refusal};
+use super::command::{self, Command, Malformed};
+use super::engine::{Change, Column, GroupChanges};
+use super::keys;
+use super::record::{GroupState, RECORD_OVERHEAD, Record};
+use super::region::RegionMeta;
+use bytes::{Bytes, BytesMut};
+use flotilla_raftstore::{Fatal, GroupApply};
+
+/// Applies `task` on top of `state`: fills the answers, gives the group's changes and its new
+/// state, which is one of the changes.
+pub fn apply(
+    meta: &RegionMeta,
+    state: GroupState,
+    task: &mut GroupApply,
+) -> Result<(GroupChanges, GroupState), Fatal> {
+    let mut round = Round {
+        meta,
+        state,
+        changes: Vec::new(),
+        records: BytesMut::with_capacity(records_bytes(task)),
+    };
+    let commands: usize = task.entries.iter().map(|entry| entry.commands.len()).sum();
+    let mut answers =
+        BytesMut::with_capacity(if task.answer { commands * ANSWER_BYTES } else { 0 });
+
+    for entry in &task.entries {
+        let index = entry.position.index;
+        if index != round.state.applied + 1 {
+            let reason = format!("entry {index} after {}", round.state.applied);
+            return Err(Fatal::new(format!("apply to group {}", task.group), reason));
+        }
+        for command in &entry.commands {
+            let answer = round.command(command);
+            if task.answer {
+                answer.put(&mut answers);
+                task.answers.push(answers.split().freeze());
+            }
+        }
+        round.state.applied = index;
+    }
+    round.state.commit = task.commit;
+    round.system(keys::state(task.group), round.state.encode());
+    Ok((GroupChanges { group: task.group, changes: round.changes }, round.state))
+}
+
+/// Room for the records of all commands, so that they share one allocation: a write with a key
+/// of three bytes takes as much in its command as in its record. (Shorter keys: one more.)
+fn records_bytes(task: &GroupApply) -> usize {
+    let commands = task.entries.iter().flat_map(|entry| &entry.commands);
+    commands.map(Bytes::len).sum::<usize>() + RECORD_OVERHEAD
+}
+
+struct Round<'a> {
+    meta: &'a RegionMeta,
+    state: GroupState,
+    changes: Vec<Change>,
+    records: BytesMut,
+}
+
+impl Round<'_> {
+    /// All of the command's writes, or none of them and a refusal.
+    fn command(&mut self, bytes: &Bytes) -> Answer {
+        let before = (self.changes.len(), self.state.revision);
+        match self.write(bytes) {
+            Ok(()) => Answer::Written(self.state.revision),
+            Err(refusal) => {
+                self.changes.truncate(before.0);
+                self.state.revision = before.1;
+                Answer::Refused(refusal)
+            }
+        }
+    }
+
+    fn write(&mut self, bytes: &Bytes) -> Result<(), Refusal> {
+        let malformed = |error: Malformed| Refusal::Malformed(error.at as u64);
+        let Command { region, epoch, batch } = Command::decode(bytes).map_err(malformed)?;
+        if (region, epoch) != (self.meta.region, self.meta.epoch) {
+            return Err(Refusal::EpochNotMatch);
+        }
+        for (number, write) in command::writes(&batch).enumerate() {
+            let write = write.map_err(malformed)?;
+            let key = batch.slice(write.key);
+            if key.is_empty() || !self.meta.contains(&key) {
+                return Err(Refusal::OutOfRange(number as u64));
+            }
+            self.state.revision += 1;
+            let value = write.value.map(|value| {
+                Record::put(&mut self.records, self.state.revision, &batch[value]);
+                self.records.split().freeze()
+            });
+            self.changes.push(Change { column: Column::Data, key, value });
+        }
+        Ok(())
+    }
+
+    fn system(&mut self, key: Bytes, value: Bytes) {
+        self.changes.push(Change { column: Column::System, key, value: Some(value) });
+    }
+}

@@ -1,0 +1,216 @@
+//! One RocksDB for all groups: column families `data` and `system`.
+//!
+//! Its write-ahead log is on and not synced: `sync` does that. After a crash the log is read up
+//! to its first bad record (`PointInTime`), which gives a prefix of the writes; each write holds
+//! a group's data and applied state together, so the Raft log replays the rest.
+
+use super::{Column, Engine, FORMAT, GroupChanges, OpenError, Page, Pair, View};
+use crate::kv::keys;
+use bytes::Bytes;
+use flotilla_raftstore::{Fatal, GroupId};
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
+    DBRecoveryMode, ErrorKind, LogLevel, Options, ReadOptions, Snapshot, WriteBatch, WriteOptions,
+};
+use std::path::Path;
+
+const DATA: &str = "data";
+const SYSTEM: &str = "system";
+const DEFAULT: &str = "default";
+/// In the default column family: the version of everything else.
+const FORMAT_KEY: &[u8] = b"format";
+
+/// See the module.
+pub struct RocksEngine {
+    db: DB,
+}
+
+impl RocksEngine {
+    /// Opens the database in `dir`, which is created when it is not there.
+    pub fn open(dir: &Path) -> Result<RocksEngine, OpenError> {
+        std::fs::create_dir_all(dir).map_err(|e| OpenError::io(dir, e))?;
+        let options = db_options();
+        // A newer version may have more column families; all must be named to get at the format.
+        let mut names = vec![DEFAULT.to_owned(), DATA.to_owned(), SYSTEM.to_owned()];
+        if dir.join("CURRENT").exists() {
+            let found = DB::list_cf(&options, dir).map_err(|e| open_error(dir, e))?;
+            names.extend(found.into_iter().filter(|n| ![DEFAULT, DATA, SYSTEM].contains(&&**n)));
+        }
+        let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
+        let families = names.iter().map(|name| {
+            let options = family_options(name, &cache);
+            ColumnFamilyDescriptor::new(name, options)
+        });
+        let db =
+            DB::open_cf_descriptors(&options, dir, families).map_err(|e| open_error(dir, e))?;
+        check_format(&db, dir)?;
+        Ok(RocksEngine { db })
+    }
+
+    fn family(&self, column: Column) -> &ColumnFamily {
+        let name = match column {
+            Column::Data => DATA,
+            Column::System => SYSTEM,
+        };
+        self.db.cf_handle(name).expect("open names both column families")
+    }
+}
+
+impl Engine for RocksEngine {
+    fn write(&self, batch: &[GroupChanges]) -> Result<(), Fatal> {
+        let (data, system) = (self.family(Column::Data), self.family(Column::System));
+        let changes = || batch.iter().flat_map(|group| &group.changes);
+        let bytes: usize = changes()
+            .map(|change| 16 + change.key.len() + change.value.as_ref().map_or(0, Bytes::len))
+            .sum();
+        let mut write = WriteBatch::with_capacity_bytes(bytes + 16);
+        for change in changes() {
+            let family = match change.column {
+                Column::Data => data,
+                Column::System => system,
+            };
+            match &change.value {
+                Some(value) => write.put_cf(family, &change.key, value),
+                None => write.delete_cf(family, &change.key),
+            }
+        }
+        self.db.write(write).map_err(|e| Fatal::new("write to the KV database", e))
+    }
+
+    fn sync(&self) -> Result<(), Fatal> {
+        self.db.flush_wal(true).map_err(|e| Fatal::new("sync the KV database's log", e))
+    }
+
+    fn view(&self, _group: GroupId) -> Box<dyn View + '_> {
+        Box::new(RocksView { engine: self, snapshot: self.db.snapshot() })
+    }
+
+    fn groups(&self) -> Result<Vec<GroupId>, Fatal> {
+        let mut groups = Vec::new();
+        let mut records = self.db.raw_iterator_cf(self.family(Column::System));
+        records.seek_to_first();
+        while let Some(key) = records.key() {
+            let Some(group) = keys::group_of(key) else {
+                return Err(Fatal::new("read the system records", format!("key {key:?}")));
+            };
+            groups.push(group);
+            let Some(next) = group.0.checked_add(1) else {
+                break;
+            };
+            records.seek(next.to_be_bytes());
+        }
+        records.status().map_err(|e| Fatal::new("read the system records", e))?;
+        Ok(groups)
+    }
+}
+
+struct RocksView<'a> {
+    engine: &'a RocksEngine,
+    snapshot: Snapshot<'a>,
+}
+
+impl View for RocksView<'_> {
+    fn get(&self, column: Column, key: &[u8]) -> Result<Option<Bytes>, Fatal> {
+        self.snapshot
+            .get_pinned_cf(self.engine.family(column), key)
+            .map(|value| value.map(|value| Bytes::copy_from_slice(&value)))
+            .map_err(|e| Fatal::new("read from the KV database", e))
+    }
+
+    fn scan(
+        &self,
+        column: Column,
+        start: &[u8],
+        end: &[u8],
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<(Vec<Pair>, bool), Fatal> {
+        let mut options = ReadOptions::default();
+        if !end.is_empty() {
+            options.set_iterate_upper_bound(end);
+        }
+        let mut records = self.snapshot.raw_iterator_cf_opt(self.engine.family(column), options);
+        let mut page = Page::new(limit, bytes_max);
+        records.seek(start);
+        while let Some((key, value)) = records.item() {
+            if !page.push(key, value) {
+                return Ok((page.pairs, true));
+            }
+            records.next();
+        }
+        records.status().map_err(|e| Fatal::new("scan the KV database", e))?;
+        Ok((page.pairs, false))
+    }
+}
+
+const BLOCK_CACHE_BYTES: usize = 128 << 20;
+const WRITE_BUFFER_BYTES: usize = 64 << 20;
+const BLOOM_BITS_PER_KEY: f64 = 10.0;
+
+fn db_options() -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+    // Flushed tables of both families then show one moment, whatever became of the log.
+    options.set_atomic_flush(true);
+    options.set_max_background_jobs(2);
+    options.set_max_total_wal_size(8 * WRITE_BUFFER_BYTES as u64);
+    // Write back steadily, so that a sync finds little left.
+    options.set_bytes_per_sync(1 << 20);
+    options.set_wal_bytes_per_sync(1 << 20);
+    options.set_max_open_files(1_024);
+    options.set_keep_log_file_num(2);
+    options.set_log_level(LogLevel::Warn);
+    options
+}
+
+fn family_options(name: &str, cache: &Cache) -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    table.set_block_size(16 << 10);
+    table.set_bloom_filter(BLOOM_BITS_PER_KEY, false);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&table);
+    options.set_compression_type(DBCompressionType::Lz4);
+    if name == DATA {
+        options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+        options.set_max_write_buffer_number(3);
+    }
+    options
+}
+
+/// Reads the format record, or writes it into a new database.
+fn check_format(db: &DB, dir: &Path) -> Result<(), OpenError> {
+    let known = FORMAT.to_string();
+    let found = db.get(FORMAT_KEY).map_err(|e| open_error(dir, e))?;
+    let Some(found) = found else {
+        let mut options = WriteOptions::default();
+        options.set_sync(true);
+        return db.put_opt(FORMAT_KEY, &known, &options).map_err(|e| open_error(dir, e));
+    };
+    if found == known.as_bytes() {
+        return Ok(());
+    }
+    Err(OpenError::NewerFormat {
+        dir: dir.to_owned(),
+        found: String::from_utf8_lossy(&found).into_owned(),
+    })
+}
+
+fn open_error(dir: &Path, error: rocksdb::Error) -> OpenError {
+    let text = error.to_string();
+    match error.kind() {
+        ErrorKind::IOError
+            if text.contains("LOCK") && text.to_lowercase().contains("lock hold")
+                || text.contains("While lock file") =>
+        {
+            OpenError::InUse { dir: dir.to_owned() }
+        }
+        ErrorKind::Corruption => OpenError::damaged(dir, text),
+        _ => OpenError::io(dir, text),
+    }
+}

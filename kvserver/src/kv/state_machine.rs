@@ -1,0 +1,173 @@
+//! The replicated state machine: regions with their groups' states over one engine.
+//!
+//! Owned by the apply threads (one at a time per group); readers and the service share it. The
+//! applied state of every group is kept in memory and written with the data, never read back
+//! while running; a region's meta changes only by creation here.
+
+use super::engine::{Change, Column, Engine, GroupChanges};
+use super::record::GroupState;
+use super::region::RegionMeta;
+use super::{apply, hash, keys};
+use bytes::Bytes;
+use flotilla_raftstore::{AppliedState, Fatal, GroupApply, GroupId, StateMachine};
+use parking_lot::{Mutex, RwLock};
+use rustc_hash::FxHashMap;
+use std::sync::Arc;
+
+/// The KV state machine of a store. See [`StateMachine`] for what it promises.
+pub struct KvStateMachine {
+    engine: Arc<dyn Engine>,
+    table: RwLock<Table>,
+    /// Creations, one at a time: they write and sync between check and publication.
+    creation: Mutex<()>,
+}
+
+#[derive(Default)]
+struct Table {
+    groups: FxHashMap<GroupId, Arc<Group>>,
+    /// region → its group.
+    regions: FxHashMap<u64, Arc<Group>>,
+}
+
+struct Group {
+    meta: Arc<RegionMeta>,
+    state: Mutex<GroupState>,
+}
+
+impl KvStateMachine {
+    /// Loads regions and applied states from the engine's `System` column.
+    pub fn new(engine: Arc<dyn Engine>) -> Result<Arc<Self>, Fatal> {
+        let mut table = Table::default();
+        for group in engine.groups()? {
+            let view = engine.view(group);
+            let meta = view.get(Column::System, &keys::meta(group))?;
+            let state = view.get(Column::System, &keys::state(group))?;
+            let (Some(meta), Some(state)) = (meta, state) else {
+                let reason = "its region or its applied state is missing";
+                return Err(Fatal::new(format!("load group {group}"), reason));
+            };
+            table.insert(decode_meta(group, &meta)?, GroupState::decode(&state)?);
+        }
+        let table = RwLock::new(table);
+        Ok(Arc::new(KvStateMachine { engine, table, creation: Mutex::new(()) }))
+    }
+
+    /// Creates an empty region; durable when it returns. Does nothing when this store has the
+    /// region already. Overlapping regions or a group of another region are [`Fatal`]. Blocks on
+    /// the disk.
+    pub fn create_region(&self, meta: &RegionMeta) -> Result<(), Fatal> {
+        let _one_at_a_time = self.creation.lock();
+        if self.region(meta.region).is_some_and(|known| known.group == meta.group) {
+            return Ok(());
+        }
+        let overlap = |known: &RegionMeta| known.overlaps(&meta.start, &meta.end);
+        let same_id = |known: &RegionMeta| known.group == meta.group || known.region == meta.region;
+        if let Some(known) = self.regions().into_iter().find(|m| overlap(m) || same_id(m)) {
+            return Err(Fatal::new(
+                format!("create region {} of group {}", meta.region, meta.group),
+                format!("region {} of group {} is in its place", known.region, known.group),
+            ));
+        }
+
+        let state = GroupState { epoch: meta.epoch, ..GroupState::default() };
+        let text = serde_json::to_vec(meta).map_err(|e| Fatal::new("encode a region", e))?;
+        let system = |key, value| Change { column: Column::System, key, value: Some(value) };
+        self.engine.write(&[GroupChanges {
+            group: meta.group,
+            changes: vec![
+                system(keys::meta(meta.group), Bytes::from(text)),
+                system(keys::state(meta.group), state.encode()),
+            ],
+        }])?;
+        self.engine.sync()?;
+        self.table.write().insert(meta.clone(), state);
+        Ok(())
+    }
+
+    /// Every region of this store, ascending by start key.
+    #[must_use]
+    pub fn regions(&self) -> Vec<RegionMeta> {
+        let table = self.table.read();
+        let mut regions: Vec<_> = table.groups.values().map(|g| (*g.meta).clone()).collect();
+        regions.sort_by(|a, b| a.start.cmp(&b.start));
+        regions
+    }
+
+    /// One region, if this store has it.
+    #[must_use]
+    pub fn region(&self, region: u64) -> Option<Arc<RegionMeta>> {
+        self.table.read().regions.get(&region).map(|group| group.meta.clone())
+    }
+
+    /// The revision of `group` after its last finished apply.
+    #[must_use]
+    pub fn revision(&self, group: GroupId) -> Option<u64> {
+        self.group(group).map(|group| group.state.lock().revision)
+    }
+
+    /// Applied index and hash of the group's content at one moment: equal for equal content on
+    /// every engine. Reads the whole region.
+    pub fn content_hash(&self, group: GroupId) -> Result<(u64, u64), Fatal> {
+        let Some(known) = self.group(group) else {
+            return Err(Fatal::new("hash a group's content", format!("no group {group} here")));
+        };
+        hash::content(&*self.engine.view(group), &known.meta)
+    }
+
+    /// The engine below: for reads at one moment.
+    pub(super) fn engine(&self) -> &dyn Engine {
+        &*self.engine
+    }
+
+    fn group(&self, group: GroupId) -> Option<Arc<Group>> {
+        self.table.read().groups.get(&group).cloned()
+    }
+}
+
+impl Table {
+    fn insert(&mut self, meta: RegionMeta, state: GroupState) {
+        let (group, region) = (meta.group, meta.region);
+        let entry = Arc::new(Group { meta: Arc::new(meta), state: Mutex::new(state) });
+        self.regions.insert(region, entry.clone());
+        self.groups.insert(group, entry);
+    }
+}
+
+impl StateMachine for KvStateMachine {
+    fn recovered(&self, group: GroupId) -> AppliedState {
+        self.group(group).map_or_else(AppliedState::default, |g| g.state.lock().recovered())
+    }
+
+    fn apply(&self, batch: &mut [GroupApply]) -> Result<(), Fatal> {
+        let mut changes = Vec::with_capacity(batch.len());
+        let mut states = Vec::with_capacity(batch.len());
+        for task in batch {
+            let Some(group) = self.group(task.group) else {
+                let what = format!("apply to group {}", task.group);
+                return Err(Fatal::new(what, "this store has no region for it"));
+            };
+            let before = *group.state.lock();
+            let (change, after) = apply::apply(&group.meta, before, task)?;
+            changes.push(change);
+            states.push((group, after));
+        }
+        self.engine.write(&changes)?;
+        for (group, after) in states {
+            *group.state.lock() = after;
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), Fatal> {
+        self.engine.sync()
+    }
+}
+
+/// Reads a region's record back.
+pub(super) fn decode_meta(group: GroupId, text: &[u8]) -> Result<RegionMeta, Fatal> {
+    serde_json::from_slice(text).map_err(|e| Fatal::new(format!("read the region of {group}"), e))
+}
+
+#[cfg(test)]
+#[path = "state_machine_test.rs"]
+mod tests;
