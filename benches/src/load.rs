@@ -63,14 +63,14 @@ pub struct Progress {
 
 /// Connects a client handle with connections of its own.
 pub async fn connect(addresses: &[String], workload: &Workload) -> Result<Client, Error> {
-    Client::builder(addresses)
+    Client::builder()
         .batching(workload.batching)
         .batch_ops_max(BATCH_OPS_MAX)
         .rpc(match workload.rpc {
             Rpc::Stream => flotilla_client::Rpc::Stream,
             Rpc::Unary => flotilla_client::Rpc::Unary,
         })
-        .connect()
+        .connect(addresses)
         .await
         .map_err(|error| Error::Cluster(format!("cannot connect to the cluster: {error}")))
 }
@@ -84,7 +84,8 @@ pub async fn run(
     mut progress: impl FnMut(Progress),
 ) -> Result<Measured, Error> {
     let began = Instant::now();
-    let window = Window { start: began + workload.warmup, end: began + workload.warmup + workload.seconds };
+    let window =
+        Window { start: began + workload.warmup, end: began + workload.warmup + workload.seconds };
     let plan = Arc::new(Plan {
         write_percent: workload.write_percent,
         value_bytes: workload.value_bytes,

@@ -130,7 +130,9 @@ fn wait_ready(lines: &Receiver<String>, log: &Path) -> Result<String, Error> {
 /// `: ` and the last line of a log that says something.
 fn last_line(log: &Path) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();
-    text.lines().rfind(|line| !line.trim().is_empty()).map_or_else(String::new, |l| format!(": {l}"))
+    text.lines()
+        .rfind(|line| !line.trim().is_empty())
+        .map_or_else(String::new, |l| format!(": {l}"))
 }
 
 fn read_lines(child: &mut Child, listener: impl Fn(&str) + Send + 'static) -> Receiver<String> {
@@ -148,7 +150,8 @@ fn read_lines(child: &mut Child, listener: impl Fn(&str) + Send + 'static) -> Re
 
 /// The program `name` from the folder of this one.
 pub fn sibling(name: &str) -> Result<PathBuf, Error> {
-    let own = std::env::current_exe().map_err(Error::system("cannot tell this program's folder"))?;
+    let own =
+        std::env::current_exe().map_err(Error::system("cannot tell this program's folder"))?;
     let path = own.with_file_name(name);
     if path.is_file() { Ok(path) } else { Err(Error::NoProgram(path)) }
 }

@@ -34,7 +34,8 @@ pub fn find(stores: &[(u64, String)], placements: &[String]) -> Result<Vec<Serve
     for process in procfs::process::all_processes()?.flatten() {
         let Ok(arguments) = process.cmdline() else { continue };
         let Some(address) = served_address(&arguments) else { continue };
-        let store = stores.iter().find(|(_, of)| of == address).map(|(id, _)| format!("store-{id}"));
+        let store =
+            stores.iter().find(|(_, of)| of == address).map(|(id, _)| format!("store-{id}"));
         let placement = || {
             let at = placements.iter().position(|of| of == address)?;
             Some(format!("placement-{}", at + 1))

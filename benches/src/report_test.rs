@@ -61,8 +61,17 @@ fn json_has_the_names_of_the_contract() {
     // The load's own processor time is not the servers'.
     assert_eq!(json["ops_per_core_s"], 2000.0);
     for name in [
-        "write_percent", "key_bytes", "value_bytes", "regions", "in_flight", "p95_us", "p99_us",
-        "p999_us", "load_average", "cpu_percent", "machine",
+        "write_percent",
+        "key_bytes",
+        "value_bytes",
+        "regions",
+        "in_flight",
+        "p95_us",
+        "p99_us",
+        "p999_us",
+        "load_average",
+        "cpu_percent",
+        "machine",
     ] {
         assert!(!json[name].is_null(), "{name}");
     }

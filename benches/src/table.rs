@@ -199,7 +199,7 @@ pub async fn run(
 }
 
 /// Runs what waits for processes away from the tasks.
-async fn blocking<T: Send + 'static>(
+pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     tokio::task::spawn_blocking(work).await.expect("starting and stopping children does not panic")
@@ -229,10 +229,9 @@ pub async fn run_row(
     for _ in 0..workload.clients {
         clients.push(load::connect(placements, workload).await?);
     }
-    let routes = clients[0]
-        .routes()
-        .await
-        .map_err(|error| Error::Cluster(format!("the cluster does not tell its regions: {error}")))?;
+    let routes = clients[0].routes().await.map_err(|error| {
+        Error::Cluster(format!("the cluster does not tell its regions: {error}"))
+    })?;
     let starts: Vec<_> = routes.regions.iter().map(|region| region.start.clone()).collect();
     if starts.is_empty() {
         return Err(Error::Cluster("the cluster has no regions yet".to_owned()));

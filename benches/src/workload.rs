@@ -95,7 +95,10 @@ impl Workload {
             ));
         }
         if self.value_bytes > VALUE_BYTES_MAX {
-            return invalid(format!("--value-bytes {} is above {VALUE_BYTES_MAX}", self.value_bytes));
+            return invalid(format!(
+                "--value-bytes {} is above {VALUE_BYTES_MAX}",
+                self.value_bytes
+            ));
         }
         if self.seconds < Duration::from_millis(100) {
             return invalid("--seconds is less than 0.1".to_owned());

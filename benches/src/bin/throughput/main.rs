@@ -35,7 +35,7 @@ fn main() -> ExitCode {
             () = interrupted() => Err(Error::Cluster("interrupted".to_owned())),
         }
     });
-    runtime.shutdown_timeout(Duration::from_millis(200));
+    runtime.shutdown_timeout(Duration::from_secs(25));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
@@ -102,7 +102,9 @@ async fn run_table(args: &TableArgs) -> Result<(), Error> {
     }
     println!("\n{}", table::markdown(&rows));
     println!("\nMachine of these rows: {}.", machine::describe());
-    println!("Published: 3 servers of 16 cores each, and 2 or 8 clients of 8 cores, one row's keys = startkey.");
+    println!(
+        "Published: 3 servers of 16 cores each, and 2 or 8 clients of 8 cores, one row's keys = startkey."
+    );
     Ok(())
 }
 
