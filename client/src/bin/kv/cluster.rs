@@ -1,0 +1,126 @@
+//! `status`, `regions`, `stores`.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+use flotilla_client::{Client, pb};
+use serde_json::{Value, json};
+
+use crate::escape;
+use crate::failure::Failure;
+use crate::output::Output;
+
+pub async fn status(client: &Client, out: &mut Output) -> Result<(), Failure> {
+    let routes = client.routes().await?;
+    let stores_up = routes.stores.iter().filter(|store| store.state == "up").count();
+    let leaders = routes.regions.iter().filter(|region| region.leader_store != 0).count();
+    let (cluster, stores, regions) = (&routes.cluster, routes.stores.len(), routes.regions.len());
+    if out.json {
+        return Ok(out.object(&json!({
+            "cluster": cluster,
+            "stores": stores,
+            "stores_up": stores_up,
+            "regions": regions,
+            "leaders": leaders,
+        }))?);
+    }
+    out.line(&format!("cluster  {cluster}"))?;
+    out.line(&format!("stores   {stores_up} of {stores} up"))?;
+    Ok(out.line(&format!("regions  {leaders} of {regions} with a leader"))?)
+}
+
+pub async fn regions(client: &Client, out: &mut Output) -> Result<(), Failure> {
+    let mut regions = client.routes().await?.regions;
+    regions.sort_by(|a, b| a.start.cmp(&b.start));
+    if out.json {
+        for region in &regions {
+            out.object(&region_object(region))?;
+        }
+        return Ok(());
+    }
+    let mut table = table(&["REGION", "GROUP", "START", "END", "EPOCH", "LEADER", "REPLICAS"]);
+    for region in &regions {
+        let epoch = region.epoch.unwrap_or_default();
+        let replicas: Vec<String> = region
+            .replicas
+            .iter()
+            .map(|replica| format!("{}@{} {}", replica.replica, replica.store, replica.role))
+            .collect();
+        table.add_row([
+            region.region.to_string(),
+            region.group.to_string(),
+            escape::escape(&region.start),
+            escape::escape(&region.end),
+            format!("{}.{}", epoch.version, epoch.members),
+            leader_text(region.leader_store),
+            replicas.join(", "),
+        ]);
+    }
+    print(&table, out)
+}
+
+fn region_object(region: &pb::Region) -> Value {
+    let epoch = region.epoch.unwrap_or_default();
+    let replicas: Vec<Value> = region
+        .replicas
+        .iter()
+        .map(|replica| {
+            json!({"replica": replica.replica, "store": replica.store, "role": replica.role})
+        })
+        .collect();
+    json!({
+        "region": region.region,
+        "group": region.group,
+        "start_b64": BASE64.encode(&region.start),
+        "end_b64": BASE64.encode(&region.end),
+        "epoch": {"version": epoch.version, "members": epoch.members},
+        "leader_store": region.leader_store,
+        "replicas": replicas,
+    })
+}
+
+pub async fn stores(client: &Client, out: &mut Output) -> Result<(), Failure> {
+    let mut stores = client.routes().await?.stores;
+    stores.sort_by_key(|store| store.store);
+    if out.json {
+        for store in &stores {
+            out.object(&json!({
+                "store": store.store,
+                "address": store.address,
+                "state": store.state,
+                "leaders": store.leaders,
+                "replicas": store.replicas,
+            }))?;
+        }
+        return Ok(());
+    }
+    let mut table = table(&["STORE", "ADDRESS", "STATE", "LEADERS", "REPLICAS"]);
+    for store in stores {
+        table.add_row([
+            store.store.to_string(),
+            store.address,
+            store.state,
+            store.leaders.to_string(),
+            store.replicas.to_string(),
+        ]);
+    }
+    print(&table, out)
+}
+
+fn leader_text(store: u64) -> String {
+    if store == 0 { "none".to_owned() } else { store.to_string() }
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(NOTHING).set_header(header.iter().copied());
+    table
+}
+
+fn print(table: &Table, out: &mut Output) -> Result<(), Failure> {
+    for line in table.lines() {
+        out.line(line.trim_end())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,172 @@
+//! One operation on its way: what is asked, who waits for it, and how one attempt can end.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::{Error, Result, pb};
+
+/// Longest key in bytes.
+pub const KEY_BYTES_MAX: usize = 4 << 10;
+/// Longest value in bytes.
+pub const VALUE_BYTES_MAX: usize = 1 << 20;
+
+/// What the caller asks for. Owned by exactly one place at a time, and handed back when an attempt
+/// fails, so that a retry copies nothing.
+#[derive(Debug)]
+pub(crate) enum Operation {
+    Put {
+        key: Bytes,
+        value: Bytes,
+    },
+    Delete {
+        key: Bytes,
+    },
+    Get {
+        key: Bytes,
+    },
+    /// `until` is `end` cut to the region that is asked; every attempt sets it anew.
+    Scan {
+        start: Bytes,
+        end: Bytes,
+        until: Bytes,
+        limit: u32,
+    },
+}
+
+impl Operation {
+    /// The key whose region serves the operation.
+    pub(crate) fn key(&self) -> &[u8] {
+        match self {
+            Operation::Put { key, .. } | Operation::Delete { key } | Operation::Get { key } => key,
+            Operation::Scan { start, .. } => start,
+        }
+    }
+
+    /// Cuts a scan to the region that will be asked.
+    pub(crate) fn cut(&mut self, region_end: &Bytes) {
+        if let Operation::Scan { end, until, .. } = self {
+            let region_ends_first = !region_end.is_empty() && (end.is_empty() || region_end < end);
+            *until = if region_ends_first { region_end.clone() } else { end.clone() };
+        }
+    }
+
+    /// Reads may be asked again whatever happened to the attempt before.
+    pub(crate) fn is_read(&self) -> bool {
+        matches!(self, Operation::Get { .. } | Operation::Scan { .. })
+    }
+
+    /// Roughly what it adds to a frame.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Operation::Put { key, value } => key.len() + value.len(),
+            Operation::Delete { key } | Operation::Get { key } => key.len(),
+            Operation::Scan { start, end, .. } => start.len() + end.len(),
+        }
+    }
+
+    /// The limits of the contract, checked before anything is sent.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self {
+            Operation::Put { key, value } => {
+                check_key(key)?;
+                if value.len() > VALUE_BYTES_MAX {
+                    return Err(Error::invalid(format!(
+                        "value of {} bytes, at most {VALUE_BYTES_MAX} are allowed",
+                        value.len()
+                    )));
+                }
+                Ok(())
+            }
+            Operation::Delete { key } | Operation::Get { key } => check_key(key),
+            // A start may be empty, and one byte longer than a key: "just after this key".
+            Operation::Scan { start, end, .. } => {
+                for bound in [start, end] {
+                    if bound.len() > KEY_BYTES_MAX + 1 {
+                        return Err(Error::invalid(format!(
+                            "scan bound of {} bytes, keys have at most {KEY_BYTES_MAX}",
+                            bound.len()
+                        )));
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn check_key(key: &[u8]) -> Result<()> {
+    match key.len() {
+        0 => Err(Error::invalid("the key is empty")),
+        length if length > KEY_BYTES_MAX => Err(Error::invalid(format!(
+            "key of {length} bytes, at most {KEY_BYTES_MAX} are allowed"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// One attempt of one operation, queued for a store. Whoever holds it answers it exactly once;
+/// dropping it counts as [`Outcome::Lost`] for the waiting caller.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) operation: Operation,
+    pub(crate) region: u64,
+    pub(crate) epoch: pb::Epoch,
+    /// When this attempt is given up.
+    pub(crate) expires: Instant,
+    pub(crate) answer: oneshot::Sender<Outcome>,
+}
+
+impl Job {
+    pub(crate) fn done(self, answer: Answer) {
+        // The caller may have gone away; then nobody wants the answer.
+        let _ = self.answer.send(Outcome::Done(answer));
+    }
+
+    pub(crate) fn refused(self, error: Arc<pb::Error>) {
+        let _ = self.answer.send(Outcome::Refused(self.operation, error));
+    }
+
+    pub(crate) fn unsent(self, reason: Arc<str>) {
+        let _ = self.answer.send(Outcome::Unsent(self.operation, reason));
+    }
+
+    pub(crate) fn lost(self, reason: Arc<str>) {
+        let _ = self.answer.send(Outcome::Lost(self.operation, reason));
+    }
+}
+
+/// How one attempt ended.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Done(Answer),
+    /// The server answered that it did nothing, or (kind UNKNOWN) that it does not know.
+    Refused(Operation, Arc<pb::Error>),
+    /// It never left this process.
+    Unsent(Operation, Arc<str>),
+    /// It was sent and there is no answer.
+    Lost(Operation, Arc<str>),
+}
+
+impl Answer {
+    /// The region's end is filled in by whoever knows the region.
+    pub(crate) fn page(region: u64, response: pb::Response) -> Self {
+        Answer::Page {
+            region,
+            revision: response.revision,
+            records: response.records,
+            more: response.more,
+            region_end: Bytes::new(),
+        }
+    }
+}
+
+/// What a server answered to one operation.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Written { region: u64, revision: u64 },
+    Got { region: u64, revision: u64, record: pb::Record },
+    Page { region: u64, revision: u64, records: Vec<pb::Record>, more: bool, region_end: Bytes },
+}

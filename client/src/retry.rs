@@ -1,0 +1,245 @@
+//! One operation from the caller's `await` to its end: attempts, hints, back-off, deadline.
+//!
+//! What may be tried again: everything that a server refused or that was never sent; reads always.
+//! A write that was sent without an answer ends here as [`Error::Unknown`] and is never sent again,
+//! idempotent or not: a put that lies late in a paused server's socket would otherwise come after a
+//! newer put and take it back.
+
+use std::time::Duration;
+
+use rand::Rng;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::builder::Rpc;
+use crate::operation::{Answer, Job, Operation, Outcome};
+use crate::pb::error::Kind;
+use crate::route::{Router, Target};
+use crate::{Error, Refusal, Result, pb};
+
+/// A read that has no answer by then is asked again, elsewhere.
+const READ_ATTEMPT: Duration = Duration::from_secs(1);
+/// Hints followed in a row without a pause; two stores that name each other must not spin.
+const FOLLOWED_MAX: usize = 3;
+/// The pause after a refusal without a hint: elections take hundreds of milliseconds.
+const PAUSE_MS: std::ops::RangeInclusive<u64> = 20..=100;
+/// The pause after the first `Busy`; doubles up to the maximum.
+const BUSY_PAUSE_MS: u64 = 5;
+const BUSY_PAUSE_MS_MAX: u64 = 250;
+
+/// What one operation has been through.
+struct Course {
+    deadline: Instant,
+    timeout: Duration,
+    attempts: usize,
+    /// Hints followed since the last pause.
+    followed: usize,
+    busy: u32,
+    /// Why the last attempt failed: what the caller gets when time is over.
+    last: Error,
+}
+
+/// What to do before the next attempt.
+enum Next {
+    AtOnce,
+    Pause { refresh: bool },
+}
+
+/// Runs the operation until it is done, refused for good, unknown, or out of time.
+pub(crate) async fn run(
+    router: &Router,
+    mut operation: Operation,
+    timeout: Duration,
+) -> Result<Answer> {
+    operation.check()?;
+    let mut course = Course {
+        deadline: Instant::now() + timeout,
+        timeout,
+        attempts: 0,
+        followed: 0,
+        busy: 0,
+        last: Error::unavailable("no server was asked"),
+    };
+    loop {
+        let next = match router.pick(operation.key(), course.attempts) {
+            Some(target) => {
+                let outcome = attempt(router, &target, operation, course.deadline).await?;
+                course.attempts += 1;
+                match outcome {
+                    Outcome::Done(mut answer) => {
+                        if let Answer::Page { region_end, .. } = &mut answer {
+                            *region_end = target.region.end.clone();
+                        }
+                        return Ok(answer);
+                    }
+                    Outcome::Refused(back, error) => {
+                        operation = back;
+                        course.refused(router, &target, &operation, &error)?
+                    }
+                    Outcome::Unsent(back, reason) => {
+                        operation = back;
+                        target.region.forget_leader(target.lane.health.store);
+                        course.last = Error::unavailable(&*reason);
+                        Next::Pause { refresh: true }
+                    }
+                    Outcome::Lost(back, reason) => {
+                        operation = back;
+                        target.region.forget_leader(target.lane.health.store);
+                        course.lost(&target, &operation, &reason)?
+                    }
+                }
+            }
+            None => {
+                course.last = Error::unavailable("no server knows a region for the key yet");
+                Next::Pause { refresh: true }
+            }
+        };
+        course.pause(router, next).await?;
+    }
+}
+
+/// One attempt at one store.
+async fn attempt(
+    router: &Router,
+    target: &Target,
+    mut operation: Operation,
+    deadline: Instant,
+) -> Result<Outcome> {
+    operation.cut(&target.region.end);
+    let expires = match operation.is_read() {
+        true => deadline.min(Instant::now() + READ_ATTEMPT),
+        false => deadline,
+    };
+    let region = &target.region;
+    if router.shared.rpc == Rpc::Unary {
+        let lane = &target.lane;
+        let at = (region.region, region.epoch);
+        return Ok(lane.unary.call(&lane.health, &router.shared, operation, at, expires).await);
+    }
+    let is_read = operation.is_read();
+    let (answer, outcome) = oneshot::channel();
+    target.lane.submit(Job {
+        operation,
+        region: region.region,
+        epoch: region.epoch,
+        expires,
+        answer,
+    });
+    // A lane answers every job; it only goes away without a word with its runtime.
+    outcome.await.map_err(|_| match is_read {
+        true => Error::unavailable("the client's runtime was shut down"),
+        false => Error::unknown("the client's runtime was shut down before the answer"),
+    })
+}
+
+impl Course {
+    /// The server said no. `Err` when asking again is of no use or not allowed.
+    fn refused(
+        &mut self,
+        router: &Router,
+        target: &Target,
+        operation: &Operation,
+        error: &pb::Error,
+    ) -> Result<Next> {
+        let store = target.lane.health.store;
+        let message = format!("store {store}: {}", error.message);
+        let Some(kind) = Refusal::from_pb(error.kind()) else {
+            return match error.kind() {
+                Kind::Invalid => Err(Error::invalid(message)),
+                _ => self.lost(target, operation, &message),
+            };
+        };
+        self.last = Error::NotApplied { kind, message };
+        let next = match kind {
+            Refusal::NotLeader => {
+                target.region.forget_leader(store);
+                match &error.leader {
+                    Some(leader) if router.follow(&target.region, leader) => Next::AtOnce,
+                    _ => Next::Pause { refresh: self.attempts.is_multiple_of(4) },
+                }
+            }
+            Refusal::EpochNotMatch if error.regions.is_empty() => Next::Pause { refresh: true },
+            Refusal::EpochNotMatch => {
+                router.learn_regions(&error.regions);
+                Next::AtOnce
+            }
+            Refusal::Busy | Refusal::DiskFull => {
+                self.busy += 1;
+                Next::Pause { refresh: false }
+            }
+            Refusal::Closed => {
+                target.region.forget_leader(store);
+                target.lane.health.mark_suspect();
+                Next::Pause { refresh: true }
+            }
+        };
+        Ok(match next {
+            Next::AtOnce if self.followed >= FOLLOWED_MAX => Next::Pause { refresh: true },
+            next => next,
+        })
+    }
+
+    /// Sent, and no answer: the end for a write, a detour for a read.
+    fn lost(&mut self, target: &Target, operation: &Operation, reason: &str) -> Result<Next> {
+        let health = &target.lane.health;
+        if !operation.is_read() {
+            return Err(Error::unknown(format!(
+                "sent to store {} at {}: {reason}",
+                health.store,
+                health.address()
+            )));
+        }
+        health.mark_suspect();
+        self.last = Error::unavailable(reason);
+        Ok(Next::Pause { refresh: true })
+    }
+
+    /// Waits as long as `next` says. `Err` is the operation's end: time is over.
+    async fn pause(&mut self, router: &Router, next: Next) -> Result<()> {
+        let now = Instant::now();
+        let Next::Pause { refresh } = next else {
+            self.followed += 1;
+            return if now < self.deadline { Ok(()) } else { Err(self.out_of_time()) };
+        };
+        self.followed = 0;
+        let pause = self.draw_pause();
+        if now + pause >= self.deadline {
+            tokio::time::sleep_until(self.deadline).await;
+            return Err(self.out_of_time());
+        }
+        tokio::time::sleep(pause).await;
+        if refresh && let Err(error) = router.refresh(self.deadline).await {
+            // The table may still be right; the next attempt tells. An operation that was refused
+            // keeps the refusal as its reason.
+            if matches!(self.last, Error::Unavailable { .. }) {
+                self.last = error;
+            }
+        }
+        if Instant::now() < self.deadline { Ok(()) } else { Err(self.out_of_time()) }
+    }
+
+    /// Jittered, so that callers that failed together do not come back together.
+    fn draw_pause(&self) -> Duration {
+        let mut random = rand::rng();
+        let milliseconds = match self.busy {
+            0 => random.random_range(PAUSE_MS),
+            times => {
+                let most = (BUSY_PAUSE_MS << times.min(16)).min(BUSY_PAUSE_MS_MAX);
+                random.random_range(most / 2..=most)
+            }
+        };
+        Duration::from_millis(milliseconds)
+    }
+
+    fn out_of_time(&mut self) -> Error {
+        let spent = format!(" ({} attempts in {:?})", self.attempts, self.timeout);
+        let mut error = std::mem::replace(&mut self.last, Error::unavailable(""));
+        match &mut error {
+            Error::Invalid { message }
+            | Error::NotApplied { message, .. }
+            | Error::Unknown { message }
+            | Error::Unavailable { message } => message.push_str(&spent),
+        }
+        error
+    }
+}
