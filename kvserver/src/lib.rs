@@ -7,9 +7,11 @@
 //! ```
 
 pub mod config;
+pub mod directory;
 pub mod folder;
 pub mod kv;
 pub mod logging;
 pub mod metrics;
 pub mod playground;
+pub mod service;
 pub mod stop;

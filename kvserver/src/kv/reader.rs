@@ -20,14 +20,12 @@ pub const PAGE_RECORDS_MAX: usize = 10_000;
 pub const PAGE_BYTES_MAX: usize = (4 << 20) - (512 << 10);
 
 /// Why a read gave nothing.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReadError {
     /// This store has no such region.
     NoRegion,
     /// Another epoch, or a key outside the region.
     Refused(Refusal),
-    /// Records together too long for one answer.
-    TooLong,
     /// The engine failed, or holds what it should not.
     Fatal(Fatal),
 }
@@ -43,7 +41,8 @@ impl From<Fatal> for ReadError {
 pub struct Gets {
     /// The region's revision at the moment of the read.
     pub revision: u64,
-    /// One a key, in order; `None` = not there.
+    /// One a key, in order; `None` = not there. Fewer than keys when the answer would grow beyond
+    /// [`PAGE_BYTES_MAX`]: the last keys were not read.
     pub records: Vec<Option<Record>>,
 }
 
@@ -125,7 +124,7 @@ impl<'a> RegionView<'a> {
         Ok(RegionView { view, meta, state })
     }
 
-    /// Point reads. Every key must be inside the region.
+    /// Point reads; at least the first key is read. Every key must be inside the region.
     pub fn gets(&self, epoch: Epoch, keys: &[Bytes]) -> Result<Gets, ReadError> {
         self.check(epoch)?;
         let mut records = Vec::with_capacity(keys.len());
@@ -137,7 +136,7 @@ impl<'a> RegionView<'a> {
             let record = self.view.get(Column::Data, key)?.map(Record::decode).transpose()?;
             bytes += key.len() + record.as_ref().map_or(0, |record| record.value.len());
             if number > 0 && bytes > PAGE_BYTES_MAX {
-                return Err(ReadError::TooLong);
+                break;
             }
             records.push(record);
         }

@@ -72,6 +72,12 @@ impl OpenError {
     }
 }
 
+impl From<OpenError> for Fatal {
+    fn from(error: OpenError) -> Self {
+        Fatal::new("open the KV data", error)
+    }
+}
+
 /// Where a key lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Column {
