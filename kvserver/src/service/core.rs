@@ -98,17 +98,17 @@ impl Core {
         Arc::new(Core { store, machine, directory, reader })
     }
 
-    /// Checks limits, region and epoch. A refusal is the response.
-    pub(super) fn prepare(&self, request: pb::Request) -> Result<Prepared, pb::Response> {
+    /// Checks limits, region and epoch.
+    pub(super) fn prepare(&self, request: pb::Request) -> Result<Prepared, Box<pb::Error>> {
         let id = request.id;
         let region = request.region;
         let epoch = epoch_of(request.epoch);
-        let invalid = |message| refused(id, error(Kind::Invalid, message));
+        let invalid = |message: String| Box::new(error(Kind::Invalid, message));
         let Some(meta) = self.machine.region(region) else {
-            return Err(refused(id, self.no_region(region)));
+            return Err(Box::new(self.no_region(region)));
         };
         if meta.epoch != epoch {
-            return Err(refused(id, self.epoch_not_match(region)));
+            return Err(Box::new(self.epoch_not_match(region)));
         }
         let (work, command, bytes) = match (request.gets, request.scan) {
             (None, None) => {

@@ -60,9 +60,11 @@ impl Kv for KvService {
 
     async fn call(&self, request: Request<pb::Request>) -> Result<Response<pb::Response>, Status> {
         self.check_cluster(request.metadata())?;
-        let prepared = match self.core.prepare(request.into_inner()) {
+        let request = request.into_inner();
+        let id = request.id;
+        let prepared = match self.core.prepare(request) {
             Ok(prepared) => prepared,
-            Err(response) => return Ok(Response::new(response)),
+            Err(error) => return Ok(Response::new(refused(id, *error))),
         };
         let (sender, receiver) = oneshot::channel();
         let reply = OnceCompletion::reply(move |outcome| {
@@ -70,7 +72,6 @@ impl Kv for KvService {
             let _ = sender.send(outcome);
         });
         let (submit, flight) = prepared.split(reply);
-        let id = flight.id;
         self.core.store.submit(vec![submit]);
         let Ok(outcome) = receiver.await else {
             let unknown = error(Kind::Unknown, "the store ended before it answered");

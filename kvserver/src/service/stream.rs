@@ -113,7 +113,8 @@ where
     fn take_frame(&mut self, frame: pb::RequestFrame) {
         let mut requests = Vec::with_capacity(frame.requests.len());
         for request in frame.requests {
-            let prepared = self.admit(request.id).and_then(|()| self.core.prepare(request));
+            let id = request.id;
+            let prepared = self.admit().and_then(|()| self.core.prepare(request));
             match prepared {
                 Ok(prepared) => {
                     let ticket = self.flights.next_ticket();
@@ -122,7 +123,7 @@ where
                     self.flights.insert(ticket, flight);
                     requests.push(request);
                 }
-                Err(response) => self.responses.push_back(response),
+                Err(error) => self.responses.push_back(refused(id, *error)),
             }
         }
         if !requests.is_empty() {
@@ -130,7 +131,7 @@ where
         }
     }
 
-    fn admit(&self, id: u64) -> Result<(), pb::Response> {
+    fn admit(&self) -> Result<(), Box<pb::Error>> {
         let (flights, limits) = (&self.flights, &self.limits);
         let what = if flights.count >= limits.requests_max {
             format!("{} requests in flight, at most {}", flights.count, limits.requests_max)
@@ -139,7 +140,7 @@ where
         } else {
             return Ok(());
         };
-        Err(refused(id, error(Kind::Busy, format!("this stream has {what}"))))
+        Err(Box::new(error(Kind::Busy, format!("this stream has {what}"))))
     }
 
     fn take_events(&mut self, events: Vec<Event>) {
