@@ -36,17 +36,18 @@ fn defaults_are_those_of_the_help() {
     assert_eq!(settings.layout, Layout::even(24).unwrap());
     assert_eq!(settings.advertise_addr, settings.addr);
     assert_eq!((settings.store_down_after_ms, settings.leader_settle_ms), (5_000, 2_000));
-    assert_eq!((settings.log_level, settings.log_format), (LogLevel::Info, LogFormat::Text));
+    assert_eq!((settings.log_level.as_str(), settings.log_format), ("info", LogFormat::Text));
+    assert_eq!(settings.raft, raft_defaults());
 }
 
 #[test]
 fn flags_go_over_the_file() {
-    let file = "stores = 5\nregions = 7\naddr = \"h:1\"\n[raft]\ntick_interval_ms = 50\n";
+    let file = "stores = 5\nregions = 7\naddr = \"h:1\"\n[raft]\nelection_ticks = 7\n";
     let settings = settings(&with(&["--stores", "4"]), Some(file)).unwrap();
     assert_eq!(settings.stores, 4);
     assert_eq!(settings.layout.regions(), 7);
     assert_eq!(settings.addr.as_str(), "127.0.0.1:7100");
-    assert_eq!(settings.raft.tick_interval_ms, 50);
+    assert_eq!(settings.raft, RaftConfig { election_ticks: 7, ..raft_defaults() });
 }
 
 #[test]

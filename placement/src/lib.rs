@@ -6,7 +6,7 @@
 //! ```text
 //!  store ── Register ──► service ── Command ──► raftstore group ──► machine ──► ClusterMap
 //!        ── Heartbeat ─► service ──► observe (memory) ──► plan (pure) ──► orders in the answer
-//!  client ── Routes ───► routes  ──► ClusterMap + observe
+//!  client ── Routes ───► kv      ──► ClusterMap + observe
 //! ```
 //!
 //! - [`state`] is what must never be lost: cluster id, stores, regions, id counters. It changes
@@ -19,9 +19,16 @@ pub mod client;
 pub mod config;
 pub mod folder;
 pub mod keys;
+mod kv;
 pub mod machine;
+mod metrics;
+pub mod node;
 pub mod observe;
 pub mod pb;
 pub mod plan;
+pub mod process;
 pub mod regions;
+mod replicated;
+mod service;
 pub mod state;
+mod status;

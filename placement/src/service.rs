@@ -1,0 +1,236 @@
+//! The gRPC service for stores: registration and heartbeats.
+//!
+//! A registration is answered after its command was applied by Raft. A heartbeat changes memory
+//! only ([`Observed`]); it goes through Raft only when the store's address changed.
+
+use crate::config::Address;
+use crate::metrics::Metrics;
+use crate::observe::{Liveness, Observed};
+use crate::pb::placement_server::Placement;
+use crate::pb::{
+    Epoch, HeartbeatRequest, HeartbeatResponse, Region, RegionLeader, RegisterRequest,
+    RegisterResponse, Replica, StoreInfo,
+};
+use crate::regions::Layout;
+use crate::replicated::{NotNow, Replicated};
+use crate::state::{self, Answer, ClusterMap, Command};
+use flotilla_raftstore::{Clock, ClusterId, Nanos, ReplicaRole, StoreId};
+use parking_lot::Mutex;
+use rustc_hash::FxHashSet;
+use std::sync::Arc;
+use tonic::{Request, Response, Status};
+
+/// Longest nonce of a store, in bytes.
+const NONCE_BYTES_MAX: usize = 128;
+
+/// What the services and pages of one member share.
+pub(crate) struct Shared {
+    pub(crate) member: u64,
+    pub(crate) cluster: ClusterId,
+    pub(crate) replicated: Replicated,
+    pub(crate) observed: Mutex<Observed>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) metrics: Metrics,
+    /// The first layout: so many stores, cut like this.
+    pub(crate) stores: u32,
+    pub(crate) layout: Layout,
+}
+
+impl From<NotNow> for Status {
+    fn from(reason: NotNow) -> Status {
+        Status::unavailable(reason.to_string())
+    }
+}
+
+impl Shared {
+    pub(crate) fn now(&self) -> Nanos {
+        self.clock.now()
+    }
+
+    fn check_cluster(&self, cluster: &str, who: &str) -> Result<(), Status> {
+        match cluster.parse::<ClusterId>() {
+            Ok(theirs) if theirs == self.cluster => Ok(()),
+            Ok(theirs) => Err(Status::failed_precondition(format!(
+                "{who} is of cluster {theirs}, this placement serves cluster {}: give it the \
+                 --placement addresses of its own cluster, or an empty --dir to join this one \
+                 as a new store",
+                self.cluster
+            ))),
+            Err(_) => Err(Status::invalid_argument(format!(
+                "{who}: cluster id {cluster:?} is not 32 hexadecimal digits"
+            ))),
+        }
+    }
+
+    async fn register(&self, request: RegisterRequest) -> Result<RegisterResponse, Status> {
+        let address = request.address.parse::<Address>().map_err(Status::invalid_argument)?;
+        self.replicated.ready()?;
+        let who = format!("the store at {address}");
+        if !request.cluster.is_empty() {
+            self.check_cluster(&request.cluster, &who)?;
+        } else if request.store != 0 {
+            return Err(Status::invalid_argument(format!(
+                "{who} names its id {} and no cluster: register both or none",
+                request.store
+            )));
+        }
+        let store = match request.store {
+            0 => self.add(request.nonce, address.to_string()).await?,
+            id => self.locate(StoreId(id), address.to_string()).await?,
+        };
+        self.create_regions().await?;
+        Ok(RegisterResponse { cluster: self.cluster.to_string(), store: store.0 })
+    }
+
+    async fn add(&self, nonce: String, address: String) -> Result<StoreId, Status> {
+        if nonce.is_empty() || nonce.len() > NONCE_BYTES_MAX {
+            return Err(Status::invalid_argument(format!(
+                "nonce of {} bytes: a new store gives one of 1 to {NONCE_BYTES_MAX}",
+                nonce.len()
+            )));
+        }
+        let command = Command::AddStore { nonce, address: address.clone() };
+        match self.replicated.execute(&command).await? {
+            Answer::Store { store } => {
+                self.metrics.registrations.inc();
+                tracing::info!(%store, address, "store registered");
+                Ok(store)
+            }
+            Answer::Refused { reason } => Err(Status::failed_precondition(reason)),
+            Answer::Done => Err(Status::internal("a new store got no id")),
+        }
+    }
+
+    /// Makes sure that `store` is known, at `address`.
+    async fn locate(&self, store: StoreId, address: String) -> Result<StoreId, Status> {
+        let known =
+            || self.replicated.read(|map| map.stores.get(&store).map(|s| s.address.clone()));
+        let mut at = known();
+        if at.is_none() {
+            // Before a store is turned away, make sure that what is read here is not outdated.
+            self.replicated.barrier().await?;
+            at = known();
+        }
+        match at {
+            Some(at) if at == address => Ok(store),
+            Some(from) => {
+                let command = Command::MoveStore { store, address: address.clone() };
+                self.replicated.execute(&command).await?;
+                tracing::info!(%store, from, address, "store moved");
+                Ok(store)
+            }
+            None => Err(Status::failed_precondition(format!(
+                "store {store} at {address} is not known in cluster {}: this placement's state is \
+                 older than the store or has lost it; restore the placement's --dir, or start \
+                 the store with an empty --dir to join as a new one",
+                self.cluster
+            ))),
+        }
+    }
+
+    /// Creates the first regions once enough stores have joined.
+    async fn create_regions(&self) -> Result<(), Status> {
+        let due =
+            |map: &ClusterMap| map.regions.is_empty() && map.stores.len() >= self.stores as usize;
+        if !self.replicated.read(due) {
+            return Ok(());
+        }
+        let command = Command::CreateRegions { stores: self.stores, layout: self.layout.clone() };
+        match self.replicated.execute(&command).await? {
+            Answer::Refused { reason } => Err(Status::internal(reason)),
+            _ => {
+                tracing::info!(regions = self.layout.regions(), "the first regions are created");
+                Ok(())
+            }
+        }
+    }
+
+    async fn heartbeat(&self, request: HeartbeatRequest) -> Result<HeartbeatResponse, Status> {
+        let address = request.address.parse::<Address>().map_err(Status::invalid_argument)?;
+        self.replicated.ready()?;
+        self.check_cluster(&request.cluster, &format!("the store at {address}"))?;
+        let store = self.locate(StoreId(request.store), address.to_string()).await?;
+        self.create_regions().await?;
+        self.metrics.heartbeats.inc();
+        Ok(self.replicated.read(|map| self.answer(store, &request, map)))
+    }
+
+    fn answer(
+        &self,
+        store: StoreId,
+        request: &HeartbeatRequest,
+        map: &ClusterMap,
+    ) -> HeartbeatResponse {
+        let now = self.now();
+        let mut observed = self.observed.lock();
+        let fresh = observed.hear(request, now);
+        // An order in the answer to an outdated heartbeat could be outdated as well.
+        let transfers = if fresh { observed.orders_for(store, map, now) } else { Vec::new() };
+        self.metrics.transfers.inc_by(transfers.len() as u64);
+        let hosted: FxHashSet<u64> = request.hosted.iter().copied().collect();
+        let missing = |r: &&state::Region| r.is_on(store) && !hosted.contains(&r.region);
+        let leader = |r: &u64| {
+            let (leader, term) = observed.leader(*r, now)?;
+            Some(RegionLeader { region: *r, leader_store: leader.0, term })
+        };
+        HeartbeatResponse {
+            stores: map
+                .stores
+                .iter()
+                .map(|(id, s)| info(*id, s, observed.liveness(*id, now)))
+                .collect(),
+            create: map.regions.values().filter(missing).map(region).collect(),
+            transfers,
+            leaders: map.regions.keys().filter_map(leader).collect(),
+        }
+    }
+}
+
+fn info(id: StoreId, record: &state::StoreRecord, liveness: Liveness) -> StoreInfo {
+    StoreInfo { store: id.0, address: record.address.clone(), state: liveness.as_str().to_string() }
+}
+
+/// The word for a role in both contracts.
+pub(crate) fn role(role: ReplicaRole) -> String {
+    match role {
+        ReplicaRole::Voter => "voter".to_string(),
+        ReplicaRole::Learner => "learner".to_string(),
+    }
+}
+
+fn region(region: &state::Region) -> Region {
+    let replica = |r: &flotilla_raftstore::ReplicaDesc| Replica {
+        replica: r.replica.0,
+        store: r.store.0,
+        role: role(r.role),
+    };
+    Region {
+        region: region.region,
+        group: region.group.0,
+        start: region.start.clone(),
+        end: region.end.clone(),
+        epoch: Some(Epoch { version: region.epoch.version, members: region.epoch.members }),
+        replicas: region.replicas.iter().map(replica).collect(),
+    }
+}
+
+/// [`Shared`] as the gRPC server wants it.
+#[derive(Clone)]
+pub(crate) struct PlacementService(pub(crate) Arc<Shared>);
+
+#[tonic::async_trait]
+impl Placement for PlacementService {
+    async fn register(
+        &self,
+        request: Request<RegisterRequest>,
+    ) -> Result<Response<RegisterResponse>, Status> {
+        self.0.register(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<HeartbeatRequest>,
+    ) -> Result<Response<HeartbeatResponse>, Status> {
+        self.0.heartbeat(request.into_inner()).await.map(Response::new)
+    }
+}
