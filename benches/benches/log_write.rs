@@ -1,0 +1,83 @@
+//! The log writer: one synced write for one group, and for 24 groups at once.
+
+use bytes::Bytes;
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use flotilla_raftstore::log::{MemoryLog, RocksLog, RocksLogOptions};
+use flotilla_raftstore::message::LogTask;
+use flotilla_raftstore::{
+    EntryKind, GroupDesc, GroupId, GroupRecord, GroupWrite, HardState, LogEntry, LogPosition,
+    LogStore, LogWriter, ReplicaDesc, ReplicaId, ReplicaRole, StoreId,
+};
+use std::sync::Arc;
+
+/// Entries that stay in each group's log.
+const KEPT: u64 = 500;
+
+fn record(group: u64) -> GroupRecord {
+    let one = ReplicaDesc {
+        replica: ReplicaId(group),
+        store: StoreId(1),
+        role: ReplicaRole::Voter,
+    };
+    let desc = GroupDesc { group: GroupId(group), replicas: vec![one] };
+    GroupRecord { desc, replica: ReplicaId(group) }
+}
+
+fn task(group: u64, write: GroupWrite, ready: u64) -> LogTask {
+    LogTask {
+        shard: 0,
+        replica: ReplicaId(group),
+        write,
+        ready,
+        held: Vec::new(),
+        created: Vec::new(),
+    }
+}
+
+/// What a round's leader writes: one entry and its hard state for each group.
+fn appends(groups: u64, index: u64, data: &Bytes) -> Vec<LogTask> {
+    let write = |group| GroupWrite {
+        group: GroupId(group),
+        hard_state: Some(HardState { term: 1, vote: 1, commit: index - 1 }),
+        append: vec![LogEntry { index, term: 1, kind: EntryKind::Normal, data: data.clone() }],
+        truncate: (index.is_multiple_of(KEPT) && index > KEPT)
+            .then(|| LogPosition { index: index - KEPT, term: 1 }),
+        ..GroupWrite::default()
+    };
+    (1..=groups).map(|group| task(group, write(group), index)).collect()
+}
+
+fn bench(criterion: &mut Criterion, name: &str, log: &Arc<dyn LogStore>, groups: u64, size: usize) {
+    let mut writer = LogWriter::new(log.clone());
+    let create = |group| {
+        let record = Some(record(group));
+        task(group, GroupWrite { group: GroupId(group), record, ..GroupWrite::default() }, 0)
+    };
+    writer.run_once((1..=groups).map(create).collect()).expect("groups are created");
+    let data = Bytes::from(vec![7; size]);
+    let mut index = 0;
+    criterion.bench_function(&format!("log/{name}/{groups} groups of {size} B"), |bencher| {
+        bencher.iter_batched(
+            || {
+                index += 1;
+                appends(groups, index, &data)
+            },
+            |tasks| writer.run_once(tasks).expect("the write is durable"),
+            BatchSize::PerIteration,
+        );
+    });
+}
+
+fn log_writes(criterion: &mut Criterion) {
+    for (groups, size) in [(1, 64), (24, 800), (24, 4000)] {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let log: Arc<dyn LogStore> =
+            RocksLog::open(dir.path(), RocksLogOptions::default()).expect("an empty log opens");
+        bench(criterion, "rocksdb", &log, groups, size);
+        let log: Arc<dyn LogStore> = MemoryLog::new();
+        bench(criterion, "memory", &log, groups, size);
+    }
+}
+
+criterion_group!(benches, log_writes);
+criterion_main!(benches);
