@@ -14,11 +14,8 @@ use std::sync::Arc;
 const KEPT: u64 = 500;
 
 fn record(group: u64) -> GroupRecord {
-    let one = ReplicaDesc {
-        replica: ReplicaId(group),
-        store: StoreId(1),
-        role: ReplicaRole::Voter,
-    };
+    let one =
+        ReplicaDesc { replica: ReplicaId(group), store: StoreId(1), role: ReplicaRole::Voter };
     let desc = GroupDesc { group: GroupId(group), replicas: vec![one] };
     GroupRecord { desc, replica: ReplicaId(group) }
 }
