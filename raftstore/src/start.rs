@@ -67,6 +67,9 @@ impl StoreBuilder {
     /// the recovery.
     pub fn start(self) -> Result<Store, StartError> {
         self.config.validate().map_err(StartError::Config)?;
+        // What was recovered counts as durable from here on, so it must be: after a kill the
+        // page cache may hold what the disk does not.
+        self.state_machine.sync()?;
         let groups = recover(&*self.log, &*self.state_machine)?;
         let config = Arc::new(self.config.clone());
         let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..config.shards)
