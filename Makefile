@@ -1,0 +1,73 @@
+# Flotilla: build, demo, tests. `make help` lists the targets.
+#
+# One Cargo profile (release) and one build folder serve all targets, and fresh clones share the
+# folder, so that RocksDB is compiled once a machine. Programs are built for the whole workspace
+# at a time: building single packages would resolve features differently and compile twice.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+.NOTPARALLEL:
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)
+export CARGO_TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CACHE)/flotilla/target)
+BIN := $(CARGO_TARGET_DIR)/release
+CARGO_FLAGS := --release --locked
+
+# make sim SEEDS=1..200
+SEEDS ?= 1..200
+# Fresh seeds in `make test`, for so many seconds.
+SIM_SECONDS ?= 60
+# make table TABLE_FLAGS="--seconds 10"
+TABLE_FLAGS ?=
+
+.PHONY: deps announce build demo test fmt clippy doc unit sweep sim mutants table clean help
+
+deps: ## install what a build needs and is missing (without root: say how)
+	@scripts/deps
+
+announce:
+	@compgen -G '$(BIN)/build/librocksdb-sys-*/out/librocksdb.a' >/dev/null || echo \
+	  'the first build compiles RocksDB and takes 10 to 20 minutes on 2 cores (kept in $(CARGO_TARGET_DIR))'
+
+build: deps announce ## build all programs
+	cargo build $(CARGO_FLAGS) --workspace --bins
+
+demo: build ## a cluster of processes on real metadata, with a kill -9 (at most 3 minutes)
+	@$(BIN)/demo
+
+test: deps fmt build clippy doc unit sweep ## everything that must hold before a push
+	@echo 'make test: all passed'
+
+fmt: ## check the formatting
+	cargo fmt --all --check
+
+clippy: ## lint everything, warnings are errors
+	cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
+
+doc: ## build the docs, warnings are errors
+	RUSTDOCFLAGS=-Dwarnings cargo doc $(CARGO_FLAGS) --workspace --no-deps
+
+# The end-to-end tests start the programs that `build` made.
+unit: build ## unit, doc and end-to-end tests
+	cargo test $(CARGO_FLAGS) --workspace
+
+sweep: build ## simulate fresh seeds for SIM_SECONDS
+	$(BIN)/sim --seconds $(SIM_SECONDS)
+
+sim: build ## simulate SEEDS=FIRST..LAST
+	$(BIN)/sim --seeds $(SEEDS)
+
+mutants: deps announce ## plant known mistakes one by one; the simulation must find each
+	cargo build $(CARGO_FLAGS) --workspace \
+	  --features flotilla-tests/mutants,flotilla-tests/invariants --bin mutants
+	$(BIN)/mutants
+
+table: build ## the throughput table over a cluster that it starts itself
+	$(BIN)/throughput table $(TABLE_FLAGS)
+
+clean: ## remove the build folder, RocksDB's build too
+	rm -rf '$(CARGO_TARGET_DIR)'
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
