@@ -4,7 +4,9 @@
 //! [`RunArgs`] is what clap takes from the command line and the environment, [`File`] what the
 //! TOML file may hold, [`Settings`] the checked result. Nothing here touches the data folder.
 
+use crate::service::{Limits, MESSAGE_BYTES_MAX};
 use clap::{Args, ValueEnum};
+use flotilla_raftstore::transport::grpc::GrpcConfig;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::IpAddr;
@@ -156,7 +158,8 @@ pub struct RunArgs {
     /// What holds the data; an existing folder keeps its own [default: rocksdb]
     #[arg(long, env = "FLOTILLA_STORAGE")]
     pub storage: Option<Storage>,
-    /// TOML file with any of these settings and the tables [raft], [log], [server]
+    /// TOML file with any of these settings and the tables [raft], [log],
+    /// [transport], [limits], [server]
     #[arg(long, env = "FLOTILLA_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// error, warn, info, debug, trace, or filters such as info,flotilla_raftstore=debug
@@ -190,6 +193,10 @@ pub struct File {
     pub raft: flotilla_raftstore::Config,
     /// The log on disk.
     pub log: LogSettings,
+    /// Messages between stores.
+    pub transport: GrpcConfig,
+    /// What one client connection may have under way.
+    pub limits: Limits,
     /// The port and its threads.
     pub server: ServerSettings,
 }
@@ -217,44 +224,12 @@ pub struct ServerSettings {
     pub worker_threads: usize,
     /// HTTP/2 streams (calls) at once on one connection. Default 4096.
     pub streams_max: u32,
-    /// HTTP/2 window of one stream in bytes. Default 4 MiB. Smaller: large batches wait.
-    pub stream_window_bytes: u32,
-    /// HTTP/2 window of one connection in bytes. Default 16 MiB.
-    pub connection_window_bytes: u32,
-    /// Longest gRPC message taken, in bytes. Default 8 MiB: a batch of 4 MiB and its frame fit.
-    pub message_bytes_max: usize,
 }
 
 impl Default for ServerSettings {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        ServerSettings {
-            worker_threads: if cores <= 4 { 2 } else { 4 },
-            streams_max: 4_096,
-            stream_window_bytes: 4 << 20,
-            connection_window_bytes: 16 << 20,
-            message_bytes_max: 8 << 20,
-        }
-    }
-}
-
-impl ServerSettings {
-    /// Checks ranges; the error names the field, its value and what is allowed.
-    fn validate(&self) -> Result<(), String> {
-        let window = i32::MAX as u64; // RFC 9113, section 6.9.1: flow-control windows.
-        let ranges = [
-            ("worker_threads", self.worker_threads as u64, 1, 256),
-            ("streams_max", u64::from(self.streams_max), 1, u64::from(u32::MAX)),
-            ("stream_window_bytes", u64::from(self.stream_window_bytes), 65_535, window),
-            ("connection_window_bytes", u64::from(self.connection_window_bytes), 65_535, window),
-            ("message_bytes_max", self.message_bytes_max as u64, 5 << 20, 1 << 30),
-        ];
-        match ranges.iter().find(|(_, value, low, high)| value < low || value > high) {
-            Some((field, value, low, high)) => {
-                Err(format!("server.{field} = {value}: must be from {low} to {high}"))
-            }
-            None => Ok(()),
-        }
+        ServerSettings { worker_threads: if cores <= 4 { 2 } else { 4 }, streams_max: 4_096 }
     }
 }
 
@@ -279,6 +254,10 @@ pub struct Settings {
     pub raft: flotilla_raftstore::Config,
     /// The log on disk.
     pub log: LogSettings,
+    /// Messages between stores.
+    pub transport: GrpcConfig,
+    /// What one client connection may have under way.
+    pub limits: Limits,
     /// The port and its threads.
     pub server: ServerSettings,
 }
@@ -319,11 +298,31 @@ impl Settings {
             log_format: args.log_format.or(file.log_format).unwrap_or_default(),
             raft: file.raft,
             log: file.log,
+            transport: file.transport,
+            limits: file.limits,
             server: file.server,
         };
-        settings.raft.validate().map_err(|e| SettingsError::OutOfRange(format!("raft.{e}")))?;
-        settings.server.validate().map_err(SettingsError::OutOfRange)?;
+        settings.validate().map_err(SettingsError::OutOfRange)?;
         Ok(settings)
+    }
+
+    /// Checks ranges and relations; the error names table and field, the value and what is
+    /// allowed.
+    fn validate(&self) -> Result<(), String> {
+        self.raft.validate().map_err(|e| format!("raft.{e}"))?;
+        self.transport.validate().map_err(|e| format!("transport.{e}"))?;
+        let ranges = [
+            ("server.worker_threads", self.server.worker_threads, 1, 256),
+            ("server.streams_max", self.server.streams_max as usize, 1, 1 << 20),
+            ("limits.requests_max", self.limits.requests_max, 1, 1 << 20),
+            ("limits.bytes_max", self.limits.bytes_max, MESSAGE_BYTES_MAX, 1 << 40),
+        ];
+        match ranges.iter().find(|(_, value, low, high)| value < low || value > high) {
+            Some((field, value, low, high)) => {
+                Err(format!("{field} = {value}: must be from {low} to {high}"))
+            }
+            None => Ok(()),
+        }
     }
 }
 

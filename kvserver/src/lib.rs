@@ -9,9 +9,13 @@
 pub mod config;
 pub mod directory;
 pub mod folder;
+pub mod http;
 pub mod kv;
 pub mod logging;
 pub mod metrics;
+pub mod node;
+pub mod placement_agent;
 pub mod playground;
 pub mod service;
+pub mod status;
 pub mod stop;

@@ -2,8 +2,8 @@
 
 use clap::{Parser, Subcommand};
 use flotilla_kvserver::config::{RunArgs, Settings};
-use flotilla_kvserver::logging;
 use flotilla_kvserver::playground::{self, PlaygroundArgs};
+use flotilla_kvserver::{logging, node};
 use std::process::ExitCode;
 
 // Many threads free what others allocated: the system's allocator keeps far more memory then.
@@ -52,6 +52,5 @@ fn main() -> ExitCode {
 fn run(args: RunArgs) -> Result<(), String> {
     let settings = Settings::load(args).map_err(|e| e.to_string())?;
     logging::start(&settings.log_level, settings.log_format)?;
-    let _ = settings;
-    Ok(())
+    node::run(settings).map_err(|e| e.to_string())
 }

@@ -10,7 +10,7 @@ use crate::config::{Address, Settings, Storage};
 use crate::directory::Directory;
 use crate::folder::{Folder, FolderError, Member};
 use crate::kv::KvStateMachine;
-use crate::kv::engine::{Engine, MemoryEngine, RocksEngine};
+use crate::kv::engine::{Engine, MemoryEngine, OpenError, RocksEngine};
 use crate::metrics::Metrics;
 use crate::placement_agent::{self, AgentError, Parts, PlacementAgent};
 use crate::status::StatusSource;
@@ -56,6 +56,9 @@ pub enum NodeError {
     #[error("{0}; nothing was changed")]
     Log(#[from] LogError),
     /// The data cannot be opened.
+    #[error("{0}; the store does not start")]
+    Open(#[from] OpenError),
+    /// The data cannot be read.
     #[error("{0}; the store does not start")]
     Engine(#[from] Fatal),
     /// The engine of the Raft groups does not start.
@@ -137,7 +140,7 @@ async fn live(
     node.serve(listener, client, folder, &stop).await
 }
 
-fn open_engine(storage: Storage, folder: &Folder) -> Result<Arc<dyn Engine>, Fatal> {
+fn open_engine(storage: Storage, folder: &Folder) -> Result<Arc<dyn Engine>, OpenError> {
     Ok(match storage {
         Storage::Rocksdb => Arc::new(RocksEngine::open(&folder.data_dir())?),
         Storage::Memory => Arc::new(MemoryEngine::open(&folder.data_dir())?),
@@ -275,8 +278,8 @@ impl Node {
             self.store.clone(),
             Arc::clone(&self.machine),
             Arc::clone(&self.directory),
-        )
-        .max_decoding_message_size(self.settings.server.message_bytes_max);
+            self.settings.limits,
+        );
         Ok(Routes::from(http).add_service(kv).add_service(self.transport.service()))
     }
 

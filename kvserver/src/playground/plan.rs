@@ -113,9 +113,9 @@ impl Plan {
             }
             None => None,
         };
+        let lock = FolderLock::acquire(dir, LAYOUT, "playground")?;
         let placement_program = sibling("placement")?;
         let own_program = current_program()?;
-        let lock = FolderLock::acquire(dir, LAYOUT, "playground")?;
         // Absolute, so that the printed commands work from everywhere.
         let dir = dir.canonicalize().map_err(|e| super::io("finding the folder", e))?;
         let old = read_layout(&dir)?;

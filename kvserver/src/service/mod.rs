@@ -19,6 +19,7 @@ use crate::directory::Directory;
 use crate::kv::KvStateMachine;
 use flotilla_client::pb::kv_server::KvServer;
 use flotilla_raftstore::Store;
+use serde::Deserialize;
 use std::sync::Arc;
 
 /// Longest message accepted and sent: a batch or a page of 4 MiB and what wraps it. A batch over
@@ -26,11 +27,12 @@ use std::sync::Arc;
 pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
 
 /// Bounds of one stream; beyond them requests are answered `Busy`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Requests without an answer yet.
+    /// Requests without an answer yet. Default 16384.
     pub requests_max: usize,
-    /// Bytes that they hold.
+    /// Bytes that they hold. Default 64 MiB.
     pub bytes_max: usize,
 }
 
@@ -46,8 +48,9 @@ pub fn kv_service(
     store: Store,
     machine: Arc<KvStateMachine>,
     directory: Arc<Directory>,
+    limits: Limits,
 ) -> KvServer<KvService> {
-    KvServer::new(KvService::new(store, machine, directory, Limits::default()))
+    KvServer::new(KvService::new(store, machine, directory, limits))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
