@@ -161,6 +161,13 @@ impl Folder {
         }
     }
 
+    /// Whether the folder's store has its id, asked from outside and without the lock.
+    #[must_use]
+    pub fn is_registered(path: &Path) -> bool {
+        let text = read_text(path, IDENTITY).ok().flatten();
+        text.and_then(|text| parse_identity(path, &text).ok()).is_some_and(|i| i.member.is_some())
+    }
+
     /// Who the store is.
     #[must_use]
     pub fn identity(&self) -> &Identity {

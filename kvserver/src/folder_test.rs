@@ -17,9 +17,11 @@ fn a_new_folder_keeps_its_identity() {
     let path = dir.path().join("deep/er");
     let mut folder = Folder::open(&path, Some(Storage::Memory)).unwrap();
     assert_eq!(folder.identity().member, None);
+    assert!(!Folder::is_registered(&path) && !Folder::is_registered(dir.path()));
     let nonce = folder.identity().nonce.clone();
     folder.set_member(member()).unwrap();
     folder.peers_file().write(&BTreeMap::from([(StoreId(1), "h:1".to_owned())])).unwrap();
+    assert!(Folder::is_registered(&path));
     drop(folder);
     let folder = Folder::open(&path, None).unwrap();
     assert_eq!(folder.identity().member, Some(member()));

@@ -4,7 +4,7 @@
 //! alone and the stop keeps its order; its standard input is a pipe held here (see
 //! [`crate::stop::PARENT_PIPE`]).
 
-use super::plan::ChildSpec;
+use super::plan::{ChildSpec, PLACEMENT};
 use crate::stop::PARENT_PIPE;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::OpenOptions;
@@ -114,7 +114,7 @@ impl Children {
     /// Stops the children in the reverse order of their start, the stores all at once: SIGTERM,
     /// and SIGKILL for what does not end in time.
     pub async fn stop(&mut self) {
-        self.stop_those(|name| name != "placement").await;
+        self.stop_those(|name| name != PLACEMENT).await;
         self.stop_those(|_| true).await;
     }
 

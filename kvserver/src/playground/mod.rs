@@ -17,11 +17,12 @@ use crate::folder::FolderError;
 use crate::stop::Stop;
 use children::{Children, Exited};
 use comfy_table::{ContentArrangement, Table, presets};
-use plan::Plan;
+use plan::{PLACEMENT, Plan};
 use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// A cluster that is not ready by then has failed.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
@@ -116,20 +117,22 @@ async fn run_children(
     children: &mut Children,
     stop: &Stop,
 ) -> Result<(), PlaygroundError> {
+    let mut start = Start { children, stop, deadline: Instant::now() + READY_TIMEOUT };
+    let mut missing = String::from("placement has not answered yet");
     for spec in plan.children() {
-        children
-            .spawn(spec)
-            .map_err(|source| io(&format!("starting {}", spec.program.display()), source))?;
-    }
-    print_children(plan, children);
-    let mut progress = String::from("placement has not answered yet");
-    tokio::select! {
-        () = ready::wait(plan, &mut progress) => {}
-        ended = children.exited() => return Err(ended_at_start(ended)),
-        _ = stop.requested() => return Ok(()),
-        () = tokio::time::sleep(READY_TIMEOUT) => {
-            return Err(PlaygroundError::NotReady { missing: progress, logs: plan.dir().to_owned() });
+        start.children.spawn(spec).map_err(|e| io(&format!("starting {}", spec.name), e))?;
+        if plan.is_new() && spec.name != PLACEMENT {
+            // One after the other, so that store-1 gets the id 1.
+            let missing = format!("{} has no id from placement", spec.name);
+            if !start.step(ready::registered(spec)).await.done(plan, &missing)? {
+                return Ok(());
+            }
         }
+    }
+    print_children(plan, start.children);
+    let ready = start.step(ready::wait(plan, &mut missing)).await;
+    if !ready.done(plan, &missing)? {
+        return Ok(());
     }
     say(&format!("ready placement={}", plan.placement_address()));
     loop {
@@ -138,6 +141,47 @@ async fn run_children(
                 say(&format!("exited {} pid={} status={}", ended.name, ended.pid, ended.status));
             }
             _ = stop.requested() => return Ok(()),
+        }
+    }
+}
+
+/// What every step of the start has to watch beside its own work.
+struct Start<'a> {
+    children: &'a mut Children,
+    stop: &'a Stop,
+    deadline: Instant,
+}
+
+/// How a step of the start ended.
+enum Step {
+    Done,
+    Stopped,
+    TimedOut,
+    Ended(Exited),
+}
+
+impl Start<'_> {
+    async fn step(&mut self, work: impl Future<Output = ()>) -> Step {
+        tokio::select! {
+            () = work => Step::Done,
+            ended = self.children.exited() => Step::Ended(ended),
+            _ = self.stop.requested() => Step::Stopped,
+            () = tokio::time::sleep_until(self.deadline) => Step::TimedOut,
+        }
+    }
+}
+
+impl Step {
+    /// Whether to go on; `missing` says what a step that timed out was waiting for.
+    fn done(self, plan: &Plan, missing: &str) -> Result<bool, PlaygroundError> {
+        match self {
+            Step::Done => Ok(true),
+            Step::Stopped => Ok(false),
+            Step::TimedOut => Err(PlaygroundError::NotReady {
+                missing: missing.to_owned(),
+                logs: plan.dir().to_owned(),
+            }),
+            Step::Ended(ended) => Err(ended_at_start(ended)),
         }
     }
 }

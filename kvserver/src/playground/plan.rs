@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 /// Stores listen from here on, counted from the base port.
 const STORE_PORT_OFFSET: u16 = 10;
+/// The name of the first child.
+pub const PLACEMENT: &str = "placement";
 const LAYOUT: &str = "playground";
 const STORES_DEFAULT: u16 = 3;
 
@@ -97,6 +99,7 @@ impl ChildSpec {
 pub struct Plan {
     dir: PathBuf,
     layout: Layout,
+    is_new: bool,
     regions_at_least: usize,
     children: Vec<ChildSpec>,
     _lock: FolderLock,
@@ -114,11 +117,12 @@ impl Plan {
             None => None,
         };
         let lock = FolderLock::acquire(dir, LAYOUT, "playground")?;
-        let placement_program = sibling("placement")?;
+        let placement_program = sibling(PLACEMENT)?;
         let own_program = current_program()?;
         // Absolute, so that the printed commands work from everywhere.
         let dir = dir.canonicalize().map_err(|e| super::io("finding the folder", e))?;
         let old = read_layout(&dir)?;
+        let is_new = old.is_none();
         let regions_at_least = match old {
             Some(_) => 1,
             None if args.split_at.is_empty() => args.regions as usize,
@@ -150,7 +154,7 @@ impl Plan {
                 child.args.extend(["--log-level".to_owned(), level.clone()]);
             }
         }
-        Ok(Plan { dir, layout, regions_at_least, children, _lock: lock })
+        Ok(Plan { dir, layout, is_new, regions_at_least, children, _lock: lock })
     }
 
     /// Writes down what the folder is; called when nothing stands against the start any more.
@@ -178,6 +182,11 @@ impl Plan {
         self.children[1..].iter().map(ChildSpec::address).collect()
     }
 
+    /// Whether the folder was empty: the cluster does not exist yet.
+    pub fn is_new(&self) -> bool {
+        self.is_new
+    }
+
     /// The cluster has at least so many regions: all initial ones of a new cluster.
     pub fn regions_at_least(&self) -> usize {
         self.regions_at_least
@@ -190,7 +199,7 @@ fn placement_spec(
     layout: &Layout,
     program: PathBuf,
 ) -> ChildSpec {
-    let folder = dir.join("placement");
+    let folder = dir.join(PLACEMENT);
     let mut words = vec![
         "run".to_owned(),
         "--dir".to_owned(),
@@ -206,7 +215,7 @@ fn placement_spec(
         words.extend(["--split-at".to_owned(), args.split_at.join(",")]);
     }
     ChildSpec {
-        name: "placement".to_owned(),
+        name: PLACEMENT.to_owned(),
         program,
         args: words,
         port: args.base_port,

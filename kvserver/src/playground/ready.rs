@@ -3,7 +3,8 @@
 //! Placement alone may repeat what it heard before a restart, so each leader that it names must
 //! be confirmed by that store itself.
 
-use super::plan::Plan;
+use super::plan::{ChildSpec, Plan};
+use crate::folder::Folder;
 use flotilla_client::pb;
 use flotilla_client::pb::kv_client::KvClient;
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use tonic::transport::Endpoint;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
+const REGISTERED_POLL_INTERVAL: Duration = Duration::from_millis(20);
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Returns once every region has a leader, the leaders are spread evenly over all stores, and
@@ -22,6 +24,13 @@ pub async fn wait(plan: &Plan, progress: &mut String) {
             Err(missing) => *progress = missing,
         }
         tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// Returns once a new store has its id.
+pub async fn registered(spec: &ChildSpec) {
+    while !Folder::is_registered(&spec.folder) {
+        tokio::time::sleep(REGISTERED_POLL_INTERVAL).await;
     }
 }
 
