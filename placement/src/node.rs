@@ -20,7 +20,7 @@ use flotilla_raftstore::log::{RocksLog, RocksLogOptions};
 use flotilla_raftstore::transport::grpc::{GrpcConfig, GrpcTransport};
 use flotilla_raftstore::{
     ClusterId, Fatal, GroupDesc, GroupId, GroupRecord, LogError, OnceCompletion, ReplicaDesc,
-    ReplicaId, ReplicaRole, StartError, Store, StoreBuilder, StoreId, SystemClock,
+    ReplicaId, ReplicaRole, StartError, StateMachine, Store, StoreBuilder, StoreId, SystemClock,
 };
 use parking_lot::Mutex;
 use std::net::TcpListener;
@@ -123,6 +123,7 @@ impl Node {
             seed: rand::random(),
         }
         .start()?;
+        check_group(&store, &folder, &machine)?;
         transport.set_inbound(Arc::new(store.clone()));
         create_group(&store, &identity, &on_fatal);
 
@@ -178,6 +179,22 @@ fn check_cluster(folder: &Folder, state: Option<ClusterId>) -> Result<(), NodeEr
         ))),
         _ => Ok(()),
     }
+}
+
+/// The log must hold what the state was made of; the only replica must not be damaged.
+fn check_group(store: &Store, folder: &Folder, machine: &MapMachine) -> Result<(), NodeError> {
+    let found = store.describe().into_iter().find(|replica| replica.group == GROUP);
+    let wrong = match found {
+        Some(replica) => replica.damage,
+        None if machine.recovered(GROUP).applied > 0 => Some("the log is missing".to_owned()),
+        None => None,
+    };
+    let Some(wrong) = wrong else { return Ok(()) };
+    store.shutdown();
+    Err(NodeError::Mismatch(format!(
+        "folder {}: {wrong}; restore the whole folder from a copy",
+        folder.path().display()
+    )))
 }
 
 /// Creates the group's replica here, or finds that it exists.

@@ -175,7 +175,8 @@ impl Observed {
     pub fn liveness(&self, store: StoreId, now: Nanos) -> Liveness {
         match self.stores.get(&store.0) {
             Some(seen) if since(seen.last, now) <= self.timing.down_after => Liveness::Up,
-            None if since(self.started, now) <= self.timing.down_after => Liveness::Unknown,
+            // Stores that missed this process meanwhile ask ever more rarely: give them time.
+            None if since(self.started, now) <= 2 * self.timing.down_after => Liveness::Unknown,
             _ => Liveness::Down,
         }
     }
@@ -195,6 +196,7 @@ impl Observed {
         map: &ClusterMap,
         now: Nanos,
     ) -> Vec<TransferLeader> {
+        self.leaders.retain(|region, _| map.regions.contains_key(region));
         self.expire(now);
         self.plan(map, now);
         let mine = self.orders.iter_mut().filter(|(_, o)| o.from == store.0 && !o.sent);

@@ -169,11 +169,11 @@ fn the_higher_term_leads() {
 fn silence_means_down_after_five_seconds() {
     let mut observed = Observed::new(TIMING, at(0));
     let one = StoreId(1);
-    assert_eq!(observed.liveness(one, at(50)), Liveness::Unknown);
-    assert_eq!(observed.liveness(one, at(51)), Liveness::Down);
-    observed.hear(&heartbeat(1, 1, 1, &[(1, 1)]), at(60));
-    assert_eq!(observed.liveness(one, at(110)), Liveness::Up);
-    assert_eq!(observed.leader(1, at(110)), Some((one, 1)));
-    assert_eq!(observed.liveness(one, at(111)), Liveness::Down);
-    assert_eq!(observed.leader(1, at(111)), None, "a dead store is nobody's leader");
+    assert_eq!(observed.liveness(one, at(100)), Liveness::Unknown);
+    assert_eq!(observed.liveness(one, at(101)), Liveness::Down);
+    observed.hear(&heartbeat(1, 1, 1, &[(1, 1)]), at(110));
+    assert_eq!(observed.liveness(one, at(160)), Liveness::Up);
+    assert_eq!(observed.leader(1, at(160)), Some((one, 1)));
+    assert_eq!(observed.liveness(one, at(161)), Liveness::Down);
+    assert_eq!(observed.leader(1, at(161)), None, "a dead store is nobody's leader");
 }
