@@ -107,12 +107,12 @@ fn limits_hold_at_their_edges() {
     {
         assert_eq!(check_batch(&one(1, value)).is_ok(), accepted, "value of {value} bytes");
     }
-    let full = vec![(b"key".to_vec(), Some(vec![0; mebi - 4096])); 4];
+    let full = vec![(b"key".to_vec(), Some(vec![0; mebi - 1024])); 4];
     let room = 4 * mebi - encode(&full).len();
     for (bytes, accepted) in [(4 * mebi - 1, true), (4 * mebi, true), (4 * mebi + 1, false)] {
-        // A write of `room` bytes in all: 2 bytes of key tag and length, 3 and 3 of the others.
+        // A write of so many bytes: tag and length take 3, the key 3, tag and length of the value 3.
         let mut pairs = full.clone();
-        pairs.push((b"k".to_vec(), Some(vec![0; room - 10 - 4 * mebi + bytes])));
+        pairs.push((b"k".to_vec(), Some(vec![0; room + bytes - 4 * mebi - 9])));
         let batch = encode(&pairs);
         assert_eq!(batch.len(), bytes);
         assert_eq!(check_batch(&batch).is_ok(), accepted, "batch of {bytes} bytes");

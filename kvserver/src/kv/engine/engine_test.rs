@@ -1,1 +1,284 @@
+//! What every engine must do, on each of them; and what their folders must survive.
 
+use super::*;
+use crate::kv::keys;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+const GROUP: GroupId = GroupId(7);
+
+fn each(test: impl Fn(&dyn Engine)) {
+    let dir = tempfile::tempdir().unwrap();
+    test(&RocksEngine::open(&dir.path().join("rocks")).unwrap());
+    test(&MemoryEngine::open(&dir.path().join("memory")).unwrap());
+}
+
+fn change(column: Column, key: &[u8], value: Option<&[u8]>) -> Change {
+    let copy = Bytes::copy_from_slice;
+    Change { column, key: copy(key), value: value.map(copy) }
+}
+
+fn put(key: &[u8], value: &[u8]) -> Change {
+    change(Column::Data, key, Some(value))
+}
+
+fn write(engine: &dyn Engine, group: GroupId, changes: Vec<Change>) {
+    engine.write(&[GroupChanges { group, changes }]).unwrap();
+}
+
+fn get(engine: &dyn Engine, key: &[u8]) -> Option<Bytes> {
+    engine.view(GROUP).get(Column::Data, key).unwrap()
+}
+
+#[test]
+fn the_last_change_of_a_key_wins() {
+    each(|engine| {
+        let delete = change(Column::Data, b"a", None);
+        write(engine, GROUP, vec![put(b"a", b"1"), delete.clone(), put(b"a", b"2")]);
+        write(engine, GROUP, vec![put(b"b", b""), delete.clone(), put(b"a", b"three")]);
+        assert_eq!(get(engine, b"a").unwrap(), "three");
+        assert_eq!(get(engine, b"b").unwrap(), "");
+        write(engine, GROUP, vec![delete.clone(), delete]);
+        assert_eq!(get(engine, b"a"), None);
+    });
+}
+
+#[test]
+fn columns_are_apart_and_groups_are_listed() {
+    each(|engine| {
+        assert_eq!(engine.groups().unwrap(), vec![]);
+        for group in [GroupId(300), GroupId(44), GroupId(u64::MAX), GroupId(1)] {
+            let (state, meta) = (keys::state(group), keys::meta(group));
+            let system = |key: &[u8]| change(Column::System, key, Some(b"x"));
+            write(engine, group, vec![system(&state), system(&meta)]);
+            let view = engine.view(group);
+            assert_eq!(view.get(Column::System, &state).unwrap().unwrap(), "x");
+            assert_eq!(view.get(Column::Data, &state).unwrap(), None);
+        }
+        let groups = [1, 44, 300, u64::MAX].map(GroupId);
+        assert_eq!(engine.groups().unwrap(), groups);
+    });
+}
+
+#[test]
+fn scans_keep_their_limits() {
+    each(|engine| {
+        let pairs: Vec<(Vec<u8>, Vec<u8>)> =
+            (0..2_000_u32).map(|n| (n.to_be_bytes().to_vec(), vec![b'v'; 6])).collect();
+        write(engine, GROUP, pairs.iter().map(|(key, value)| put(key, value)).collect());
+        let scan = |start: u32, end: &[u8], limit, bytes_max| {
+            let view = engine.view(GROUP);
+            let start = start.to_be_bytes();
+            let (page, more) = view.scan(Column::Data, &start, end, limit, bytes_max).unwrap();
+            let found: Vec<u32> = page
+                .iter()
+                .map(|(key, _)| u32::from_be_bytes(key[..].try_into().unwrap()))
+                .collect();
+            (found, more)
+        };
+        let end = 1_500_u32.to_be_bytes();
+        assert_eq!(scan(0, b"", 9_999, usize::MAX), ((0..2_000).collect(), false));
+        assert_eq!(scan(700, &end, 9_999, usize::MAX), ((700..1_500).collect(), false));
+        assert_eq!(scan(700, &end, 3, usize::MAX), (vec![700, 701, 702], true));
+        assert_eq!(scan(1_498, &end, 2, usize::MAX), (vec![1_498, 1_499], false));
+        // A record has 10 bytes.
+        assert_eq!(scan(0, b"", 9_999, 19), (vec![0], true));
+        assert_eq!(scan(0, b"", 9_999, 20), (vec![0, 1], true));
+        assert_eq!(scan(0, b"", 9_999, 1), (vec![0], true), "at least one");
+        assert_eq!(scan(1_500, &end, 5, 100), (vec![], false));
+    });
+}
+
+#[test]
+fn a_view_never_sees_half_a_write() {
+    each(|engine| {
+        let done = AtomicBool::new(false);
+        let write_pair = |n: u64| {
+            let value = n.to_be_bytes();
+            let other = change(Column::System, &keys::state(GROUP), Some(&value));
+            write(engine, GROUP, vec![put(b"first", &value), put(b"second", &value), other]);
+        };
+        write_pair(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                (1..3_000).for_each(write_pair);
+                done.store(true, Ordering::Relaxed);
+            });
+            while !done.load(Ordering::Relaxed) {
+                let view = engine.view(GROUP);
+                let first = view.get(Column::Data, b"first").unwrap();
+                let (page, _) = view.scan(Column::Data, b"second", b"", 1, 100).unwrap();
+                let state = view.get(Column::System, &keys::state(GROUP)).unwrap();
+                assert_eq!(first.as_ref(), Some(&page[0].1));
+                assert_eq!(first, state);
+            }
+        });
+    });
+}
+
+#[test]
+fn memory_recovers_the_last_dump_and_nothing_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = MemoryEngine::open(dir.path()).unwrap();
+    let state = |n: u8| change(Column::System, &keys::state(GROUP), Some(&[n]));
+    for n in 0..2_000_u32 {
+        write(&engine, GROUP, vec![put(&n.to_be_bytes(), b"old"), state(1)]);
+    }
+    write(&engine, GroupId(8), vec![put(b"other", b"value")]);
+    engine.sync().unwrap();
+    write(&engine, GROUP, vec![put(&0_u32.to_be_bytes(), b"new"), state(2)]);
+    drop(engine);
+
+    // What a kill in the middle of a dump leaves.
+    std::fs::write(dir.path().join("group-7.tmp"), b"half a du").unwrap();
+    let engine = MemoryEngine::open(dir.path()).unwrap();
+    assert!(!dir.path().join("group-7.tmp").exists());
+    assert_eq!(get(&engine, &0_u32.to_be_bytes()).unwrap(), "old");
+    let view = engine.view(GROUP);
+    assert_eq!(view.get(Column::System, &keys::state(GROUP)).unwrap().unwrap(), &[1][..]);
+    assert_eq!(view.scan(Column::Data, b"", b"", 9_999, 1 << 20).unwrap().0.len(), 2_000);
+    let other = engine.view(GroupId(8)).get(Column::Data, b"other").unwrap();
+    assert_eq!(other.unwrap(), "value");
+}
+
+#[test]
+fn memory_dumps_only_what_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = MemoryEngine::open(dir.path()).unwrap();
+    write(&engine, GROUP, vec![put(b"a", b"1")]);
+    write(&engine, GroupId(8), vec![put(b"b", b"1")]);
+    engine.sync().unwrap();
+    std::fs::remove_file(dir.path().join("group-7.dump")).unwrap();
+    write(&engine, GroupId(8), vec![put(b"b", b"2")]);
+    engine.sync().unwrap();
+    assert!(!dir.path().join("group-7.dump").exists());
+    assert!(dir.path().join("group-8.dump").exists());
+}
+
+#[test]
+fn a_damaged_dump_is_an_error_wherever_it_is_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = MemoryEngine::open(dir.path()).unwrap();
+    write(&engine, GROUP, vec![put(b"key", b"value")]);
+    engine.sync().unwrap();
+    drop(engine);
+    let path = dir.path().join("group-7.dump");
+    let good = std::fs::read(&path).unwrap();
+    for at in 0..good.len() {
+        let mut bad = good.clone();
+        bad[at] ^= 0x40;
+        std::fs::write(&path, &bad).unwrap();
+        let error = MemoryEngine::open(dir.path()).err().expect("damage is found").to_string();
+        assert!(error.contains("group-7.dump"), "{error}");
+        std::fs::write(&path, &good[..at]).unwrap();
+        let error = MemoryEngine::open(dir.path()).err().expect("a cut is found").to_string();
+        assert!(error.contains("damaged") && error.contains("rebuilt"), "{error}");
+    }
+    std::fs::write(&path, &good).unwrap();
+    MemoryEngine::open(dir.path()).unwrap();
+    std::fs::rename(&path, dir.path().join("group-9.dump")).unwrap();
+    assert!(MemoryEngine::open(dir.path()).is_err(), "a dump in another's place");
+}
+
+#[test]
+fn a_newer_dump_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = MemoryEngine::open(dir.path()).unwrap();
+    write(&engine, GROUP, vec![put(b"key", b"value")]);
+    engine.sync().unwrap();
+    drop(engine);
+    let path = dir.path().join("group-7.dump");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[8] = 2;
+    std::fs::write(&path, bytes).unwrap();
+    let error = MemoryEngine::open(dir.path()).err().unwrap();
+    assert!(matches!(&error, OpenError::NewerFormat { found, .. } if found == "2"), "{error}");
+}
+
+#[test]
+fn a_second_open_is_told_that_the_folder_is_in_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let _memory = MemoryEngine::open(dir.path()).unwrap();
+    let error = MemoryEngine::open(dir.path()).err().unwrap();
+    assert!(matches!(error, OpenError::InUse { .. }), "{error}");
+    let dir = tempfile::tempdir().unwrap();
+    let _rocks = RocksEngine::open(dir.path()).unwrap();
+    let error = RocksEngine::open(dir.path()).err().unwrap();
+    assert!(matches!(error, OpenError::InUse { .. }), "{error}");
+}
+
+/// Copies a database as a crash of the machine would leave it: files as they are right now.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
+fn write_ahead_log(dir: &Path) -> PathBuf {
+    let logs = std::fs::read_dir(dir).unwrap().map(|file| file.unwrap().path());
+    logs.filter(|path| path.extension().is_some_and(|e| e == "log")).max().unwrap()
+}
+
+#[test]
+fn rocks_recovers_a_prefix_with_its_state_after_a_crash() {
+    let dir = tempfile::tempdir().unwrap();
+    let (live, crashed) = (dir.path().join("live"), dir.path().join("crashed"));
+    let engine = RocksEngine::open(&live).unwrap();
+    for n in 0..200_u64 {
+        let state = change(Column::System, &keys::state(GROUP), Some(&n.to_be_bytes()));
+        write(&engine, GROUP, vec![put(&n.to_be_bytes(), b"value"), state]);
+        if n == 99 {
+            engine.sync().unwrap();
+        }
+    }
+    for cut in [0, 1, 500, 1_000] {
+        copy(&live, &crashed);
+        let log = write_ahead_log(&crashed);
+        let bytes = std::fs::read(&log).unwrap();
+        std::fs::write(&log, &bytes[..bytes.len() - cut]).unwrap();
+
+        let recovered = RocksEngine::open(&crashed).unwrap();
+        let view = recovered.view(GROUP);
+        let state = view.get(Column::System, &keys::state(GROUP)).unwrap().unwrap();
+        let last = u64::from_be_bytes(state[..].try_into().unwrap());
+        let (page, _) = view.scan(Column::Data, b"", b"", 999, 1 << 20).unwrap();
+        assert_eq!(page.len() as u64, last + 1, "data and state of one moment");
+        assert!(last >= 150 && (cut > 0 || last == 199), "cut {cut}: {last}");
+        drop((view, page));
+        drop(recovered);
+        std::fs::remove_dir_all(&crashed).unwrap();
+    }
+}
+
+#[test]
+fn rocks_names_a_newer_format_and_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(RocksEngine::open(dir.path()).unwrap());
+    {
+        let mut options = rocksdb::Options::default();
+        options.create_missing_column_families(true);
+        let families = ["default", "data", "system", "leases"];
+        let db = rocksdb::DB::open_cf(&options, dir.path(), families).unwrap();
+        db.put(b"format", b"2").unwrap();
+    }
+    let error = RocksEngine::open(dir.path()).err().unwrap();
+    assert!(matches!(&error, OpenError::NewerFormat { found, .. } if found == "2"), "{error}");
+
+    std::fs::write(dir.path().join("CURRENT"), b"MANIFEST-999999\n").unwrap();
+    let error = RocksEngine::open(dir.path()).err().unwrap().to_string();
+    assert!(error.contains(&dir.path().display().to_string()), "{error}");
+}
+
+#[test]
+fn a_folder_that_cannot_be_made_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, b"").unwrap();
+    for error in [
+        RocksEngine::open(&file.join("data")).err().unwrap(),
+        MemoryEngine::open(&file.join("data")).err().unwrap(),
+    ] {
+        assert!(error.to_string().contains("file/data"), "{error}");
+    }
+}
