@@ -54,3 +54,7 @@ pub fn kv_service(
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
+
+#[cfg(test)]
+#[path = "service_test.rs"]
+mod tests;
