@@ -11,6 +11,7 @@ mod failure;
 mod lines;
 mod output;
 mod records;
+mod rocketmq;
 
 use std::process::ExitCode;
 
@@ -96,10 +97,13 @@ async fn dispatch(cli: &Cli, out: &mut Output) -> Result<(), Failure> {
             lines::dump(&connect().await?, (start, end), out).await
         }
         Command::Import(args) => match args.system {
-            System::Rocketmq => Err(Failure::Usage("not there yet".to_owned())),
+            System::Rocketmq => {
+                let entries = rocketmq::read(args)?;
+                rocketmq::import(&connect().await?, args, entries, out).await
+            }
         },
         Command::Export(args) => match args.system {
-            System::Rocketmq => Err(Failure::Usage("not there yet".to_owned())),
+            System::Rocketmq => rocketmq::export(&connect().await?, args, out).await,
         },
         Command::Status => cluster::status(&connect().await?, out).await,
         Command::Regions => cluster::regions(&connect().await?, out).await,
