@@ -40,11 +40,18 @@ enum Verdict {
 
 /// Checks every write-ahead file in `folder` and cuts a torn end away from the last one.
 ///
+/// RocksDB always keeps at least one such file; it would take a folder without any for a log
+/// whose every entry is in tables.
+///
 /// The caller must have locked the folder: nobody may be writing.
 pub(super) fn repair(folder: &Path) -> Result<(), LogError> {
     let files = numbered_files(folder)?;
     let Some(((number, last), before)) = files.split_last() else {
-        return Ok(());
+        return Err(LogError::Io(format!(
+            "{} has no write-ahead file (NUMBER.log): acknowledged entries are lost; remove this \
+             store's folder and let the cluster rebuild it, or restore it",
+            folder.display()
+        )));
     };
     for (number, path) in before {
         match scan(&read(path)?, *number) {

@@ -9,7 +9,8 @@
 //! 1. Take the lock: everything below may change files.
 //! 2. Read FORMAT. None: the folder must be empty, and becomes ours with the state `creating`.
 //!    Another engine, a newer version: refused before anything is touched.
-//! 3. Check the write-ahead files and cut a torn end ([`wal::repair`]).
+//! 3. Unless it is `creating`, and so without any entry: check the write-ahead files and cut a
+//!    torn end ([`wal::repair`]).
 //! 4. Open RocksDB; create it only in the state `creating`, so that a lost `db/` is an error and
 //!    not a fresh, empty log.
 //! 5. Write the state `ready`.
@@ -47,7 +48,7 @@ pub(super) fn open(dir: &Path, write_buffer_bytes: usize) -> Result<Folder, LogE
         }
     };
     let path = dir.join("db");
-    if path.exists() {
+    if !create && path.exists() {
         wal::check_manifest(&path)?;
         wal::repair(&path)?;
     }
@@ -203,3 +204,7 @@ fn explain(path: &Path, error: rocksdb::Error) -> LogError {
 fn io(what: &str, path: &Path, error: &std::io::Error) -> LogError {
     LogError::Io(format!("cannot {what} {}: {error}", path.display()))
 }
+
+#[cfg(test)]
+#[path = "folder_test.rs"]
+mod tests;

@@ -12,6 +12,7 @@ use crate::log::extent::Extent;
 use crate::log::{GroupLog, LogPosition};
 use crate::types::{GroupId, GroupRecord, HardState};
 use rocksdb::{DB, ErrorKind, ReadOptions};
+use std::ops::Range;
 
 /// A group's log as found, and its indexes.
 pub(super) struct Loaded {
@@ -23,9 +24,15 @@ pub(super) struct Loaded {
 pub(super) fn load(db: &DB) -> Result<Vec<Loaded>, LogError> {
     let directory = directory(db)?;
     let mut groups = Vec::with_capacity(directory.len());
+    // The ranges touch: a record of a group that is not in the directory is met by a neighbour.
+    let mut from = GroupId(1);
     let ends = directory.iter().skip(1).map(|(group, _)| *group).chain([GroupId(u64::MAX)]);
     for ((group, record), end) in directory.iter().zip(ends) {
-        groups.push(load_group(db, *group, record, end)?);
+        groups.push(load_group(db, *group, record, from..end)?);
+        from = end;
+    }
+    if directory.is_empty() {
+        refuse_any_record(db)?;
     }
     Ok(groups)
 }
@@ -55,12 +62,29 @@ fn directory(db: &DB) -> Result<Vec<(GroupId, GroupRecord)>, LogError> {
     Ok(groups)
 }
 
-/// The log of `group`; there is no other group before `end`.
+fn refuse_any_record(db: &DB) -> Result<(), LogError> {
+    let mut records = db.raw_iterator();
+    records.seek_to_first();
+    match (records.key().and_then(owner), records.status()) {
+        (Some(owner), _) => Err(orphan(owner)),
+        (None, Err(error)) => Err(LogError::Io(format!("cannot read the log: {error}"))),
+        (None, Ok(())) => Ok(()),
+    }
+}
+
+fn orphan(owner: GroupId) -> LogError {
+    LogError::Io(format!(
+        "the log holds records of group {owner} but not the group itself; remove this store's \
+         folder and let the cluster rebuild it"
+    ))
+}
+
+/// The log of `group`, the only one whose records may lie `within` these.
 fn load_group(
     db: &DB,
     group: GroupId,
     record: &GroupRecord,
-    end: GroupId,
+    within: Range<GroupId>,
 ) -> Result<Loaded, LogError> {
     let mut loading = Loading {
         hard_state: HardState::default(),
@@ -69,16 +93,13 @@ fn load_group(
         group,
     };
     let mut options = ReadOptions::default();
-    options.set_iterate_range(codec::first_key(group)..codec::first_key(end));
+    options.set_iterate_range(codec::first_key(within.start)..codec::first_key(within.end));
     let mut records = db.raw_iterator_opt(options);
     records.seek_to_first();
     let mut damage = None;
     while let Some((key, value)) = records.item() {
         if let Some(owner) = owner(key).filter(|owner| *owner != group) {
-            return Err(LogError::Io(format!(
-                "the log holds records of group {owner} but not the group itself; remove this \
-                 store's folder and let the cluster rebuild it"
-            )));
+            return Err(orphan(owner));
         }
         if let Err(why) = loading.take(key, value) {
             damage = Some(why);

@@ -309,3 +309,6 @@ impl LogStore for RocksLog {
         self.groups.lock().values().map(|group| group.extent.bytes()).sum()
     }
 }
+
+#[cfg(test)]
+mod damage_test;

@@ -1,0 +1,402 @@
+//! Real RocksDB files, damaged in every way that a disk or a power cut does.
+
+use super::*;
+use crate::log::contract_test::{append, create, entries};
+use crate::types::{EntryKind, HardState};
+use bytes::Bytes;
+use std::fs;
+use std::path::PathBuf;
+use tempfile::TempDir;
+
+fn open(dir: &Path) -> Result<Arc<RocksLog>, LogError> {
+    RocksLog::open(dir, RocksLogOptions { sync: false, ..RocksLogOptions::default() })
+}
+
+fn refusal(dir: &Path) -> String {
+    match open(dir) {
+        Ok(_) => panic!("the log opened"),
+        Err(error) => error.to_string(),
+    }
+}
+
+fn copy(from: &Path) -> TempDir {
+    let to = tempfile::tempdir().unwrap();
+    copy_into(from, to.path());
+    to
+}
+
+fn copy_into(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy_into(&path, &target);
+        } else {
+            fs::copy(&path, &target).unwrap();
+        }
+    }
+}
+
+/// The one file of the database with this extension.
+fn file(dir: &Path, extension: &str) -> PathBuf {
+    let mut files: Vec<_> = fs::read_dir(dir.join("db"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == extension))
+        .collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    files.remove(0)
+}
+
+fn edit(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut data = fs::read(path).unwrap();
+    change(&mut data);
+    fs::write(path, data).unwrap();
+}
+
+/// A closed log whose every entry is in the write-ahead file.
+struct Written {
+    dir: TempDir,
+    /// Before and after each write: the file's length and what the log held.
+    steps: Vec<(usize, Vec<GroupLog>)>,
+}
+
+fn written(writes: &[Vec<GroupWrite>]) -> Written {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path()).unwrap();
+    let wal = file(dir.path(), "log");
+    let step = || (fs::metadata(&wal).unwrap().len() as usize, log.load().unwrap());
+    let mut steps = vec![step()];
+    for write in writes {
+        log.write(write).unwrap();
+        steps.push(step());
+    }
+    drop(log);
+    Written { dir, steps }
+}
+
+/// Two groups, three writes of entries.
+fn small() -> Written {
+    let hard_state = Some(HardState { term: 1, vote: 11, commit: 1 });
+    written(&[
+        vec![create(1), create(2)],
+        vec![append(1, 1, &[1, 1]), append(2, 1, &[1])],
+        vec![append(1, 3, &[1]), append(2, 2, &[1])],
+        vec![GroupWrite { hard_state, ..append(1, 4, &[1]) }],
+    ])
+}
+
+impl Written {
+    /// The bytes of write `n` in the file.
+    fn bytes(&self, n: usize) -> std::ops::Range<usize> {
+        self.steps[n].0..self.steps[n + 1].0
+    }
+
+    fn last(&self) -> usize {
+        self.steps.len() - 2
+    }
+
+    fn damaged(&self, change: impl FnOnce(&mut Vec<u8>)) -> TempDir {
+        let dir = copy(self.dir.path());
+        edit(&file(dir.path(), "log"), change);
+        dir
+    }
+
+    /// Opens the damaged copy, which must hold what it held after `n` writes, and go on.
+    fn recovers(&self, n: usize, change: impl FnOnce(&mut Vec<u8>), what: &str) {
+        let dir = self.damaged(change);
+        let log = open(dir.path()).unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(log.load().unwrap(), self.steps[n].1, "{what}");
+        let next = self.steps[n].1[0].last_index + 1;
+        log.write(&[append(1, next, &[9])]).unwrap();
+        drop(log);
+        let log = open(dir.path()).unwrap();
+        assert_eq!(log.load().unwrap()[0].last_index, next, "{what}");
+    }
+}
+
+#[test]
+fn a_last_record_cut_at_any_byte_is_removed() {
+    let log = small();
+    for end in log.bytes(log.last()) {
+        log.recovers(log.last(), |data| data.truncate(end), &format!("cut at {end}"));
+    }
+}
+
+#[test]
+fn a_last_record_with_any_byte_damaged_is_removed() {
+    let log = small();
+    for at in log.bytes(log.last()) {
+        let flip = |data: &mut Vec<u8>| data[at] ^= 1 << (at % 8);
+        log.recovers(log.last(), flip, &format!("flip at {at}"));
+    }
+}
+
+#[test]
+fn garbage_and_zeroes_behind_the_last_record_are_removed() {
+    let log = small();
+    let all = log.steps.len() - 1;
+    let mut state = 1u64;
+    let mut noise = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 56) as u8
+    };
+    for bytes in [1, 6, 7, 8, 100, 4096, 40_000, 100_000] {
+        log.recovers(all, |data| data.resize(data.len() + bytes, 0), &format!("{bytes} zeroes"));
+        let garbage: Vec<u8> = (0..bytes).map(|_| noise()).collect();
+        log.recovers(all, |data| data.extend(garbage), &format!("{bytes} bytes of garbage"));
+    }
+}
+
+#[test]
+fn damage_in_the_middle_is_refused_and_changes_nothing() {
+    let log = small();
+    for at in log.bytes(log.last() - 1) {
+        let dir = log.damaged(|data| data[at] ^= 1 << (at % 8));
+        let wal = file(dir.path(), "log");
+        let before = fs::read(&wal).unwrap();
+        let error = refusal(dir.path());
+        assert!(error.contains("is damaged at byte"), "flip at {at}: {error}");
+        assert!(error.contains("a valid record follows at byte"), "flip at {at}: {error}");
+        assert_eq!(fs::read(&wal).unwrap(), before, "flip at {at}");
+    }
+    let middle = log.bytes(log.last() - 1);
+    let dir = log.damaged(|data| data[middle].fill(0));
+    assert!(refusal(dir.path()).contains("(zeroes)"));
+}
+
+#[test]
+fn a_large_last_record_whose_pages_arrived_in_part_is_removed() {
+    let mut large = append(1, 1, &[1]);
+    large.append = entries(1, &[1, 1], 60_000);
+    let log = written(&[vec![create(1)], vec![large]]);
+    let record = log.bytes(log.last());
+    for page in [4096, 32_768, 40_960, 98_304] {
+        assert!(record.contains(&page));
+        let lost = |data: &mut Vec<u8>| data[page..page + 4096].fill(0);
+        log.recovers(log.last(), lost, &format!("page at {page}"));
+    }
+    for end in record.step_by(9973) {
+        log.recovers(log.last(), |data| data.truncate(end), &format!("cut at {end}"));
+    }
+}
+
+#[test]
+fn a_lost_write_ahead_file_or_database_is_refused() {
+    let log = small();
+    let dir = copy(log.dir.path());
+    fs::remove_file(file(dir.path(), "log")).unwrap();
+    assert!(refusal(dir.path()).contains("no write-ahead file"));
+    let dir = copy(log.dir.path());
+    fs::remove_dir_all(dir.path().join("db")).unwrap();
+    let error = refusal(dir.path());
+    assert!(error.contains("lost or damaged"), "{error}");
+    assert!(!dir.path().join("db").join("CURRENT").exists(), "no empty log took its place");
+}
+
+#[test]
+fn a_damaged_list_of_tables_is_never_silent() {
+    let log = in_tables();
+    let manifest = fs::read_dir(log.dir.path().join("db"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .find(|name| name.to_string_lossy().starts_with("MANIFEST-"))
+        .unwrap();
+    let manifest = Path::new("db").join(manifest);
+    let bytes = fs::metadata(log.dir.path().join(&manifest)).unwrap().len() as usize;
+    for at in (0..bytes).step_by(7) {
+        let dir = copy(log.dir.path());
+        edit(&dir.path().join(&manifest), |data| data[at] ^= 1 << (at % 8));
+        if let Ok(opened) = open(dir.path()) {
+            assert_eq!(opened.load().unwrap(), log.groups, "flip at {at}");
+        }
+    }
+}
+
+/// A closed log whose every entry is in tables.
+struct InTables {
+    dir: TempDir,
+    groups: Vec<GroupLog>,
+}
+
+fn in_tables() -> InTables {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path()).unwrap();
+    for group in 1..=3 {
+        let append = entries(1, &[1; 100], 500);
+        log.write(&[GroupWrite { append, ..create(group) }]).unwrap();
+    }
+    let groups = log.load().unwrap();
+    drop(log);
+    // Recovery moves the write-ahead file's content into tables.
+    drop(open(dir.path()).unwrap());
+    InTables { dir, groups }
+}
+
+#[test]
+fn a_damaged_table_quarantines_the_groups_that_it_hits_or_is_refused() {
+    let log = in_tables();
+    let bytes = fs::metadata(file(log.dir.path(), "sst")).unwrap().len() as usize;
+    assert!(bytes > 150_000);
+    let (mut refused, mut unharmed, mut single) = (0, 0, 0);
+    let tail = bytes - 3000;
+    for at in (0..tail).step_by(2999).chain((tail..bytes).step_by(61)) {
+        let dir = copy(log.dir.path());
+        edit(&file(dir.path(), "sst"), |data| data[at] ^= 1 << (at % 8));
+        let Ok(opened) = open(dir.path()) else {
+            refused += 1;
+            continue;
+        };
+        let found = opened.load().unwrap();
+        assert_eq!(found.len(), log.groups.len(), "flip at {at}");
+        let mut hit = 0;
+        for (found, expected) in found.iter().zip(&log.groups) {
+            if found.damage.is_some() {
+                assert_eq!(found.record, expected.record);
+                hit += 1;
+            } else {
+                assert_eq!(found, expected, "flip at {at}");
+            }
+        }
+        match hit {
+            0 => unharmed += 1,
+            1 => single += 1,
+            _ => {}
+        }
+    }
+    assert!(single > 20, "single {single}, refused {refused}, unharmed {unharmed}");
+}
+
+/// Changes one record behind the log's back and returns the start's view of the groups.
+fn after(change: impl FnOnce(&DB)) -> Result<Vec<GroupLog>, LogError> {
+    let log = small();
+    let opened = open(log.dir.path()).unwrap();
+    change(opened.db());
+    drop(opened);
+    open(log.dir.path()).map(|log| log.load().unwrap())
+}
+
+#[test]
+fn a_record_that_does_not_fit_quarantines_its_group() {
+    let entry = |index, term| LogEntry {
+        index,
+        term,
+        kind: EntryKind::Normal,
+        data: Bytes::from_static(b"other"),
+    };
+    let put_entry = |db: &DB, place: u64, entry: &LogEntry| {
+        let key = Key::Entry(GroupId(1), place).encode();
+        db.put(key, Encoder::default().entry(&key, entry)).unwrap();
+    };
+    let flip = |db: &DB, key: codec::RawKey| {
+        let mut value = db.get(key).unwrap().unwrap();
+        *value.last_mut().unwrap() ^= 1;
+        db.put(key, value).unwrap();
+    };
+    type Change<'a> = Box<dyn FnOnce(&DB) + 'a>;
+    let cases: Vec<(Change<'_>, &str)> = vec![
+        (Box::new(|db| flip(db, Key::Entry(GroupId(1), 2).encode())), "entry 2: its checksum"),
+        (Box::new(|db| db.delete(Key::Entry(GroupId(1), 1).encode()).unwrap()), "1 to 1 are miss"),
+        (Box::new(|db| put_entry(db, 3, &entry(3, 7))), "entry 4 has term 1 after term 7"),
+        (Box::new(|db| put_entry(db, 9, &entry(9, 1))), "entries 5 to 8 are missing"),
+        (Box::new(|db| flip(db, Key::HardState(GroupId(1)).encode())), "the hard state: its check"),
+        (
+            Box::new(|db| {
+                let key = Key::Truncated(GroupId(1)).encode();
+                let position = crate::LogPosition { index: 2, term: 1 };
+                db.put(key, Encoder::default().position(&key, &position)).unwrap();
+            }),
+            "entry 1 is below the log's start 3",
+        ),
+        (
+            Box::new(|db| {
+                let mut key = Key::Entry(GroupId(1), 1).encode();
+                key[8] = 77;
+                db.put(key, b"?").unwrap();
+            }),
+            "that is no record",
+        ),
+    ];
+    for (change, text) in cases {
+        let groups = after(change).unwrap();
+        let damage = groups[0].damage.as_ref().unwrap();
+        assert!(damage.contains(text), "{damage}");
+        assert_eq!((groups[1].damage.as_ref(), groups[1].last_index), (None, 2), "{text}");
+    }
+}
+
+#[test]
+fn what_belongs_to_no_known_group_is_refused() {
+    let error = after(|db| db.delete(Key::Directory(GroupId(2)).encode()).unwrap()).unwrap_err();
+    assert!(error.to_string().contains("records of group 2 but not the group"), "{error}");
+    let error = after(|db| db.delete(Key::Directory(GroupId(1)).encode()).unwrap()).unwrap_err();
+    assert!(error.to_string().contains("records of group 1 but not the group"), "{error}");
+    let key = Key::Directory(GroupId(2)).encode();
+    let error = after(|db| db.put(key, b"bad").unwrap()).unwrap_err();
+    assert!(error.to_string().contains("directory of groups is damaged"), "{error}");
+}
+
+#[test]
+fn a_quarantined_group_takes_no_writes_and_gives_no_entries() {
+    let log = small();
+    let opened = open(log.dir.path()).unwrap();
+    opened.lose_entry(GroupId(1), 2);
+    drop(opened);
+    let opened = open(log.dir.path()).unwrap();
+    let error = opened.entries(GroupId(1), 1, 2, 100, &mut Vec::new()).unwrap_err();
+    assert!(matches!(error, LogError::Damaged { group: GroupId(1), .. }), "{error}");
+    let error = opened.write(&[append(1, 5, &[1])]).unwrap_err();
+    assert!(error.reason.contains("quarantined"), "{error}");
+}
+
+/// The variable that makes the test below its own child.
+const CHILD_DIR: &str = "FLOTILLA_TEST_LOG_DIR";
+
+/// A real failing write: the child may not let a file grow beyond 2 MiB.
+#[test]
+fn the_first_failed_write_is_the_last_and_loses_nothing_acknowledged() {
+    if let Some(dir) = std::env::var_os(CHILD_DIR) {
+        return write_until_it_fails(Path::new(&dir));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let name = std::thread::current().name().unwrap().to_owned();
+    let output = std::process::Command::new("sh")
+        .args(["-c", r#"trap "" XFSZ; ulimit -f 4096; exec "$0" --exact "$1" --nocapture"#])
+        .arg(std::env::current_exe().unwrap())
+        .arg(name)
+        .env(CHILD_DIR, dir.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let acknowledged: u64 = text
+        .split_once("acknowledged=")
+        .and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok())
+        .unwrap_or_else(|| panic!("{text}"));
+    let log = open(dir.path()).unwrap();
+    let found = log.load().unwrap().remove(0);
+    assert_eq!(found.damage, None);
+    assert!((acknowledged..=acknowledged + 1).contains(&found.last_index), "{acknowledged}");
+    assert!(acknowledged > 100);
+}
+
+fn write_until_it_fails(dir: &Path) {
+    let log = RocksLog::open(dir, RocksLogOptions::default()).unwrap();
+    log.write(&[create(1)]).unwrap();
+    let write = |index| {
+        let append = entries(index, &[1], 8000);
+        log.write(&[GroupWrite { group: GroupId(1), append, ..GroupWrite::default() }])
+    };
+    let mut index = 1;
+    let error = loop {
+        match write(index) {
+            Ok(()) => index += 1,
+            Err(error) => break error,
+        }
+        assert!(index < 2000, "the limit did not bite");
+    };
+    assert!(error.reason.contains("File too large"), "{error}");
+    assert!(write(index).unwrap_err().reason.contains("refused after an earlier failure"));
+    println!("acknowledged={} ", index - 1);
+}
