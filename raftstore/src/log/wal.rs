@@ -2,7 +2,8 @@
 //!
 //! RocksDB's recovery is not strict enough for a log whose every record was acknowledged: a
 //! zeroed stretch is skipped, and a flipped bit in a length within the last 32 KiB passes for
-//! the end of the file; both lose synced entries without a word. And it is too strict about the
+//! the end of the file; both lose synced entries without a word. A flipped bit in a type can make
+//! it loop for ever. And it is too strict about the
 //! one thing that a power cut does leave behind: a last record, never acknowledged, of which
 //! some pages arrived and others did not. So this module judges first:
 //!
@@ -26,6 +27,14 @@ use std::path::{Path, PathBuf};
 const BLOCK_BYTES: usize = 32 << 10;
 const HEADER_BYTES: usize = 7;
 const RECYCLABLE_HEADER_BYTES: usize = 11;
+
+const PADDING_CUT: &str = "padding that is cut";
+const HEADER_CUT: &str = "a header that is cut";
+const FRAGMENT_CUT: &str = "a fragment that is cut";
+const END_CUT: &str = "a record without its end";
+const ZEROES: &str = "zeroes";
+/// What a write that stopped half-way leaves at a file's end.
+const CUT_SHORT: [&str; 5] = [PADDING_CUT, HEADER_CUT, FRAGMENT_CUT, END_CUT, ZEROES];
 
 /// What one file holds.
 #[derive(Debug, PartialEq)]
@@ -82,7 +91,8 @@ pub(super) fn repair(folder: &Path) -> Result<(), LogError> {
 }
 
 /// Checks the list of table files, which has the same format: damage in its middle would lose
-/// whole tables silently. Its end is left to RocksDB.
+/// whole tables silently. Of its end, RocksDB forgives what is cut; the rest would be an error
+/// there too, or an endless loop (a recyclable type in a file that is not).
 pub(super) fn check_manifest(folder: &Path) -> Result<(), LogError> {
     let current = folder.join("CURRENT");
     let Ok(name) = fs::read_to_string(&current) else {
@@ -93,6 +103,9 @@ pub(super) fn check_manifest(folder: &Path) -> Result<(), LogError> {
     match scan(&read(&path)?, 0) {
         Verdict::Damaged { bad, reason, next } => {
             Err(damaged(&path, bad, reason, &followed_by(next)))
+        }
+        Verdict::Torn { cut, reason } if !CUT_SHORT.contains(&reason) => {
+            Err(damaged(&path, cut, reason, "it is not just cut short"))
         }
         Verdict::Whole | Verdict::Torn { .. } => Ok(()),
     }
@@ -150,7 +163,7 @@ fn scan(data: &[u8], number: u64) -> Verdict {
         let bad = match file.at(at) {
             Found::End | Found::Older => match open {
                 None => return Verdict::Whole,
-                Some(_) => "a record without its end",
+                Some(_) => END_CUT,
             },
             Found::Padding(next) => {
                 at = next;
@@ -176,7 +189,7 @@ fn scan(data: &[u8], number: u64) -> Verdict {
                     at = next;
                     continue;
                 }
-                (Part::Full | Part::First, Some(_)) => "a record without its end",
+                (Part::Full | Part::First, Some(_)) => END_CUT,
                 (Part::Middle | Part::Last, None) => "a record without its beginning",
             },
         };
@@ -252,11 +265,11 @@ impl Fragments<'_> {
             return if block_end <= self.data.len() {
                 Found::Padding(block_end)
             } else {
-                Found::Bad("padding that is cut")
+                Found::Bad(PADDING_CUT)
             };
         }
         if block.len() < HEADER_BYTES {
-            return Found::Bad("a header that is cut");
+            return Found::Bad(HEADER_CUT);
         }
         let kind = Kind(block[6]);
         let length = usize::from(u16::from_le_bytes([block[4], block[5]]));
@@ -265,19 +278,21 @@ impl Fragments<'_> {
             return if block.len() == block_end - at && block.len() < RECYCLABLE_HEADER_BYTES {
                 Found::Padding(block_end)
             } else {
-                Found::Bad("zeroes")
+                Found::Bad(ZEROES)
             };
         }
         let header = if kind.recyclable() { RECYCLABLE_HEADER_BYTES } else { HEADER_BYTES };
         let Some(fragment) = block.get(..header + length) else {
-            return Found::Bad("a fragment that is cut");
+            // RocksDB loops for ever on a recyclable type in a file that is not.
+            return Found::Bad(if kind.recyclable() { "a wrong type" } else { FRAGMENT_CUT });
         };
-        if kind.recyclable() && fragment[7..11] != self.number.to_le_bytes() {
-            return Found::Older;
-        }
         let stored = u32::from_le_bytes([block[0], block[1], block[2], block[3]]);
         if unmask(stored) != crc32c::crc32c(&fragment[6..]) {
             return Found::Bad("a checksum that does not match");
+        }
+        // Only a valid number may end the file: a flipped bit makes any type a recyclable one.
+        if kind.recyclable() && fragment[7..11] != self.number.to_le_bytes() {
+            return Found::Older;
         }
         if !kind.known() {
             return Found::Bad("a fragment of an unknown type");

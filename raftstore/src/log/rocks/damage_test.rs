@@ -197,7 +197,11 @@ fn a_lost_write_ahead_file_or_database_is_refused() {
 
 #[test]
 fn a_damaged_list_of_tables_is_never_silent() {
-    let log = in_tables();
+    manifest_flips(&in_tables(), 1);
+    manifest_flips(&flushed_often(), 7);
+}
+
+fn manifest_flips(log: &InTables, step: usize) {
     let manifest = fs::read_dir(log.dir.path().join("db"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name())
@@ -205,13 +209,32 @@ fn a_damaged_list_of_tables_is_never_silent() {
         .unwrap();
     let manifest = Path::new("db").join(manifest);
     let bytes = fs::metadata(log.dir.path().join(&manifest)).unwrap().len() as usize;
-    for at in (0..bytes).step_by(7) {
+    // The last record in full: it is the one that no valid record follows.
+    for at in (0..bytes).filter(|at| at % step == 0 || at + 150 > bytes) {
         let dir = copy(log.dir.path());
         edit(&dir.path().join(&manifest), |data| data[at] ^= 1 << (at % 8));
         if let Ok(opened) = open(dir.path()) {
             assert_eq!(opened.load().unwrap(), log.groups, "flip at {at}");
         }
     }
+}
+
+/// A closed log with many tables, the latest entries in the write-ahead file.
+fn flushed_often() -> InTables {
+    let dir = tempfile::tempdir().unwrap();
+    let options = RocksLogOptions { sync: true, write_buffer_bytes: 64 << 10 };
+    let log = RocksLog::open(dir.path(), options).unwrap();
+    for n in 0..60 {
+        let append = entries(n / 6 * 20 + 1, &[1; 20], 500);
+        log.write(&[GroupWrite { append, ..create(n % 6 + 1) }]).unwrap();
+    }
+    let groups = log.load().unwrap();
+    drop(log);
+    let tables = fs::read_dir(dir.path().join("db")).unwrap();
+    let tables = tables.filter(|e| e.as_ref().unwrap().path().extension() == Some("sst".as_ref()));
+    let tables = tables.count();
+    assert!(tables > 1, "{tables} tables");
+    InTables { dir, groups }
 }
 
 /// A closed log whose every entry is in tables.
