@@ -1,1 +1,5 @@
 //! The simulator, invariants, history checkers and end-to-end tests of Flotilla.
+
+pub mod history;
+pub mod invariants;
+pub mod sim;

@@ -1,0 +1,304 @@
+//! The invariants of the design as checks on a running cluster, asserted after every step.
+//!
+//! | | what is checked | from |
+//! |---|---|---|
+//! | I1 | each replica applies index after index; every replica applies the same entry at an index | what the state machines were given |
+//! | I2 | no message promises what is not on its sender's disk | the wire and the disk ([`wire`]) |
+//! | I3 | the disk is never asked for what only the cache can have | `sim::disk` |
+//! | I4 | applied ≤ commit, applied ≤ persisted ≤ disk; durable applied ≤ durable commit ≤ log end | status, disk, recovery |
+//! | I5 | log start ≤ durable applied + 1 | status, disk, recovery |
+//! | I6 | "applied" only after the local apply of that very command | completions |
+//! | I7 | a read is served at an index not below any write acknowledged before it was asked | completions |
+//! | I8 | terms, votes, commit, applied and their durable values never go back; one leader a term | status, disk, recovery |
+//! | I9 | a failed sync ends the process | `sim::disk`, `sim::effects` |
+//! | I10 | waiting callers and the apply queue stay within their limits | status |
+//! | I11 | regions of one store do not overlap and cover the key space | recovery |
+//! | I12 | a group's record never changes | `sim::disk` |
+//! | I14 | equal content at equal applied index | content hashes |
+//!
+//! I13 speaks of membership changes, which do not exist yet.
+
+pub mod wire;
+
+use crate::sim::node::Node;
+use crate::sim::swarm::Plan;
+use crate::sim::watched::AppliedEntry;
+use flotilla_kvserver::kv::RegionMeta;
+use flotilla_raftstore::{Envelope, GroupId, RecoveredGroup, ReplicaStatus, Role};
+use rustc_hash::{FxHashMap, FxHashSet};
+use std::collections::BTreeMap;
+
+/// What was last seen of one replica in one run of its process.
+#[derive(Clone, Debug, Default)]
+struct Replica {
+    term: u64,
+    commit: u64,
+    applied: u64,
+    first_index: u64,
+    durable_applied: u64,
+    /// Last index given to the state machine.
+    machine: u64,
+    /// (number of an engine write, applied index in it), ascending.
+    engine_writes: Vec<(u64, u64)>,
+    /// What the disk held of the state machine when the process started.
+    recovered: u64,
+}
+
+/// See the module.
+pub struct Invariants {
+    regions: Vec<RegionMeta>,
+    replicas: BTreeMap<(usize, GroupId), Replica>,
+    /// Who led in (group, term).
+    leaders: BTreeMap<(GroupId, u64), usize>,
+    /// The one log that all replicas apply: (term, content) from index 1.
+    logs: BTreeMap<GroupId, Vec<(u64, u64)>>,
+    /// Commands applied by a node's process.
+    commands: FxHashMap<usize, FxHashSet<u64>>,
+    /// Content by group and applied index, with the node that showed it.
+    contents: FxHashMap<(GroupId, u64), (u64, usize)>,
+    /// Highest index whose effect was acknowledged to a client.
+    acknowledged: BTreeMap<GroupId, u64>,
+    waiting_max: usize,
+}
+
+impl Invariants {
+    /// Nothing seen yet.
+    #[must_use]
+    pub fn new(plan: &Plan, regions: &[RegionMeta]) -> Self {
+        Invariants {
+            regions: regions.to_vec(),
+            replicas: BTreeMap::new(),
+            leaders: BTreeMap::new(),
+            logs: BTreeMap::new(),
+            commands: FxHashMap::default(),
+            contents: FxHashMap::default(),
+            acknowledged: BTreeMap::new(),
+            waiting_max: (plan.clients * plan.groups * 64) as usize,
+        }
+    }
+
+    /// A process has started from its disks.
+    pub fn started(
+        &mut self,
+        node: usize,
+        recovered: &[RecoveredGroup],
+        regions: &[RegionMeta],
+    ) -> Vec<String> {
+        let mut problems = Vec::new();
+        if !covers(regions, &self.regions) {
+            problems.push(format!("I11: store {} holds regions {regions:?}", node + 1));
+        }
+        self.commands.remove(&node);
+        for group in recovered {
+            let id = group.log.group;
+            let place = format!("store {} group {id}", node + 1);
+            if let Some(damage) = &group.damage {
+                problems.push(format!("I4/I5: {place}: recovered as damaged: {damage}"));
+            }
+            let last = self.replicas.entry((node, id)).or_default();
+            if group.applied < last.durable_applied {
+                problems.push(format!(
+                    "I8: {place}: applied {} after a restart, {} was durable",
+                    group.applied, last.durable_applied
+                ));
+            }
+            if group.log.hard_state.term < last.term.min(group.log.hard_state.term) {
+                problems.push(format!("I8: {place}: the term went back"));
+            }
+            *last = Replica {
+                durable_applied: group.applied,
+                machine: group.applied,
+                recovered: group.applied,
+                ..Replica::default()
+            };
+        }
+        problems
+    }
+
+    /// A process is gone. What it had told as durable must be there at the next start.
+    pub fn crashed(&mut self, node: usize) {
+        self.commands.remove(&node);
+    }
+
+    /// Checks every replica of a shard after its round.
+    pub fn statuses(
+        &mut self,
+        node: usize,
+        store: &Node,
+        statuses: &[ReplicaStatus],
+    ) -> Vec<String> {
+        let mut problems = Vec::new();
+        for status in statuses {
+            let group = status.group;
+            let place = || format!("store {} group {group}", node + 1);
+            if status.role == Role::Quarantined {
+                let damage = status.damage.clone().unwrap_or_default();
+                problems.push(format!("I9: {}: quarantined without damage: {damage}", place()));
+                continue;
+            }
+            if status.role == Role::Leader {
+                let leader = *self.leaders.entry((group, status.term)).or_insert(node);
+                if leader != node {
+                    let term = status.term;
+                    problems.push(format!("I8: {}: second leader of term {term}", place()));
+                }
+            }
+            let on_disk =
+                store.log.with_group(group, |log| (log.last_index(), log.truncated.index));
+            let (log_end, cut) = on_disk.unwrap_or_default();
+            let (_, engine_durable) = store.engine.writes(group);
+            let last = self.replicas.entry((node, group)).or_default();
+            let durable_applied = last.durable_on_disk(engine_durable);
+            let rules: [(bool, &str); 12] = [
+                (status.applied <= status.commit, "I4: applied ≤ commit"),
+                (status.applied <= status.persisted, "I4: applied ≤ persisted"),
+                (status.persisted <= log_end, "I4: persisted ≤ end of the log on disk"),
+                (status.durable_applied <= status.applied, "I4: durable applied ≤ applied"),
+                (
+                    status.durable_applied <= durable_applied,
+                    "I4: durable applied ≤ what the engine holds on disk",
+                ),
+                (status.first_index <= status.durable_applied + 1, "I5: log start ≤ durable + 1"),
+                (cut <= durable_applied, "I5: log start on disk ≤ durable applied on disk + 1"),
+                (status.term >= last.term, "I8: the term never goes back"),
+                (status.commit >= last.commit, "I8: commit never goes back"),
+                (status.applied >= last.applied, "I8: applied never goes back"),
+                (status.first_index >= last.first_index, "I8: the log start never goes back"),
+                (
+                    status.waiting_proposals + status.waiting_reads <= self.waiting_max,
+                    "I10: callers that wait are bounded",
+                ),
+            ];
+            for (_, rule) in rules.iter().filter(|(holds, _)| !holds) {
+                problems.push(format!(
+                    "{rule}: {}: {status:?}, log on disk {cut}..={log_end}, durable state \
+                     {durable_applied}, before {last:?}",
+                    place()
+                ));
+            }
+            last.term = status.term;
+            last.commit = status.commit;
+            last.applied = status.applied;
+            last.first_index = status.first_index;
+            last.durable_applied = last.durable_applied.max(status.durable_applied);
+        }
+        problems
+    }
+
+    /// A node's state machine was given these entries.
+    pub fn applied(&mut self, node: usize, entries: Vec<AppliedEntry>) -> Vec<String> {
+        let mut problems = Vec::new();
+        let commands = self.commands.entry(node).or_default();
+        for entry in entries {
+            let (group, index) = (entry.group, entry.position.index);
+            let replica = self.replicas.entry((node, group)).or_default();
+            if index != replica.machine + 1 {
+                let after = replica.machine;
+                problems.push(format!(
+                    "I1: store {} group {group}: index {index} applied after {after}",
+                    node + 1
+                ));
+            }
+            if entry.commit < index {
+                let commit = entry.commit;
+                problems.push(format!(
+                    "I4: store {} group {group}: {index} applied with commit {commit}",
+                    node + 1
+                ));
+            }
+            replica.machine = index;
+            replica.engine_writes.push((entry.engine_write, index));
+            let log = self.logs.entry(group).or_default();
+            let place = index as usize - 1;
+            let this = (entry.position.term, entry.content);
+            match log.get(place) {
+                None if place == log.len() => log.push(this),
+                None => problems.push(format!("I1: group {group}: index {index} leaves a hole")),
+                Some(other) if *other != this => problems.push(format!(
+                    "I1: group {group}: store {} applies another entry at {index}: term {} and {}",
+                    node + 1,
+                    other.0,
+                    this.0
+                )),
+                Some(_) => {}
+            }
+            commands.extend(entry.commands);
+        }
+        problems
+    }
+
+    /// A node's state machine shows this content.
+    pub fn content(
+        &mut self,
+        node: usize,
+        group: GroupId,
+        applied: u64,
+        hash: u64,
+    ) -> Option<String> {
+        let (other, by) = *self.contents.entry((group, applied)).or_insert((hash, node));
+        (other != hash).then(|| {
+            let (one, two) = (by + 1, node + 1);
+            format!("I14: group {group} at {applied}: stores {one} and {two} differ")
+        })
+    }
+
+    /// A node's messages leave.
+    pub fn sent(&self, node: &Node, envelopes: &[Envelope]) -> Vec<String> {
+        envelopes.iter().filter_map(|envelope| wire::unkept_promise(node, envelope)).collect()
+    }
+
+    /// A command of `group` is answered as applied by a node (I6).
+    pub fn acknowledge(&mut self, node: usize, group: GroupId, command: u64) -> Option<String> {
+        let applied = self.applied_index(node, group);
+        let highest = self.acknowledged.entry(group).or_default();
+        *highest = (*highest).max(applied.min(self.logs.get(&group).map_or(0, Vec::len) as u64));
+        let known = self.commands.get(&node).is_some_and(|commands| commands.contains(&command));
+        (!known).then(|| {
+            format!("I6: store {} group {group}: ok for a command that it did not apply", node + 1)
+        })
+    }
+
+    /// The index that a read asked now must see.
+    #[must_use]
+    pub fn read_floor(&self, group: GroupId) -> u64 {
+        self.acknowledged.get(&group).copied().unwrap_or(0)
+    }
+
+    /// A read barrier is passed on a node (I7).
+    #[must_use]
+    pub fn read_ready(&self, node: usize, group: GroupId, floor: u64) -> Option<String> {
+        let applied = self.applied_index(node, group);
+        (applied < floor).then(|| {
+            let store = node + 1;
+            format!("I7: store {store} group {group}: read at {applied}, {floor} was acknowledged")
+        })
+    }
+
+    /// Last index that a node's state machine was given.
+    #[must_use]
+    pub fn applied_index(&self, node: usize, group: GroupId) -> u64 {
+        self.replicas.get(&(node, group)).map_or(0, |r| r.machine)
+    }
+}
+
+impl Replica {
+    /// Highest applied index in the first `durable` engine writes.
+    fn durable_on_disk(&mut self, durable: u64) -> u64 {
+        let count = self.engine_writes.partition_point(|(write, _)| *write <= durable);
+        if let Some((_, index)) = count.checked_sub(1).map(|i| self.engine_writes[i]) {
+            self.recovered = index;
+            self.engine_writes.drain(..count);
+        }
+        self.recovered
+    }
+}
+
+/// Whether `held` are the regions that were created, in order and without a gap.
+fn covers(held: &[RegionMeta], created: &[RegionMeta]) -> bool {
+    let mut held: Vec<&RegionMeta> = held.iter().collect();
+    held.sort_by(|a, b| a.start.cmp(&b.start));
+    let seamless = held.windows(2).all(|pair| pair[0].end == pair[1].start);
+    let whole = held.first().is_some_and(|r| r.start.is_empty())
+        && held.last().is_some_and(|r| r.end.is_empty());
+    held.len() == created.len() && seamless && whole
+}

@@ -1,0 +1,79 @@
+//! What really happened in a run: a fault that never bites proves nothing.
+
+use std::collections::BTreeMap;
+
+/// How often each thing happened, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts(BTreeMap<&'static str, u64>);
+
+/// What a sweep of [`SWEEP_SEEDS`] seeds or more must have seen, each at least once.
+pub const REQUIRED: &[&str] = &[
+    "power cuts",
+    "power cuts of all stores",
+    "kills",
+    "log writes lost in a crash",
+    "log writes kept in a crash",
+    "log writes torn in a crash",
+    "engine writes lost in a crash",
+    "pauses",
+    "thread stalls",
+    "one-way cuts",
+    "halves",
+    "frames lost",
+    "frames cut off",
+    "frames duplicated",
+    "frames reordered",
+    "slow disks",
+    "log syncs failed",
+    "engine syncs failed",
+    "leader transfers accepted",
+    "leader changes",
+    "restarts from disk",
+    "log truncations",
+    "old entries fetched for followers",
+    "busy answers",
+    "unknown outcomes",
+    "stale requests refused",
+    "reads answered",
+    "writes acknowledged",
+];
+
+/// Seeds from which [`REQUIRED`] is asked.
+pub const SWEEP_SEEDS: u64 = 50;
+
+impl Counts {
+    /// Counts one.
+    pub fn add(&mut self, what: &'static str) {
+        self.add_many(what, 1);
+    }
+
+    /// Counts several.
+    pub fn add_many(&mut self, what: &'static str, count: u64) {
+        if count > 0 {
+            *self.0.entry(what).or_default() += count;
+        }
+    }
+
+    /// How often it happened.
+    #[must_use]
+    pub fn get(&self, what: &str) -> u64 {
+        self.0.get(what).copied().unwrap_or(0)
+    }
+
+    /// Adds another run's counts.
+    pub fn merge(&mut self, other: &Counts) {
+        for (what, count) in &other.0 {
+            self.add_many(what, *count);
+        }
+    }
+
+    /// What never happened though a sweep requires it.
+    pub fn missing(&self) -> impl Iterator<Item = &'static str> {
+        REQUIRED.iter().copied().filter(|what| self.get(what) == 0)
+    }
+
+    /// Everything that happened, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.0.iter().map(|(what, count)| (*what, *count))
+    }
+}

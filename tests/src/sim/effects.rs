@@ -1,0 +1,349 @@
+//! One step of one process, and where its effects go: what the product's threads do in a shell.
+
+use super::clock::{MICROS, MILLIS};
+use super::codec::NO_TICKET;
+use super::net::Fate;
+use super::world::{Event, Work, World};
+use flotilla_raftstore::message::ShardMessage;
+use flotilla_raftstore::{Envelope, Fatal, GroupId, Nanos, StateMachine, StoreId, reader};
+use rand::Rng;
+use std::collections::BTreeMap;
+
+impl World {
+    /// Runs one piece of work of a node's process.
+    pub(super) fn work(&mut self, node: usize, work: Work) {
+        let outcome = match work {
+            Work::Round(shard) => self.round(node, shard),
+            Work::Tick => self.tick(node),
+            Work::LogStart => self.log_start(node),
+            Work::LogDone => self.log_done(node),
+            Work::ApplyStart => self.apply_start(node),
+            Work::ApplyDone => self.apply_done(node),
+            Work::SyncStart => self.sync_start(node),
+            Work::SyncDone => self.sync_done(node),
+            Work::Fetch(tasks) => self.fetch(node, tasks),
+            Work::Read(ticket) => self.read(node, ticket),
+        };
+        if let Err(fatal) = outcome {
+            self.fatal(node, &fatal);
+        }
+    }
+
+    /// A fatal error ends the process (I9); its disks are in the state of a power cut at worst.
+    fn fatal(&mut self, node: usize, fatal: &Fatal) {
+        self.note("fatal", node, [0; 3]);
+        if !fatal.reason.contains("simulated") {
+            self.violations.push(format!("store {}: {fatal}", node + 1));
+        }
+        let down_for = self.rng.random_range(200 * MILLIS..3_000 * MILLIS);
+        let power_cut = self.rng.random_bool(0.5);
+        self.crash(node, power_cut, down_for);
+    }
+
+    /// Looks at outcomes and promises that the last piece of work left behind.
+    pub(super) fn after_work(&mut self, node: usize) {
+        let Some(process) = &self.nodes[node].process else { return };
+        let outcomes = process.sink.take();
+        if process.log.done.is_none() && self.nodes[node].log.has_failed() {
+            self.violations.push("I9: a failed sync went unnoticed".into());
+        }
+        for (ticket, outcome) in outcomes {
+            if ticket != NO_TICKET {
+                self.completed(node, ticket, outcome);
+            }
+        }
+        self.violations.extend(self.nodes[node].log.take_violations());
+    }
+
+    /// Puts a message into a shard's inbox.
+    pub(super) fn tell(&mut self, node: usize, shard: usize, message: ShardMessage) {
+        let Some(process) = &mut self.nodes[node].process else { return };
+        process.shards[shard].inbox.push(message);
+        self.wake(node, shard);
+    }
+
+    /// Schedules a shard's next round if none is on its way.
+    pub(super) fn wake(&mut self, node: usize, shard: usize) {
+        let delay = self.jitter();
+        let now = self.now;
+        let Some(process) = &mut self.nodes[node].process else { return };
+        let slot = &mut process.shards[shard];
+        if !slot.scheduled {
+            slot.scheduled = true;
+            let delay = delay.max(slot.stalled_until.saturating_sub(now));
+            self.work_after(delay, node, Work::Round(shard));
+        }
+    }
+
+    fn round(&mut self, node: usize, shard: usize) -> Result<(), Fatal> {
+        let now = self.now;
+        let Some(process) = &mut self.nodes[node].process else { return Ok(()) };
+        let slot = &mut process.shards[shard];
+        if slot.stalled_until > now {
+            let wait = slot.stalled_until - now;
+            self.work_after(wait, node, Work::Round(shard));
+            return Ok(());
+        }
+        slot.scheduled = false;
+        let inbox = std::mem::take(&mut slot.inbox);
+        let messages = inbox.len() as u64;
+        let round = slot.shard.round(inbox, Nanos(now))?;
+        let (log, apply) = (round.log.len() as u64, round.apply.len() as u64);
+        process.log.queue.extend(round.log);
+        process.apply.queue.extend(round.apply);
+        let views = round.views.len() as u64;
+        let statuses = process.shards[shard].shard.describe();
+        let waiting = &process.log.queue[process.log.queue.len() - log as usize..];
+        let cuts = waiting.iter().filter(|t| t.write.truncate.is_some()).count() as u64;
+        self.counts.add_many("log truncations", cuts);
+        self.note("round", node, [shard as u64, messages, log << 32 | apply << 16 | views]);
+        for view in &round.views {
+            if view.leading {
+                self.counts.add("leader changes");
+                self.note("  leads: group, term", node, [view.record.desc.group.0, view.term, 0]);
+            }
+        }
+        let problems = self.invariants.statuses(node, &self.nodes[node], &statuses);
+        self.violations.extend(problems);
+        for (store, envelopes) in round.sends {
+            self.send(node, store, envelopes);
+        }
+        if !round.fetch.is_empty() {
+            self.counts.add_many("old entries fetched for followers", round.fetch.len() as u64);
+            let delay = self.rng.random_range(50 * MICROS..5 * MILLIS);
+            self.work_after(delay, node, Work::Fetch(round.fetch));
+        }
+        self.start_workers(node);
+        Ok(())
+    }
+
+    /// Wakes the workers that have something to do and do nothing.
+    fn start_workers(&mut self, node: usize) {
+        let (log_delay, apply_delay) = (self.jitter(), self.jitter());
+        let Some(process) = &mut self.nodes[node].process else { return };
+        let (mut log, mut apply) = (false, false);
+        if !process.log.busy && !process.log.queue.is_empty() {
+            process.log.busy = true;
+            log = true;
+        }
+        if !process.apply.busy && !process.apply.queue.is_empty() {
+            process.apply.busy = true;
+            apply = true;
+        }
+        if log {
+            self.work_after(log_delay, node, Work::LogStart);
+        }
+        if apply {
+            self.work_after(apply_delay, node, Work::ApplyStart);
+        }
+    }
+
+    fn tick(&mut self, node: usize) -> Result<(), Fatal> {
+        for shard in 0..self.config.shards {
+            self.tell(node, shard, ShardMessage::Tick);
+        }
+        self.work_after(self.config.tick_interval_ms * MILLIS, node, Work::Tick);
+        Ok(())
+    }
+
+    fn log_start(&mut self, node: usize) -> Result<(), Fatal> {
+        let slow = self.nodes[node].slow_until > self.now;
+        let Some(process) = &mut self.nodes[node].process else { return Ok(()) };
+        let tasks = std::mem::take(&mut process.log.queue);
+        let shards = process.shards.len() as u64;
+        let strayed = tasks.iter().find(|t| t.write.group.0 % shards != t.shard as u64);
+        if let Some(task) = strayed {
+            self.violations.push(format!("I1: group {} on shard {}", task.write.group, task.shard));
+        }
+        let count = tasks.len() as u64;
+        let done = process.log.worker.run_once(tasks)?;
+        let longest = if !done.synced {
+            20 * MICROS
+        } else if slow {
+            20 * self.plan.sync_max
+        } else {
+            self.plan.sync_max
+        };
+        process.log.done = Some(done);
+        let delay = self.rng.random_range(10 * MICROS..=longest);
+        self.note("log write", node, [count, delay, u64::from(slow)]);
+        self.work_after(delay, node, Work::LogDone);
+        Ok(())
+    }
+
+    fn log_done(&mut self, node: usize) -> Result<(), Fatal> {
+        let target = &mut self.nodes[node];
+        let Some(process) = &mut target.process else { return Ok(()) };
+        let Some(done) = process.log.done.take() else { return Ok(()) };
+        process.log.busy = false;
+        if done.synced {
+            target.log.complete();
+        }
+        self.note("log durable", node, [done.persisted.len() as u64, done.held.len() as u64, 0]);
+        for (shard, persisted) in done.persisted {
+            self.tell(node, shard, ShardMessage::Persisted(persisted));
+        }
+        for (store, envelopes) in done.held {
+            self.send(node, store, envelopes);
+        }
+        for reply in done.created {
+            reply.send(Ok(flotilla_raftstore::Answer::Accepted));
+        }
+        self.start_workers(node);
+        Ok(())
+    }
+
+    fn apply_start(&mut self, node: usize) -> Result<(), Fatal> {
+        let Some(process) = &mut self.nodes[node].process else { return Ok(()) };
+        let tasks = std::mem::take(&mut process.apply.queue);
+        let done = process.apply.worker.run_once(tasks)?;
+        process.apply.done = Some(done);
+        let entries = process.watched.take_applied();
+        self.note("apply", node, [entries.len() as u64, 0, 0]);
+        let problems = self.invariants.applied(node, entries);
+        self.violations.extend(problems);
+        let delay = self.rng.random_range(10 * MICROS..=self.plan.apply_max);
+        self.work_after(delay, node, Work::ApplyDone);
+        Ok(())
+    }
+
+    fn apply_done(&mut self, node: usize) -> Result<(), Fatal> {
+        let Some(process) = &mut self.nodes[node].process else { return Ok(()) };
+        let Some(done) = process.apply.done.take() else { return Ok(()) };
+        process.apply.busy = false;
+        for (_, list) in &done.applied {
+            for applied in list.iter().filter(|a| a.index > 0) {
+                process.applied.insert(applied.group, applied.index);
+            }
+        }
+        for (reply, outcome) in done.replies {
+            reply.send(outcome);
+        }
+        for (shard, applied) in done.applied {
+            self.tell(node, shard, ShardMessage::Applied(applied));
+        }
+        self.start_workers(node);
+        Ok(())
+    }
+
+    fn sync_start(&mut self, node: usize) -> Result<(), Fatal> {
+        let target = &mut self.nodes[node];
+        let Some(process) = &mut target.process else { return Ok(()) };
+        process.syncing = Some(process.applied.clone());
+        target.engine.begin_slow_sync();
+        process.watched.sync()?;
+        let delay = self.rng.random_range(100 * MICROS..=2 * self.plan.sync_max);
+        self.work_after(delay, node, Work::SyncDone);
+        Ok(())
+    }
+
+    fn sync_done(&mut self, node: usize) -> Result<(), Fatal> {
+        let target = &mut self.nodes[node];
+        let Some(process) = &mut target.process else { return Ok(()) };
+        target.engine.complete_sync();
+        let durable = process.syncing.take().unwrap_or_default();
+        let mut by_shard: BTreeMap<usize, Vec<(GroupId, u64)>> = BTreeMap::new();
+        let groups = durable.len() as u64;
+        for (group, index) in durable {
+            by_shard.entry(process.shard_of(group)).or_default().push((group, index));
+        }
+        self.note("engine durable", node, [groups, 0, 0]);
+        for (shard, durable) in by_shard {
+            self.tell(node, shard, ShardMessage::DurableApplied(durable));
+        }
+        self.compare_content(node);
+        self.work_after(self.config.sync_interval_ms * MILLIS, node, Work::SyncStart);
+        Ok(())
+    }
+
+    /// I14 for every group of a node, as far as another replica was seen at the same index.
+    pub(super) fn compare_content(&mut self, node: usize) {
+        let Some(process) = &self.nodes[node].process else { return };
+        let hashes: Vec<_> = self
+            .regions
+            .iter()
+            .map(|region| (region.group, process.state_machine().content_hash(region.group)))
+            .collect();
+        for (group, content) in hashes {
+            let problem = match content {
+                Ok((applied, hash)) => self.invariants.content(node, group, applied, hash),
+                Err(fatal) => Some(fatal.to_string()),
+            };
+            self.violations.extend(problem);
+        }
+    }
+
+    fn fetch(
+        &mut self,
+        node: usize,
+        tasks: Vec<flotilla_raftstore::message::FetchTask>,
+    ) -> Result<(), Fatal> {
+        let fetched = reader::fetch(self.nodes[node].log.as_ref(), tasks);
+        for (shard, list) in fetched {
+            self.tell(node, shard, ShardMessage::Fetched(list));
+        }
+        Ok(())
+    }
+
+    /// Gives a node's messages to the network.
+    fn send(&mut self, node: usize, to: StoreId, envelopes: Vec<Envelope>) {
+        let problems = self.invariants.sent(&self.nodes[node], &envelopes);
+        self.violations.extend(problems);
+        let from = self.nodes[node].store;
+        let target = (to.0 - 1) as usize;
+        let count = envelopes.len() as u64;
+        let fate = self.net.send(&mut self.rng, self.now, from.0, to.0);
+        match fate {
+            Fate::Cut => {
+                self.counts.add("frames cut off");
+                self.lose(node, to);
+            }
+            Fate::Lost => self.counts.add("frames lost"),
+            Fate::Late(at) => {
+                self.counts.add("frames reordered");
+                self.after(at - self.now, Event::Deliver(from, target, envelopes));
+            }
+            Fate::Arrives(at, again) => {
+                if let Some(again) = again {
+                    self.counts.add("frames duplicated");
+                    let copy = envelopes.clone();
+                    self.after(again - self.now, Event::Deliver(from, target, copy));
+                }
+                self.after(at - self.now, Event::Deliver(from, target, envelopes));
+            }
+        }
+        self.note("send: to, messages", node, [to.0, count, 0]);
+    }
+
+    /// The transport notices an outage now and then.
+    fn lose(&mut self, node: usize, to: StoreId) {
+        if self.rng.random_bool(0.1) {
+            let delay = self.rng.random_range(MILLIS..50 * MILLIS);
+            self.after(delay, Event::Unreachable(node, to));
+        }
+    }
+
+    /// A frame arrives.
+    pub(super) fn deliver(&mut self, from: StoreId, node: usize, envelopes: Vec<Envelope>) {
+        if let Some(until) = self.paused(node) {
+            return self.after(until - self.now, Event::Deliver(from, node, envelopes));
+        }
+        let Some(process) = &self.nodes[node].process else {
+            return self.lose((from.0 - 1) as usize, StoreId(node as u64 + 1));
+        };
+        let mut by_shard: BTreeMap<usize, Vec<Envelope>> = BTreeMap::new();
+        for envelope in envelopes {
+            by_shard.entry(process.shard_of(envelope.group)).or_default().push(envelope);
+        }
+        for (shard, envelopes) in by_shard {
+            self.tell(node, shard, ShardMessage::Deliver { from, envelopes });
+        }
+    }
+
+    /// A node's transport reports a store.
+    pub(super) fn unreachable(&mut self, node: usize, store: StoreId) {
+        for shard in 0..self.config.shards {
+            self.tell(node, shard, ShardMessage::Unreachable(store));
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The schedule of faults: one after another, at random times, each with its own end.
+
+use super::clock::{MILLIS, SECONDS};
+use super::swarm::Fault;
+use super::world::{Event, World};
+use flotilla_raftstore::Role;
+use rand::Rng;
+
+impl World {
+    /// Lets the next fault happen, and schedules the one after it.
+    pub(super) fn next_fault(&mut self) {
+        if !self.stormy {
+            return;
+        }
+        let choice = self.rng.random_range(0..self.plan.faults.len());
+        let fault = self.plan.faults[choice];
+        let node = self.rng.random_range(0..self.nodes.len());
+        self.strike(fault, node);
+        let next =
+            self.rng.random_range(self.plan.fault_interval / 2..self.plan.fault_interval * 2);
+        self.after(next, Event::Fault);
+    }
+
+    fn strike(&mut self, fault: Fault, node: usize) {
+        self.note("fault", node, [fault as u64, 0, 0]);
+        let down_for = self.rng.random_range(50 * MILLIS..6 * SECONDS);
+        match fault {
+            Fault::PowerCut => self.crash(node, true, down_for),
+            Fault::Kill => self.crash(node, false, down_for),
+            Fault::PowerCutAll => {
+                self.counts.add("power cuts of all stores");
+                for node in 0..self.nodes.len() {
+                    let down_for = self.rng.random_range(50 * MILLIS..2 * SECONDS);
+                    self.crash(node, true, down_for);
+                }
+            }
+            Fault::Pause => {
+                self.counts.add("pauses");
+                let length = self.rng.random_range(100 * MILLIS..8 * SECONDS);
+                self.nodes[node].paused_until = self.now + length;
+            }
+            Fault::Stall => self.stall(node),
+            Fault::CutOneWay => self.cut_one_way(node),
+            Fault::CutHalves => self.cut_halves(),
+            Fault::SlowDisk => {
+                self.counts.add("slow disks");
+                self.nodes[node].slow_until =
+                    self.now + self.rng.random_range(SECONDS..8 * SECONDS);
+            }
+            Fault::LogSyncFails => {
+                if self.nodes[node].process.is_some() {
+                    self.counts.add("log syncs failed");
+                    self.nodes[node].log.fail_next_sync();
+                }
+            }
+            Fault::EngineSyncFails => {
+                if self.nodes[node].process.is_some() {
+                    self.counts.add("engine syncs failed");
+                    self.nodes[node].engine.fail_next_sync();
+                }
+            }
+            Fault::Transfer => self.transfer_somewhere(),
+        }
+    }
+
+    fn stall(&mut self, node: usize) {
+        let until = self.now + self.rng.random_range(100 * MILLIS..5 * SECONDS);
+        let shard = self.rng.random_range(0..self.config.shards);
+        if let Some(process) = &mut self.nodes[node].process {
+            process.shards[shard].stalled_until = until;
+            self.counts.add("thread stalls");
+        }
+    }
+
+    fn cut_one_way(&mut self, node: usize) {
+        let other = (node + self.rng.random_range(1..self.nodes.len())) % self.nodes.len();
+        self.counts.add("one-way cuts");
+        self.cut(node, other);
+    }
+
+    fn cut_halves(&mut self) {
+        self.counts.add("halves");
+        let sides: Vec<bool> = self.nodes.iter().map(|_| self.rng.random_bool(0.5)).collect();
+        for from in 0..sides.len() {
+            for to in 0..sides.len() {
+                if sides[from] != sides[to] {
+                    self.cut(from, to);
+                }
+            }
+        }
+    }
+
+    fn cut(&mut self, from: usize, to: usize) {
+        let (from, to) = (self.nodes[from].store.0, self.nodes[to].store.0);
+        self.net.cut(from, to);
+        let length = self.rng.random_range(200 * MILLIS..8 * SECONDS);
+        self.after(length, Event::Mend(from, to));
+    }
+
+    fn transfer_somewhere(&mut self) {
+        let region = self.rng.random_range(0..self.regions.len());
+        let to = self.rng.random_range(0..self.nodes.len());
+        if let Some(node) = self.leader_of(region) {
+            self.transfer(region, node, to);
+        }
+    }
+
+    /// The node that leads a region's group in the highest term, if any.
+    pub(super) fn leader_of(&self, region: usize) -> Option<usize> {
+        let group = self.regions[region].group;
+        let leads = |node: usize| {
+            let process = self.nodes[node].process.as_ref()?;
+            let statuses = process.shards[process.shard_of(group)].shard.describe();
+            let status = statuses.into_iter().find(|s| s.group == group)?;
+            (status.role == Role::Leader).then_some((status.term, node))
+        };
+        (0..self.nodes.len()).filter_map(leads).max().map(|(_, node)| node)
+    }
+
+    /// The end of all faults: everything runs and reaches everything.
+    pub(super) fn heal(&mut self) {
+        self.stormy = false;
+        self.net.heal();
+        for node in 0..self.nodes.len() {
+            self.nodes[node].slow_until = 0;
+            self.nodes[node].log.mend();
+            self.nodes[node].engine.mend();
+            if let Some(process) = &mut self.nodes[node].process {
+                process.shards.iter_mut().for_each(|slot| slot.stalled_until = 0);
+            }
+            self.resume(node);
+            self.start(node);
+        }
+    }
+}

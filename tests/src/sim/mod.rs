@@ -1,0 +1,31 @@
+//! The deterministic simulator: the product's own core on simulated disks, network and time.
+//!
+//! 1. `swarm.rs` draws a plan from the seed: cluster, limits, faults and their rates.
+//! 2. `world.rs` holds the one event heap; `node.rs` a store with its disks and its process.
+//! 3. `effects.rs` runs one piece of work (a shard's round, a log write, an apply batch, a sync)
+//!    and carries its effects on: what the product's threads do.
+//! 4. `net.rs`, `disk.rs`, `engine.rs`, `clock.rs` are the simulated seams; `watched.rs` records
+//!    what the real KV state machine is given.
+//! 5. `faults.rs` breaks things; `clients.rs` and `requests.rs` are the workload.
+//! 6. `run.rs` takes one seed from start to verdict; `sweep.rs` many, `counts.rs` sums up.
+//!
+//! A log write, an apply batch and an engine sync have two points: handed over, and done. Between
+//! the two a crash may or may not keep them.
+
+pub mod clients;
+pub mod clock;
+pub mod codec;
+pub mod counts;
+pub mod disk;
+mod effects;
+pub mod engine;
+mod faults;
+pub mod net;
+pub mod node;
+mod requests;
+pub mod run;
+pub mod swarm;
+pub mod sweep;
+pub mod trace;
+pub mod watched;
+pub mod world;

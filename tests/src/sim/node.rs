@@ -1,0 +1,213 @@
+//! One simulated store: two disks that survive, and a process that comes and goes.
+//!
+//! The process holds the product's own parts (shards, log writer, apply worker, KV state
+//! machine) and the queues between them that threads would carry.
+
+use super::codec;
+use super::disk::{CrashedLog, SimLog};
+use super::engine::SimEngine;
+use super::watched::Watched;
+use flotilla_kvserver::kv::{KvStateMachine, RegionMeta};
+use flotilla_raftstore::message::{ApplyTask, LogTask, Request, ShardMessage};
+use flotilla_raftstore::{
+    ApplyDone, ApplyWorker, Completion, Config, GroupId, GroupRecord, LogDone, LogStore, LogWriter,
+    Outcome, RecoveredGroup, Reply, Shard, ShardConfig, StateMachine, StoreId, recover,
+};
+use parking_lot::Mutex;
+use rand::rngs::SmallRng;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A store with its disks.
+pub struct Node {
+    /// Its id.
+    pub store: StoreId,
+    /// The log's disk.
+    pub log: Arc<SimLog>,
+    /// The state machine's disk.
+    pub engine: Arc<SimEngine>,
+    /// Running now.
+    pub process: Option<Process>,
+    /// Grows with every start: events of an earlier process are void.
+    pub incarnation: u64,
+    /// Nothing of it runs before then.
+    pub paused_until: u64,
+    /// Its log disk is slow until then.
+    pub slow_until: u64,
+}
+
+/// A shard with its inbox.
+pub struct ShardSlot {
+    /// The product's shard.
+    pub shard: Shard,
+    /// What waits for its next round.
+    pub inbox: Vec<ShardMessage>,
+    /// A round is on its way.
+    pub scheduled: bool,
+    /// Its thread stands still until then.
+    pub stalled_until: u64,
+}
+
+/// A worker with its queue; at most one batch is under way.
+pub struct Worker<W, T, D> {
+    /// The product's worker.
+    pub worker: W,
+    /// What waits for its next batch.
+    pub queue: Vec<T>,
+    /// A start is on its way, or a batch is under way.
+    pub busy: bool,
+    /// What the batch under way leaves to be done.
+    pub done: Option<D>,
+}
+
+impl<W, T, D> Worker<W, T, D> {
+    fn new(worker: W) -> Self {
+        Worker { worker, queue: Vec::new(), busy: false, done: None }
+    }
+}
+
+/// A running store.
+pub struct Process {
+    /// Its shards.
+    pub shards: Vec<ShardSlot>,
+    /// Its log writer.
+    pub log: Worker<LogWriter, LogTask, LogDone>,
+    /// Its apply worker.
+    pub apply: Worker<ApplyWorker, ApplyTask, ApplyDone>,
+    /// The state machine, with a record of what it was given.
+    pub watched: Arc<Watched>,
+    /// Applied indexes when the running engine sync began.
+    pub syncing: Option<BTreeMap<GroupId, u64>>,
+    /// Applied indexes as the apply worker publishes them.
+    pub applied: BTreeMap<GroupId, u64>,
+    /// Outcomes that wait to be looked at.
+    pub sink: Arc<Sink>,
+}
+
+/// Collects outcomes by ticket.
+#[derive(Default)]
+pub struct Sink(Mutex<Vec<(u64, Outcome)>>);
+
+impl Sink {
+    /// What came since the last call.
+    pub fn take(&self) -> Vec<(u64, Outcome)> {
+        std::mem::take(&mut self.0.lock())
+    }
+}
+
+impl Completion for Sink {
+    fn complete(&self, ticket: u64, outcome: Outcome) {
+        self.0.lock().push((ticket, outcome));
+    }
+}
+
+impl Process {
+    /// The state machine.
+    #[must_use]
+    pub fn state_machine(&self) -> &Arc<KvStateMachine> {
+        self.watched.inner()
+    }
+
+    /// The way back of a request.
+    #[must_use]
+    pub fn reply(&self, ticket: u64) -> Reply {
+        Reply::new(Arc::clone(&self.sink) as Arc<dyn Completion>, ticket)
+    }
+
+    /// The number of the shard that owns `group`.
+    #[must_use]
+    pub fn shard_of(&self, group: GroupId) -> usize {
+        (group.0 % self.shards.len() as u64) as usize
+    }
+}
+
+impl Node {
+    /// A store with empty disks, switched off.
+    #[must_use]
+    pub fn new(store: StoreId) -> Self {
+        Node {
+            store,
+            log: Arc::default(),
+            engine: Arc::default(),
+            process: None,
+            incarnation: 0,
+            paused_until: 0,
+            slow_until: 0,
+        }
+    }
+
+    /// Starts the process from its disks, and gives what was recovered. Regions without a group
+    /// in the log are created, as placement orders would.
+    pub fn start(
+        &mut self,
+        config: &Arc<Config>,
+        regions: &[RegionMeta],
+        seed: u64,
+    ) -> Result<Vec<RecoveredGroup>, String> {
+        self.incarnation += 1;
+        self.paused_until = 0;
+        let engine = Arc::clone(&self.engine);
+        let state_machine = KvStateMachine::new(engine).map_err(|e| e.to_string())?;
+        for region in regions {
+            state_machine.create_region(region).map_err(|e| e.to_string())?;
+        }
+        let watched = Arc::new(Watched::new(state_machine, Arc::clone(&self.engine)));
+        let log = Arc::clone(&self.log) as Arc<dyn LogStore>;
+        let machine = Arc::clone(&watched) as Arc<dyn StateMachine>;
+        let recovered = recover(log.as_ref(), machine.as_ref()).map_err(|e| e.to_string())?;
+        let mut shards = Vec::new();
+        for shard in 0..config.shards {
+            let parts = ShardConfig {
+                config: Arc::clone(config),
+                shard,
+                store: self.store,
+                seed: seed ^ self.store.0 ^ self.incarnation.rotate_left(32),
+                log: Arc::clone(&log),
+            };
+            let own = |g: &&RecoveredGroup| g.log.group.0 % config.shards as u64 == shard as u64;
+            let groups = recovered.iter().filter(own).cloned().collect();
+            let shard = Shard::new(parts, groups).map_err(|e| e.to_string())?;
+            shards.push(ShardSlot { shard, inbox: Vec::new(), scheduled: false, stalled_until: 0 });
+        }
+        self.process = Some(Process {
+            shards,
+            log: Worker::new(LogWriter::new(log)),
+            apply: Worker::new(ApplyWorker::new(machine)),
+            watched,
+            syncing: None,
+            applied: recovered.iter().map(|g| (g.log.group, g.applied)).collect(),
+            sink: Arc::default(),
+        });
+        self.create_missing(regions, &recovered);
+        Ok(recovered)
+    }
+
+    fn create_missing(&mut self, regions: &[RegionMeta], recovered: &[RecoveredGroup]) {
+        let process = self.process.as_mut().expect("started just now");
+        for region in regions {
+            if recovered.iter().any(|r| r.log.group == region.group) {
+                continue;
+            }
+            let desc = region.desc();
+            let own = desc.on_store(self.store).expect("every store has every group");
+            let record = GroupRecord { desc, replica: own.replica };
+            let reply = process.reply(codec::NO_TICKET);
+            let shard = process.shard_of(region.group);
+            let request = Request::CreateGroup { record, reply };
+            process.shards[shard].inbox.push(ShardMessage::Requests(vec![request]));
+        }
+    }
+
+    /// The process dies and, with `power_cut`, all that was not synced.
+    pub fn crash(&mut self, power_cut: bool, rng: &mut SmallRng) -> (CrashedLog, usize) {
+        self.process = None;
+        let log = self.log.crash(rng);
+        let engine_lost = if power_cut {
+            self.engine.crash(rng)
+        } else {
+            self.engine.kill();
+            0
+        };
+        (log, engine_lost)
+    }
+}

@@ -1,0 +1,249 @@
+//! The way of an operation: from a client to a node, through the product, and back.
+
+use super::clients::{Attempt, Live, Seen, Wish};
+use super::clock::{MICROS, MILLIS, SECONDS};
+use super::codec;
+use super::world::{Event, Work, World};
+use crate::history;
+use flotilla_kvserver::kv::Reader;
+use flotilla_raftstore::message::ShardMessage;
+use flotilla_raftstore::{Answer, Error, Fatal, Outcome, ReplicaId, Request};
+use rand::Rng;
+
+/// How long a client waits for an operation, all its attempts together.
+const PATIENCE: u64 = 4 * SECONDS;
+
+impl World {
+    /// A client begins its next operation.
+    pub(super) fn client_next(&mut self, client: usize) {
+        if !self.clients.closed {
+            let operation = self.clients.begin(client, &mut self.rng);
+            self.after(PATIENCE, Event::Timeout(operation));
+            self.attempt(operation);
+        }
+    }
+
+    /// The final read of a region.
+    pub(super) fn audit(&mut self, region: usize) {
+        let operation = self.clients.begin_audit(region);
+        self.after(PATIENCE, Event::Timeout(operation));
+        self.attempt(operation);
+    }
+
+    /// Sends an operation on its way once more.
+    fn attempt(&mut self, operation: u64) {
+        let ticket = self.clients.id();
+        let Some(live) = self.clients.live.get_mut(&operation) else { return };
+        live.ticket = ticket;
+        let (client, region) = (live.client, live.region);
+        let node = self.clients.leader(client);
+        let attempt = Attempt { operation, node, region, incarnation: None, floor: 0 };
+        self.clients.attempts.insert(ticket, attempt);
+        let delay = self.rng.random_range(50 * MICROS..MILLIS);
+        self.after(delay, Event::Request(node, ticket));
+    }
+
+    /// A request arrives at a node.
+    pub(super) fn request(&mut self, node: usize, ticket: u64) {
+        if let Some(until) = self.paused(node) {
+            return self.after(until - self.now, Event::Request(node, ticket));
+        }
+        let Some(attempt) = self.clients.attempts.get_mut(&ticket) else { return };
+        let group = self.regions[attempt.region].group;
+        let Some(process) = &self.nodes[node].process else {
+            self.clients.attempts.remove(&ticket);
+            let delay = self.rng.random_range(50 * MICROS..MILLIS);
+            let refused = Err(Error::NotLeader { group, leader: None });
+            return self.after(delay, Event::Answer(ticket, refused));
+        };
+        attempt.incarnation = Some(self.nodes[node].incarnation);
+        attempt.floor = self.invariants.read_floor(group);
+        let Some(live) = self.clients.live.get(&attempt.operation) else {
+            self.clients.attempts.remove(&ticket); // The client gave up before it was sent.
+            return;
+        };
+        let reply = process.reply(ticket);
+        let request = if live.wish.is_write() {
+            Request::Propose { group, command: live.command.clone(), reply }
+        } else {
+            Request::ReadBarrier { group, reply }
+        };
+        let shard = process.shard_of(group);
+        self.note("request: ticket, group", node, [ticket, group.0, 0]);
+        self.tell(node, shard, ShardMessage::Requests(vec![request]));
+    }
+
+    /// Hands leadership of a region to another store.
+    pub(super) fn transfer(&mut self, region: usize, node: usize, to: usize) {
+        let Some(process) = &self.nodes[node].process else { return };
+        let ticket = self.clients.id();
+        let incarnation = Some(self.nodes[node].incarnation);
+        let attempt = Attempt { operation: 0, node, region, incarnation, floor: 0 };
+        self.clients.attempts.insert(ticket, attempt);
+        let group = self.regions[region].group;
+        let to: ReplicaId = self.regions[region].replicas[to].replica;
+        let reply = process.reply(ticket);
+        let shard = process.shard_of(group);
+        let request = Request::TransferLeader { group, to, reply };
+        self.tell(node, shard, ShardMessage::Requests(vec![request]));
+    }
+
+    /// The product completed a request.
+    pub(super) fn completed(&mut self, node: usize, ticket: u64, outcome: Outcome) {
+        let Some(attempt) = self.clients.attempts.get(&ticket).copied() else {
+            self.violations.push(format!("request {ticket} was answered twice: {outcome:?}"));
+            return;
+        };
+        self.note("outcome: ticket, ok", node, [ticket, u64::from(outcome.is_ok()), 0]);
+        let group = self.regions[attempt.region].group;
+        match &outcome {
+            Ok(Answer::ReadReady) => {
+                let problem = self.invariants.read_ready(node, group, attempt.floor);
+                self.violations.extend(problem);
+                let delay = self.jitter();
+                return self.work_after(delay, node, Work::Read(ticket));
+            }
+            Ok(Answer::Applied(_)) => {
+                let live = self.clients.live.get(&attempt.operation);
+                if let Some(hash) = live.map(|l| l.hash) {
+                    let problem = self.invariants.acknowledge(node, group, hash);
+                    self.violations.extend(problem);
+                }
+            }
+            Ok(Answer::Accepted) => self.counts.add("leader transfers accepted"),
+            Err(Error::Busy { .. }) => self.counts.add("busy answers"),
+            Err(Error::Unknown { .. }) => self.counts.add("unknown outcomes"),
+            Err(_) => {}
+        }
+        self.clients.attempts.remove(&ticket);
+        let delay = self.rng.random_range(50 * MICROS..MILLIS);
+        self.after(delay, Event::Answer(ticket, outcome));
+    }
+
+    /// A service thread reads after its barrier.
+    pub(super) fn read(&mut self, node: usize, ticket: u64) -> Result<(), Fatal> {
+        let Some(attempt) = self.clients.attempts.remove(&ticket) else { return Ok(()) };
+        let Some(live) = self.clients.live.get(&attempt.operation) else { return Ok(()) };
+        let Some(process) = &self.nodes[node].process else { return Ok(()) };
+        let reader = Reader::new(process.state_machine().clone());
+        let seen = self.look(&reader, live).unwrap_or_else(Seen::Refused);
+        let delay = self.rng.random_range(50 * MICROS..MILLIS);
+        self.note("read: ticket", node, [ticket, 0, 0]);
+        self.after(delay, Event::ReadAnswer(ticket, seen));
+        Ok(())
+    }
+
+    fn look(&self, reader: &Reader, live: &Live) -> Result<Seen, String> {
+        let meta = &self.regions[live.region];
+        let (registers, sets) = self.clients.targets(live);
+        let mut got = codec::registers(reader, meta, &registers)?;
+        let mut elements = Vec::new();
+        for set in sets {
+            elements.push((set, codec::elements(reader, meta, set)?));
+        }
+        Ok(match live.wish {
+            Wish::Get(_) => Seen::Register(got.remove(0).1),
+            Wish::Members(_) => Seen::Elements(elements.remove(0).1),
+            _ => Seen::All(got, elements),
+        })
+    }
+
+    /// The operation that still waits for this ticket.
+    fn waiting_for(&self, ticket: u64) -> Option<u64> {
+        self.clients.live.iter().find(|(_, live)| live.ticket == ticket).map(|(id, _)| *id)
+    }
+
+    /// An outcome arrives at its client.
+    pub(super) fn client_answer(&mut self, ticket: u64, outcome: Outcome) {
+        self.clients.attempts.remove(&ticket);
+        let Some(operation) = self.waiting_for(ticket) else { return };
+        let live = &self.clients.live[&operation];
+        let (client, stale) = (live.client, matches!(live.wish, Wish::Stale(..)));
+        match outcome {
+            Ok(Answer::Applied(bytes)) => match (codec::answer(&bytes), stale) {
+                (Ok(revision), false) => {
+                    self.end(operation, history::Outcome::Written { revision });
+                }
+                (Err(_), true) => {
+                    self.counts.add("stale requests refused");
+                    self.end(operation, history::Outcome::NotApplied);
+                }
+                (answer, _) => self.violations.push(format!(
+                    "a {} command was answered with {answer:?}: {:?}",
+                    if stale { "stale" } else { "good" },
+                    self.clients.live[&operation].wish
+                )),
+            },
+            Ok(other) => self.violations.push(format!("a write was answered with {other:?}")),
+            Err(Error::Unknown { .. }) => self.end(operation, history::Outcome::Unknown),
+            Err(Error::Invalid { group, reason }) => {
+                self.violations
+                    .push(format!("group {group}: a good request was invalid: {reason}"));
+            }
+            Err(error) => {
+                let hint = match error {
+                    Error::NotLeader { leader, .. } => {
+                        leader.map(|l| Some((l.store.0 - 1) as usize)).unwrap_or_default()
+                    }
+                    Error::Busy { .. } => Some(self.clients.leader(client)),
+                    _ => None,
+                };
+                self.clients.follow(client, hint, &mut self.rng);
+                self.retry(operation);
+            }
+        }
+    }
+
+    fn retry(&mut self, operation: u64) {
+        let Some(live) = self.clients.live.get_mut(&operation) else { return };
+        live.ticket = 0;
+        let delay = self.rng.random_range(5 * MILLIS..100 * MILLIS);
+        self.after(delay, Event::Again(operation));
+    }
+
+    /// A client asks again after a refusal.
+    pub(super) fn client_again(&mut self, operation: u64) {
+        self.attempt(operation);
+    }
+
+    /// A read's result arrives at its client.
+    pub(super) fn client_read_answer(&mut self, ticket: u64, seen: Seen) {
+        let Some(operation) = self.waiting_for(ticket) else { return };
+        let client = self.clients.live[&operation].client;
+        let audit = self.clients.live[&operation].wish == Wish::Audit;
+        if let Seen::Refused(why) = &seen {
+            self.violations.push(format!("a good read was refused: {why}"));
+        }
+        self.clients.end_read(operation, seen);
+        self.counts.add(if audit { "audits" } else { "reads answered" });
+        self.pause_client(client);
+    }
+
+    /// A client gives up on an operation. Between attempts everything was refused; otherwise the
+    /// last attempt may take effect at any later time.
+    pub(super) fn client_timeout(&mut self, operation: u64) {
+        let Some(live) = self.clients.live.get(&operation) else { return };
+        let (client, ticket) = (live.client, live.ticket);
+        self.clients.follow(client, None, &mut self.rng);
+        let refused = ticket == 0;
+        self.counts.add("operations timed out");
+        self.end(
+            operation,
+            if refused { history::Outcome::NotApplied } else { history::Outcome::Unknown },
+        );
+    }
+
+    fn end(&mut self, operation: u64, outcome: history::Outcome) {
+        let client = self.clients.live[&operation].client;
+        if matches!(outcome, history::Outcome::Written { .. }) {
+            self.counts.add("writes acknowledged");
+        }
+        self.clients.end(operation, outcome);
+        self.pause_client(client);
+    }
+
+    fn pause_client(&mut self, client: usize) {
+        let think = self.rng.random_range(MILLIS..=self.plan.think_max);
+        self.after(think, Event::Next(client));
+    }
+}

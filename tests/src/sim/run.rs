@@ -1,0 +1,191 @@
+//! One seed from start to verdict.
+//!
+//! 1. Faults: the cluster boots into bad weather, clients work, things break.
+//! 2. Heal: everything runs again.
+//! 3. Liveness: every group has a leader within ten election timeouts; clients end; every request
+//!    is answered; the replicas become identical.
+//! 4. Durability: a final linearizable read of everything joins the histories, which are checked.
+
+use super::clock::{MILLIS, SECONDS};
+use super::counts::Counts;
+use super::swarm::Plan;
+use super::world::{Event, World};
+use crate::history::{Operation, linearizability, revision, set};
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// A run's result.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Its seed.
+    pub seed: u64,
+    /// Equal for equal runs.
+    pub trace_hash: u64,
+    /// Events.
+    pub events: u64,
+    /// Simulated time in nanoseconds.
+    pub simulated: u64,
+    /// The same in cluster-hours.
+    pub cluster_hours: f64,
+    /// What happened.
+    pub counts: Counts,
+    /// What must not have happened, the first one first.
+    pub violations: Vec<String>,
+    /// The last events, when there is a violation.
+    pub last_events: Vec<String>,
+}
+
+/// Runs one seed. `loud` prints every event.
+#[must_use]
+pub fn run(seed: u64, loud: bool) -> Report {
+    run_plan(Plan::draw(seed), loud)
+}
+
+/// Runs one plan.
+#[must_use]
+pub fn run_plan(plan: Plan, loud: bool) -> Report {
+    let seed = plan.seed;
+    let mut world = World::new(plan);
+    world.trace.loud = loud;
+    let outcome = catch_unwind(AssertUnwindSafe(|| world.live()));
+    if let Err(panic) = outcome {
+        let text = panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()))
+            .unwrap_or_default();
+        world.violations.push(format!("panic: {text}"));
+    }
+    let last_events = if world.violations.is_empty() {
+        Vec::new()
+    } else {
+        world.trace.last().map(ToString::to_string).collect()
+    };
+    Report {
+        seed,
+        trace_hash: world.trace.hash(),
+        events: world.trace.events(),
+        simulated: world.now,
+        cluster_hours: world.plan.cluster_hours(world.now),
+        counts: world.counts.clone(),
+        violations: world.violations.clone(),
+        last_events,
+    }
+}
+
+impl World {
+    fn live(&mut self) {
+        for node in 0..self.nodes.len() {
+            self.start(node);
+        }
+        for client in 0..self.clients.count() {
+            self.after(MILLIS * client as u64, Event::Next(client));
+        }
+        self.after(self.plan.fault_interval, Event::Fault);
+        let storm_end = self.plan.faults_for;
+        self.run_until(storm_end, |_| false);
+        if self.violations.is_empty() {
+            self.heal();
+            self.expect_leaders();
+        }
+        if self.violations.is_empty() {
+            self.expect_calm();
+        }
+        if self.violations.is_empty() {
+            self.check_histories();
+        }
+    }
+
+    fn expect_leaders(&mut self) {
+        let election = self.config.election_ticks as u64 * self.config.tick_interval_ms * MILLIS;
+        let until = self.now + 10 * election;
+        let regions = self.regions.len();
+        let led = |world: &World| (0..regions).all(|r| world.leader_of(r).is_some());
+        while !led(self) && self.now < until && self.violations.is_empty() {
+            let slice = self.now + 100 * MILLIS;
+            self.run_until(slice, |_| false);
+        }
+        if self.violations.is_empty() && !led(self) {
+            self.violations.push("liveness: a group has no leader ten election timeouts on".into());
+        }
+        // Some normal work on the healed cluster.
+        self.run_until(self.now + 2 * SECONDS, |_| false);
+    }
+
+    fn expect_calm(&mut self) {
+        self.clients.closed = true;
+        let answered = |w: &World| w.clients.live.is_empty() && w.clients.attempts.is_empty();
+        if !self.run_until(self.now + 15 * SECONDS, answered) {
+            let waiting = (&self.clients.live, &self.clients.attempts);
+            let why = format!("liveness: requests without an answer: {waiting:?}");
+            self.violations.push(why);
+        }
+        let until = self.now + 15 * SECONDS;
+        while self.violations.is_empty() && !self.replicas_are_level() && self.now < until {
+            let slice = self.now + 100 * MILLIS;
+            self.run_until(slice, |_| false);
+        }
+        if !self.replicas_are_level() {
+            self.violations.push("liveness: the replicas do not become level".into());
+        }
+        (0..self.nodes.len()).for_each(|node| self.compare_content(node));
+        (0..self.regions.len()).for_each(|region| self.audit(region));
+        let answered = |w: &World| w.clients.live.is_empty();
+        let audited = self.run_until(self.now + 10 * SECONDS, answered)
+            && self.counts.get("audits") == self.regions.len() as u64;
+        if !audited && self.violations.is_empty() {
+            self.violations.push("liveness: a final read got no answer".into());
+        }
+    }
+
+    fn replicas_are_level(&self) -> bool {
+        self.regions.iter().all(|region| {
+            let applied = |node| self.invariants.applied_index(node, region.group);
+            (1..self.nodes.len()).all(|node| applied(node) == applied(0))
+        })
+    }
+
+    fn check_histories(&mut self) {
+        let mut complaints = Vec::new();
+        for (region, history) in self.clients.histories().enumerate() {
+            let mut verdicts = vec![("revisions", revision::check(&history.operations))];
+            let mut by_key: BTreeMap<u64, Vec<Operation>> = BTreeMap::new();
+            for operation in &history.operations {
+                by_key.entry(operation.key).or_default().push(*operation);
+            }
+            verdicts.extend(
+                by_key.values().map(|ops| ("linearizability", linearizability::check(ops))),
+            );
+            verdicts.extend(
+                history.sets.values().map(|(adds, reads)| ("set", set::check(adds, reads))),
+            );
+            complaints.extend(verdicts.into_iter().filter_map(|(checker, verdict)| {
+                verdict.complaint().map(|why| format!("{checker}: region {region}: {why}"))
+            }));
+        }
+        self.violations.extend(complaints);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_is_a_run() {
+        for seed in [1, 2] {
+            let (one, two) = (run(seed, false), run(seed, false));
+            assert_eq!((one.trace_hash, one.events), (two.trace_hash, two.events));
+            assert_eq!(one.counts, two.counts);
+        }
+        assert_ne!(run(3, false).trace_hash, run(4, false).trace_hash);
+    }
+
+    #[test]
+    fn a_few_seeds_have_no_violation() {
+        for seed in 1..=6 {
+            let report = run(seed, false);
+            assert!(report.violations.is_empty(), "seed {seed}: {:?}", report.violations);
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! What one seed draws: the cluster, the limits, the faults and their rates.
+
+use super::clock::{MILLIS, SECONDS};
+use super::net::Weather;
+use flotilla_raftstore::Config;
+use rand::rngs::SmallRng;
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+
+/// What can be done to a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Fault {
+    /// The power of one store goes.
+    PowerCut,
+    /// The power of all stores goes at once.
+    PowerCutAll,
+    /// One process dies, its machine does not.
+    Kill,
+    /// One process stands still while the clock runs on.
+    Pause,
+    /// One shard thread stands still; the rest of the process goes on.
+    Stall,
+    /// One direction between two stores is cut.
+    CutOneWay,
+    /// The stores fall into two halves.
+    CutHalves,
+    /// The log disk of one store is slow.
+    SlowDisk,
+    /// A sync of the log fails.
+    LogSyncFails,
+    /// A sync of the state machine fails.
+    EngineSyncFails,
+    /// A group's leadership is handed over.
+    Transfer,
+}
+
+/// Every fault that the schedule can choose.
+pub const FAULTS: [Fault; 11] = [
+    Fault::PowerCut,
+    Fault::PowerCutAll,
+    Fault::Kill,
+    Fault::Pause,
+    Fault::Stall,
+    Fault::CutOneWay,
+    Fault::CutHalves,
+    Fault::SlowDisk,
+    Fault::LogSyncFails,
+    Fault::EngineSyncFails,
+    Fault::Transfer,
+];
+
+/// One seed's plan.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The seed that made it.
+    pub seed: u64,
+    /// 3 or 5.
+    pub stores: u64,
+    /// Groups, each with a replica on every store.
+    pub groups: u64,
+    /// Settings of every store.
+    pub config: Config,
+    /// Faults that may happen.
+    pub faults: Vec<Fault>,
+    /// Mean time between faults, in nanoseconds.
+    pub fault_interval: u64,
+    /// Network conditions while faults last.
+    pub weather: Weather,
+    /// How long faults last, in nanoseconds.
+    pub faults_for: u64,
+    /// A log sync takes up to this long, in nanoseconds.
+    pub sync_max: u64,
+    /// An apply batch takes up to this long, in nanoseconds.
+    pub apply_max: u64,
+    /// Clients of each group.
+    pub clients: u64,
+    /// A client waits up to this long between operations, in nanoseconds.
+    pub think_max: u64,
+}
+
+impl Plan {
+    /// Draws the plan of `seed`.
+    #[must_use]
+    pub fn draw(seed: u64) -> Self {
+        let rng = &mut SmallRng::seed_from_u64(seed ^ 0x5eed_0f1a);
+        let stores = if rng.random_bool(0.2) { 5 } else { 3 };
+        let groups = *pick(rng, &[1, 1, 2, 3, 4, 8, 8, 8]);
+        let mut faults = FAULTS.to_vec();
+        faults.shuffle(rng);
+        faults.truncate(rng.random_range(2..=FAULTS.len()));
+        faults.sort_unstable();
+        Plan {
+            seed,
+            stores,
+            groups,
+            config: config(rng),
+            faults,
+            fault_interval: rng.random_range(500 * MILLIS..4 * SECONDS),
+            weather: weather(rng),
+            faults_for: rng.random_range(20..50) * SECONDS,
+            sync_max: *pick(rng, &[MILLIS / 2, 2 * MILLIS, 10 * MILLIS, 50 * MILLIS]),
+            apply_max: *pick(rng, &[MILLIS / 5, MILLIS, 20 * MILLIS]),
+            clients: rng.random_range(2..=4),
+            think_max: *pick(rng, &[40 * MILLIS, 200 * MILLIS, 600 * MILLIS]),
+        }
+    }
+
+    /// How many cluster-hours (3 stores × 8 groups for an hour) `nanos` of this cluster are.
+    #[must_use]
+    pub fn cluster_hours(&self, nanos: u64) -> f64 {
+        nanos as f64 / (3_600.0 * SECONDS as f64) * (self.stores * self.groups) as f64 / 24.0
+    }
+}
+
+fn pick<'a, T>(rng: &mut SmallRng, from: &'a [T]) -> &'a T {
+    &from[rng.random_range(0..from.len())]
+}
+
+/// Tiny limits, so that their edges are met in seconds.
+fn config(rng: &mut SmallRng) -> Config {
+    Config {
+        shards: *pick(rng, &[1, 1, 2, 3]),
+        entry_bytes_max: *pick(rng, &[1, 200, 4_096]),
+        apply_queue_bytes_max: *pick(rng, &[300, 4_096, 1 << 20]),
+        entry_cache_bytes_max: *pick(rng, &[0, 500, 16_384]),
+        group_uncommitted_bytes_max: *pick(rng, &[600, 65_536]),
+        sync_interval_ms: *pick(rng, &[100, 500, 2_000]),
+        truncate_entries_min: *pick(rng, &[1, 8, 64]),
+        pipeline: rng.random_bool(0.9),
+        ..Config::default()
+    }
+}
+
+fn weather(rng: &mut SmallRng) -> Weather {
+    Weather {
+        loss: *pick(rng, &[0.0, 0.0, 0.02, 0.1, 0.3]),
+        duplicate: *pick(rng, &[0.0, 0.02, 0.2]),
+        reorder: *pick(rng, &[0.0, 0.0, 0.05, 0.3]),
+        delay_max: *pick(rng, &[MILLIS / 2, 2 * MILLIS, 20 * MILLIS, 100 * MILLIS]),
+    }
+}

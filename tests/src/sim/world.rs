@@ -1,0 +1,295 @@
+//! The simulated cluster: one event heap, one clock, one seed.
+//!
+//! Every step pops the earliest event, moves the clock to it, lets one part of the product run
+//! once, carries its effects to where they go, and checks the invariants. Nothing else moves
+//! time, and one source of randomness decides everything, so a seed is a run.
+
+use super::clients::Clients;
+use super::clock::{MICROS, MILLIS, SimClock};
+use super::codec;
+use super::counts::Counts;
+use super::net::Net;
+use super::node::Node;
+use super::swarm::Plan;
+use super::trace::Trace;
+use crate::invariants::Invariants;
+use flotilla_kvserver::kv::RegionMeta;
+use flotilla_raftstore::message::FetchTask;
+use flotilla_raftstore::{Config, Envelope, Nanos, Outcome, StoreId};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+
+/// Something that happens to one process; void once that process is gone.
+#[derive(Debug)]
+pub enum Work {
+    /// A shard drains its inbox.
+    Round(usize),
+    /// The ticker ticks.
+    Tick,
+    /// The log writer takes what is queued and hands it to the disk.
+    LogStart,
+    /// The disk has it.
+    LogDone,
+    /// The apply worker takes what is queued.
+    ApplyStart,
+    /// Its results are out.
+    ApplyDone,
+    /// The maintenance thread begins an engine sync.
+    SyncStart,
+    /// The sync is over.
+    SyncDone,
+    /// The reader thread does these reads.
+    Fetch(Vec<FetchTask>),
+    /// A service thread reads the engine after the barrier of this ticket.
+    Read(u64),
+}
+
+/// Something that happens.
+#[derive(Debug)]
+pub enum Event {
+    /// To the process of a node (by place) in one incarnation.
+    Process(usize, u64, Work),
+    /// A frame arrives: from store, at node.
+    Deliver(StoreId, usize, Vec<Envelope>),
+    /// A node's transport notices that a store is out of reach.
+    Unreachable(usize, StoreId),
+    /// A request of a client arrives at a node.
+    Request(usize, u64),
+    /// An answer arrives at its client.
+    Answer(u64, Outcome),
+    /// A read's answer arrives at its client.
+    ReadAnswer(u64, super::clients::Seen),
+    /// A client has waited long enough for its operation.
+    Timeout(u64),
+    /// A client asks for its operation again.
+    Again(u64),
+    /// A client begins its next operation.
+    Next(usize),
+    /// The next fault.
+    Fault,
+    /// A node starts again.
+    Start(usize),
+    /// A direction is mended.
+    Mend(u64, u64),
+}
+
+struct Scheduled {
+    at: u64,
+    order: u64,
+    event: Event,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.order) == (other.at, other.order)
+    }
+}
+impl Eq for Scheduled {}
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+/// See the module.
+pub struct World {
+    pub(super) plan: Plan,
+    pub(super) config: Arc<Config>,
+    pub(super) rng: SmallRng,
+    pub(super) regions: Vec<RegionMeta>,
+    pub(super) nodes: Vec<Node>,
+    pub(super) net: Net,
+    pub(super) clients: Clients,
+    pub(super) invariants: Invariants,
+    /// Faults go on.
+    pub(super) stormy: bool,
+    clock: Arc<SimClock>,
+    heap: BinaryHeap<Reverse<Scheduled>>,
+    order: u64,
+    /// How often things happened.
+    pub counts: Counts,
+    /// What happened.
+    pub trace: Trace,
+    /// What must not have happened.
+    pub violations: Vec<String>,
+    /// Simulated time.
+    pub now: u64,
+}
+
+impl World {
+    /// A cluster by plan, all stores switched off.
+    #[must_use]
+    pub fn new(plan: Plan) -> Self {
+        let regions: Vec<RegionMeta> =
+            (0..plan.groups).map(|n| codec::region(n, plan.groups, plan.stores)).collect();
+        World {
+            config: Arc::new(plan.config.clone()),
+            rng: SmallRng::seed_from_u64(plan.seed),
+            nodes: (1..=plan.stores).map(|store| Node::new(StoreId(store))).collect(),
+            net: Net { weather: plan.weather, ..Net::default() },
+            clients: Clients::new(&plan, &regions),
+            invariants: Invariants::new(&plan, &regions),
+            stormy: true,
+            clock: Arc::default(),
+            heap: BinaryHeap::new(),
+            order: 0,
+            counts: Counts::default(),
+            trace: Trace::default(),
+            violations: Vec::new(),
+            now: 0,
+            regions,
+            plan,
+        }
+    }
+
+    /// Schedules `event` in `delay` nanoseconds.
+    pub(super) fn after(&mut self, delay: u64, event: Event) {
+        self.order += 1;
+        self.heap.push(Reverse(Scheduled { at: self.now + delay, order: self.order, event }));
+    }
+
+    /// Schedules work of the process that runs on a node now.
+    pub(super) fn work_after(&mut self, delay: u64, node: usize, work: Work) {
+        let incarnation = self.nodes[node].incarnation;
+        self.after(delay, Event::Process(node, incarnation, work));
+    }
+
+    /// A short random delay, as threads and loopback have.
+    pub(super) fn jitter(&mut self) -> u64 {
+        self.rng.random_range(5 * MICROS..200 * MICROS)
+    }
+
+    /// Records an event of a node.
+    pub(super) fn note(&mut self, what: &'static str, node: usize, numbers: [u64; 3]) {
+        self.trace.record(self.now, what, node as u64 + 1, numbers);
+    }
+
+    /// Runs until `done` says so or time is up; gives whether it was done. Stops at a violation.
+    pub fn run_until(&mut self, until: u64, done: impl Fn(&World) -> bool) -> bool {
+        while self.violations.is_empty() {
+            if done(self) {
+                return true;
+            }
+            match self.heap.peek() {
+                Some(Reverse(next)) if next.at <= until => {}
+                _ => {
+                    self.now = self.now.max(until);
+                    return false;
+                }
+            }
+            let Reverse(next) = self.heap.pop().expect("peeked just now");
+            self.now = next.at;
+            self.clock.advance_to(Nanos(self.now));
+            self.step(next.event);
+        }
+        false
+    }
+
+    fn step(&mut self, event: Event) {
+        match event {
+            Event::Process(node, incarnation, work) => self.process_step(node, incarnation, work),
+            Event::Deliver(from, node, envelopes) => self.deliver(from, node, envelopes),
+            Event::Unreachable(node, store) => self.unreachable(node, store),
+            Event::Request(node, ticket) => self.request(node, ticket),
+            Event::Answer(ticket, outcome) => self.client_answer(ticket, outcome),
+            Event::ReadAnswer(ticket, seen) => self.client_read_answer(ticket, seen),
+            Event::Timeout(operation) => self.client_timeout(operation),
+            Event::Again(operation) => self.client_again(operation),
+            Event::Next(client) => self.client_next(client),
+            Event::Fault => self.next_fault(),
+            Event::Start(node) => self.start(node),
+            Event::Mend(from, to) => self.net.mend(from, to),
+        }
+    }
+
+    fn process_step(&mut self, node: usize, incarnation: u64, work: Work) {
+        let target = &self.nodes[node];
+        if target.incarnation != incarnation || target.process.is_none() {
+            return;
+        }
+        if target.paused_until > self.now {
+            let wait = target.paused_until - self.now;
+            return self.after(wait, Event::Process(node, incarnation, work));
+        }
+        self.work(node, work);
+        self.after_work(node);
+    }
+
+    /// Whether a node's process stands still; then until when.
+    pub(super) fn paused(&self, node: usize) -> Option<u64> {
+        let until = self.nodes[node].paused_until;
+        (until > self.now).then_some(until)
+    }
+
+    /// Switches a node on.
+    pub(super) fn start(&mut self, node: usize) {
+        if self.nodes[node].process.is_some() {
+            return;
+        }
+        let (config, seed) = (Arc::clone(&self.config), self.plan.seed);
+        let started = self.nodes[node].start(&config, &self.regions, seed);
+        let incarnation = self.nodes[node].incarnation;
+        self.note("start", node, [incarnation, 0, 0]);
+        if incarnation > 1 {
+            self.counts.add("restarts from disk");
+        }
+        match started {
+            Ok(recovered) => {
+                let machine =
+                    self.nodes[node].process.as_ref().map(|p| p.state_machine().regions());
+                let problems =
+                    self.invariants.started(node, &recovered, &machine.unwrap_or_default());
+                self.violations.extend(problems);
+            }
+            Err(why) => self.violations.push(format!("store {}: no start: {why}", node + 1)),
+        }
+        for shard in 0..self.config.shards {
+            self.wake(node, shard);
+        }
+        let tick = self.rng.random_range(0..self.config.tick_interval_ms * MILLIS);
+        self.work_after(tick, node, Work::Tick);
+        let sync = self.rng.random_range(0..self.config.sync_interval_ms * MILLIS);
+        self.work_after(sync, node, Work::SyncStart);
+        self.after_work(node);
+    }
+
+    /// Switches a node off at once; its callers find their connections broken.
+    pub(super) fn crash(&mut self, node: usize, power_cut: bool, down_for: u64) {
+        if self.nodes[node].process.is_none() {
+            return;
+        }
+        let (log, engine_lost) = self.nodes[node].crash(power_cut, &mut self.rng);
+        self.note("crash", node, [u64::from(power_cut), log.lost as u64, engine_lost as u64]);
+        self.counts.add(if power_cut { "power cuts" } else { "kills" });
+        self.counts.add_many("log writes kept in a crash", log.kept as u64);
+        self.counts.add_many("log writes lost in a crash", log.lost as u64);
+        self.counts.add_many("log writes torn in a crash", log.torn as u64);
+        self.counts.add_many("engine writes lost in a crash", engine_lost as u64);
+        self.invariants.crashed(node);
+        self.break_connections(node);
+        self.after(down_for, Event::Start(node));
+    }
+
+    /// Hands an operation's broken connections to its clients.
+    fn break_connections(&mut self, node: usize) {
+        for ticket in self.clients.tickets_on(node) {
+            let group = self.clients.group_of(ticket);
+            let delay = self.jitter();
+            let error = flotilla_raftstore::Error::Unknown { group };
+            self.after(delay, Event::Answer(ticket, Err(error)));
+        }
+    }
+
+    /// Ends a node's pause.
+    pub(super) fn resume(&mut self, node: usize) {
+        self.nodes[node].paused_until = 0;
+    }
+}
