@@ -6,41 +6,65 @@
 
 use crate::sim::node::Node;
 use flotilla_raftstore::{Envelope, Payload};
-use prost::Message;
 
-/// The fields of the library's message that promise something.
-#[derive(Clone, PartialEq, prost::Message)]
+/// The fields of a consensus message that promise something, in the product's wire form: type
+/// byte, flag byte, then varints in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Claims {
-    #[prost(int32, tag = "1")]
-    kind: i32,
-    #[prost(uint64, tag = "2")]
-    to: u64,
-    #[prost(uint64, tag = "3")]
-    from: u64,
-    #[prost(uint64, tag = "4")]
-    term: u64,
-    #[prost(uint64, tag = "6")]
-    index: u64,
-    #[prost(bool, tag = "10")]
+    kind: u8,
     reject: bool,
+    to: u64,
+    from: u64,
+    term: u64,
+    log_term: u64,
+    index: u64,
 }
 
-const APPEND_RESPONSE: i32 = 4;
-const REQUEST_VOTE: i32 = 5;
-const REQUEST_VOTE_RESPONSE: i32 = 6;
-const REQUEST_PRE_VOTE: i32 = 17;
-const REQUEST_PRE_VOTE_RESPONSE: i32 = 18;
+impl Claims {
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (head, mut rest) = bytes.split_at_checked(2)?;
+        let mut number = || varint(&mut rest);
+        Some(Claims {
+            kind: head[0],
+            reject: head[1] & 1 == 1,
+            to: number()?,
+            from: number()?,
+            term: number()?,
+            log_term: number()?,
+            index: number()?,
+        })
+    }
+}
+
+fn varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let (first, rest) = bytes.split_first()?;
+        *bytes = rest;
+        value |= u64::from(first & 0x7f) << shift;
+        if first & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+const APPEND_RESPONSE: u8 = 4;
+const REQUEST_VOTE: u8 = 5;
+const REQUEST_VOTE_RESPONSE: u8 = 6;
+const REQUEST_PRE_VOTE: u8 = 17;
+const REQUEST_PRE_VOTE_RESPONSE: u8 = 18;
 
 /// What is wrong with a message that leaves `node` now.
 #[must_use]
 pub fn unkept_promise(node: &Node, envelope: &Envelope) -> Option<String> {
     let Payload::Raft { bytes, .. } = &envelope.payload else { return None };
-    let Ok(claims) = Claims::decode(bytes.clone()) else {
+    let Some(claims) = Claims::decode(bytes) else {
         return Some(format!("an undecodable message leaves store {}", node.store));
     };
     let disk = node.log.with_group(envelope.group, |log| (log.hard_state, log.last_index()));
     let (hard_state, last_index) = disk.unwrap_or_default();
-    let Claims { kind, to, from, term, index, reject } = claims;
+    let Claims { kind, to, from, term, index, reject, .. } = claims;
     let kept = match kind {
         REQUEST_PRE_VOTE | REQUEST_PRE_VOTE_RESPONSE => true,
         _ if hard_state.term < term => false,

@@ -44,6 +44,12 @@ pub struct Net {
 }
 
 impl Net {
+    /// All directions open.
+    #[must_use]
+    pub fn new(weather: Weather) -> Self {
+        Net { weather, ..Net::default() }
+    }
+
     /// Cuts one direction.
     pub fn cut(&mut self, from: u64, to: u64) {
         self.cuts.insert((from, to));

@@ -134,7 +134,7 @@ impl World {
             config: Arc::new(plan.config.clone()),
             rng: SmallRng::seed_from_u64(plan.seed),
             nodes: (1..=plan.stores).map(|store| Node::new(StoreId(store))).collect(),
-            net: Net { weather: plan.weather, ..Net::default() },
+            net: Net::new(plan.weather),
             clients: Clients::new(&plan, &regions),
             invariants: Invariants::new(&plan, &regions),
             stormy: true,
