@@ -187,6 +187,8 @@ impl Storage for ReplicaStorage {
             if let Some(found) = self.from_fetched(low, high) {
                 return Ok(limit(found, bytes_max));
             }
+            // What the cache holds may not be on disk yet.
+            let high = self.cache.first_index().map_or(high, |cached| high.min(cached));
             let wanted = Wanted { low, high, bytes_max, context };
             self.wanted.borrow_mut().get_or_insert(wanted);
             return Err(StorageError::LogTemporarilyUnavailable.into());
