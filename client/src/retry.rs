@@ -15,6 +15,7 @@ use crate::builder::Rpc;
 use crate::operation::{Answer, Job, Operation, Outcome};
 use crate::pb::error::Kind;
 use crate::route::{Router, Target};
+use crate::stream::AVOID_BROKEN;
 use crate::{Error, Refusal, Result, pb};
 
 /// A read that has no answer by then is asked again, elsewhere.
@@ -169,7 +170,7 @@ impl Course {
             }
             Refusal::Closed => {
                 target.region.forget_leader(store);
-                target.lane.health.mark_suspect();
+                target.lane.health.avoid(AVOID_BROKEN);
                 Next::Pause { refresh: true }
             }
         };
@@ -189,7 +190,6 @@ impl Course {
                 health.address()
             )));
         }
-        health.mark_suspect();
         self.last = Error::unavailable(reason);
         Ok(Next::Pause { refresh: true })
     }

@@ -32,9 +32,12 @@ const FRAMES_QUEUED_SINGLE: usize = 256;
 /// Jobs taken from the queue in one go.
 const JOBS_TAKEN_MAX: usize = 4096;
 /// A store that owes answers and gave none for this long is avoided until it does.
-const STALL: Duration = Duration::from_secs(1);
-/// How long a store is avoided after a failure, unless it answers before.
-const SUSPECT_MS: u64 = 500;
+const STALL: Duration = Duration::from_millis(700);
+/// How long a store is avoided, unless it answers before: after a broken or refused connection,
+/// which costs little to try again, ...
+pub(crate) const AVOID_BROKEN: Duration = Duration::from_millis(100);
+/// ... and when it is silent: a write sent there may end unknown.
+pub(crate) const AVOID_SILENT: Duration = Duration::from_millis(500);
 
 /// The handle to a store's lane. The task ends when the handle is dropped and nobody waits.
 pub(crate) struct Lane {
@@ -64,8 +67,8 @@ impl Health {
         }
     }
 
-    pub(crate) fn mark_suspect(&self) {
-        let until = self.born.elapsed().as_millis() as u64 + SUSPECT_MS;
+    pub(crate) fn avoid(&self, time: Duration) {
+        let until = (self.born.elapsed() + time).as_millis() as u64;
         self.suspect_until_ms.store(until, Ordering::Relaxed);
     }
 
@@ -151,7 +154,7 @@ impl Driver {
             if self.closed && self.queue.is_empty() && self.pending.is_empty() {
                 return;
             }
-            self.health.mark_suspect();
+            self.health.avoid(AVOID_BROKEN);
             self.pending.lose_all(&reason);
             while let Some(job) = self.queue.pop_front() {
                 job.unsent(reason.clone());
@@ -227,7 +230,7 @@ impl Driver {
                     let now = Instant::now();
                     self.pending.expire(now);
                     if !self.pending.is_empty() && now - silent_since > STALL {
-                        self.health.mark_suspect();
+                        self.health.avoid(AVOID_SILENT);
                     }
                 }
             }

@@ -12,7 +12,7 @@ use crate::connection::{self, Shared};
 use crate::operation::{Answer, Operation, Outcome};
 use crate::pb;
 use crate::pb::kv_client::KvClient;
-use crate::stream::{self, Health};
+use crate::stream::{self, AVOID_BROKEN, AVOID_SILENT, Health};
 
 /// A store's connection for unary calls, opened by the first call.
 #[derive(Default)]
@@ -34,7 +34,7 @@ impl Unary {
         let mut client = match timeout_at(expires, self.client(health)).await {
             Ok(Ok(client)) => client,
             Ok(Err(reason)) => {
-                health.mark_suspect();
+                health.avoid(AVOID_BROKEN);
                 return Outcome::Unsent(operation, reason.into());
             }
             Err(_) => {
@@ -49,7 +49,7 @@ impl Unary {
                 outcome(operation, region, response.into_inner())
             }
             Ok(Err(status)) => {
-                health.mark_suspect();
+                health.avoid(AVOID_BROKEN);
                 *self.client.lock().await = None;
                 let reason: Arc<str> =
                     format!("{}: {}", health.address(), stream::describe(&status)).into();
@@ -62,7 +62,7 @@ impl Unary {
                 }
             }
             Err(_) => {
-                health.mark_suspect();
+                health.avoid(AVOID_SILENT);
                 Outcome::Lost(operation, "sent, but no answer came in time".into())
             }
         }

@@ -1,0 +1,73 @@
+//! What travels together.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use flotilla_client::{Client, ClientBuilder};
+use futures::StreamExt;
+use futures::stream::{self, FuturesUnordered};
+
+use crate::server::Fake;
+
+/// Puts and gets with so many in flight; returns the sizes of all frames.
+async fn frames(builder: ClientBuilder, count: usize) -> Vec<usize> {
+    let fake = Fake::start().await;
+    let client = builder.connect(&fake.addresses).await.unwrap();
+    let puts: FuturesUnordered<_> =
+        (0..count).map(|i| client.put(format!("{}{i}", ["a", "z"][i % 2]), "value")).collect();
+    let results: Vec<_> = puts.collect().await;
+    assert!(results.iter().all(Result::is_ok));
+    let gets: FuturesUnordered<_> =
+        (0..count).map(|i| client.get(format!("{}{i}", ["a", "z"][i % 2]))).collect();
+    let results: Vec<_> = gets.collect().await;
+    assert!(results.into_iter().all(|got| got.unwrap().found()));
+    let frames = fake.ask(|world| world.frame_ops.clone());
+    assert_eq!(frames.iter().sum::<usize>(), 2 * count);
+    frames
+}
+
+#[tokio::test]
+async fn concurrent_operations_share_frames_up_to_the_limit() {
+    let frames = frames(Client::builder(), 1000).await;
+    assert!(frames.iter().all(|ops| *ops <= 100), "{frames:?}");
+    assert_eq!(frames.len(), 20, "queued together, sent together: {frames:?}");
+}
+
+#[tokio::test]
+async fn without_batching_each_operation_has_its_own_message() {
+    let frames = frames(Client::builder().batching(false), 300).await;
+    assert!(frames.iter().all(|ops| *ops == 1));
+}
+
+#[tokio::test]
+async fn every_write_of_a_batch_gets_its_own_revision() {
+    let fake = Fake::start().await;
+    let client = Client::connect(&fake.addresses).await.unwrap();
+    let puts: FuturesUnordered<_> = (0..250).map(|i| client.put(format!("a{i}"), "v")).collect();
+    let mut revisions: Vec<u64> = puts.map(|written| written.unwrap().revision).collect().await;
+    revisions.sort_unstable();
+    assert_eq!(revisions, (1..=250).collect::<Vec<u64>>());
+}
+
+/// Not a test of speed but a way to measure it: `--ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "prints a rate"]
+async fn rate() {
+    for (batching, in_flight) in [(true, 4096), (false, 512)] {
+        let fake = Fake::start().await;
+        let builder = Client::builder().batching(batching);
+        let client = Arc::new(builder.connect(&fake.addresses).await.unwrap());
+        let count = 400_000;
+        let started = Instant::now();
+        let value = Bytes::from(vec![7; 100]);
+        stream::iter(0..count)
+            .map(|i| client.put(Bytes::from(format!("{}{i:07}", ["a", "z"][i % 2])), value.clone()))
+            .buffer_unordered(in_flight)
+            .for_each(|written| async move { assert!(written.is_ok()) })
+            .await;
+        let frames = fake.ask(|world| world.frame_ops.len());
+        let rate = count as f64 / started.elapsed().as_secs_f64();
+        println!("batching {batching}, {in_flight} in flight: {rate:.0} puts/s, {frames} frames");
+    }
+}

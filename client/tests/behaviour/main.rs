@@ -1,0 +1,7 @@
+//! How the client behaves against servers that do as they are told: routing, batching, outcomes.
+
+mod batching;
+mod cli;
+mod outcomes;
+mod routing;
+mod server;
