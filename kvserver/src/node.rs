@@ -20,8 +20,8 @@ use flotilla_placement::client::PlacementClient;
 use flotilla_raftstore::log::{RocksLog, RocksLogOptions};
 use flotilla_raftstore::transport::grpc::{self, GrpcTransport};
 use flotilla_raftstore::{
-    Fatal, LogError, LogStore, OnceCompletion, ReplicaRole, StartError, Store, StoreBuilder,
-    SystemClock,
+    Fatal, GroupId, LogError, LogStore, OnceCompletion, ReplicaDesc, ReplicaRole, StartError,
+    Store, StoreBuilder, StoreId, SystemClock,
 };
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -33,6 +33,7 @@ use tonic::transport::server::TcpIncoming;
 
 /// Time to hand leaderships over before a stop.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(1);
+const HAND_OVER_POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Time for open connections to end after everything was answered.
 const CONNECTIONS_TIMEOUT: Duration = Duration::from_millis(500);
 /// A stop that takes longer is cut short: what counts is on disk.
@@ -194,7 +195,7 @@ impl Node {
         self,
         listener: TcpListener,
         client: PlacementClient,
-        folder: Folder,
+        mut folder: Folder,
         stop: &Stop,
     ) -> Result<(), NodeError> {
         let serve_error =
@@ -235,7 +236,7 @@ impl Node {
             "serving"
         );
         let result = tokio::select! {
-            error = agent.run(folder) => Err(error.into()),
+            error = agent.run(&mut folder) => Err(error.into()),
             ended = &mut server => Err(serve_error(server_end(ended))),
             reason = stop.requested() => {
                 tracing::info!(reason, "stopping");
@@ -266,7 +267,7 @@ impl Node {
         let status = StatusSource {
             store: self.store.clone(),
             machine: Arc::clone(&self.machine),
-            directory: Arc::clone(&self.directory),
+            transport: Arc::clone(&self.transport),
             member: self.member.clone(),
             address: self.settings.advertise.to_string(),
             storage: self.storage,
@@ -283,30 +284,29 @@ impl Node {
         Ok(Routes::from(http).add_service(kv).add_service(self.transport.service()))
     }
 
-    /// Gives every leadership to another voter, so that clients do not wait for an election.
-    /// Bounded: a voter that lags or is gone cannot take it.
+    /// Gives every leadership to a voter that can be reached, so that clients do not wait for an
+    /// election. Bounded: a voter that lags behind cannot take it.
     async fn hand_over(&self) {
         let until = tokio::time::Instant::now() + HAND_OVER_TIMEOUT;
-        for group in self.store.groups().iter().filter(|g| g.leading) {
-            let others: Vec<_> = group
-                .record
-                .desc
-                .replicas
-                .iter()
-                .filter(|r| r.store != self.member.store && r.role == ReplicaRole::Voter)
-                .collect();
+        let connected: Vec<StoreId> =
+            self.transport.peers().iter().filter(|p| p.connected).map(|p| p.store).collect();
+        let mut handed = Vec::new();
+        for view in self.store.groups().iter().filter(|view| view.leading) {
+            let desc = &view.record.desc;
+            let able =
+                |r: &&ReplicaDesc| r.role == ReplicaRole::Voter && connected.contains(&r.store);
+            let others: Vec<_> = desc.replicas.iter().filter(able).collect();
             if others.is_empty() {
                 continue;
             }
             // Spread by the group's number, so that one store does not get everything.
-            let target = others[(group.record.desc.group.0 % others.len() as u64) as usize];
-            let reply = OnceCompletion::reply(|_| {});
-            self.store.transfer_leader(group.record.desc.group, target.replica, reply);
+            let target = others[(desc.group.0 % others.len() as u64) as usize];
+            self.store.transfer_leader(desc.group, target.replica, OnceCompletion::reply(|_| {}));
+            handed.push(desc.group);
         }
-        while tokio::time::Instant::now() < until
-            && self.store.groups().iter().any(|g| g.leading && g.record.desc.replicas.len() > 1)
-        {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        let leads = |group: &GroupId| self.store.group(*group).is_some_and(|view| view.leading);
+        while tokio::time::Instant::now() < until && handed.iter().any(leads) {
+            tokio::time::sleep(HAND_OVER_POLL_INTERVAL).await;
         }
     }
 }

@@ -162,11 +162,10 @@ impl PlacementAgent {
         agent
     }
 
-    /// Runs until it is dropped, and with it lets go of the folder; returns only an error that
-    /// the store must not survive.
-    pub async fn run(mut self, mut folder: Folder) -> AgentError {
+    /// Runs until it is dropped; returns only an error that the store must not survive.
+    pub async fn run(mut self, folder: &mut Folder) -> AgentError {
         let Parts { client, advertise, .. } = &self.parts;
-        if let Err(error) = register(client, &mut folder, advertise).await {
+        if let Err(error) = register(client, folder, advertise).await {
             return error;
         }
         let mut backoff = Backoff::default();
@@ -189,7 +188,7 @@ impl PlacementAgent {
                     }
                     tokio::time::sleep(backoff.next()).await;
                 }
-                Err(error) => return refused(error, &folder),
+                Err(error) => return refused(error, folder),
             }
         }
     }

@@ -1,12 +1,12 @@
 //! `/status`: the store in figures, as JSON.
 
 use crate::config::Storage;
-use crate::directory::Directory;
 use crate::folder::Member;
 use crate::kv::{KvStateMachine, RegionMeta};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use flotilla_raftstore::status::QueueStatus;
+use flotilla_raftstore::transport::grpc::{GrpcTransport, PeerStatus};
 use flotilla_raftstore::{GroupId, ReplicaDesc, ReplicaStatus, Role, Store};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -19,8 +19,8 @@ pub struct StatusSource {
     pub store: Store,
     /// Its regions.
     pub machine: Arc<KvStateMachine>,
-    /// The other stores.
-    pub directory: Arc<Directory>,
+    /// The streams to other stores.
+    pub transport: Arc<GrpcTransport>,
     /// Who it is.
     pub member: Member,
     /// Where others reach it.
@@ -44,6 +44,7 @@ struct StatusBody {
     replicas: usize,
     regions: Vec<RegionStatus>,
     queues: QueueStatus,
+    peers: Vec<PeerStatus>,
 }
 
 #[derive(Serialize)]
@@ -91,6 +92,7 @@ impl StatusSource {
             replicas: regions.len(),
             regions,
             queues: self.store.queues(),
+            peers: self.transport.peers(),
         };
         serde_json::to_string_pretty(&body).expect("plain structs are JSON") + "\n"
     }
