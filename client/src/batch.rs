@@ -11,7 +11,7 @@ use prost::encoding::{self, WireType};
 use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
-use crate::operation::{Answer, Job, Operation};
+use crate::operation::{Answer, Job, Operation, Range};
 use crate::pb;
 
 /// A frame is closed when it holds this many bytes of keys and values; far below every receiver's
@@ -205,7 +205,7 @@ fn add(open: &mut Vec<Open>, job: Job, size: usize) {
     let kind = match job.operation {
         Operation::Put { .. } | Operation::Delete { .. } => Kind::Writes,
         Operation::Get { .. } => Kind::Gets,
-        Operation::Scan { .. } => Kind::Scan,
+        Operation::Scan(_) => Kind::Scan,
     };
     let position = open.iter().position(|request| {
         request.flight.kind == kind
@@ -232,16 +232,18 @@ fn add(open: &mut Vec<Open>, job: Job, size: usize) {
         Operation::Put { key, value } => encode_write(key, Some(value), &mut request.writes),
         Operation::Delete { key } => encode_write(key, None, &mut request.writes),
         Operation::Get { key } => request.keys.push(key.clone()),
-        Operation::Scan { start, until, limit, .. } => {
-            request.scan = Some(pb::Scan {
-                start: start.clone(),
-                end: until.clone(),
-                limit: *limit,
-                bytes_max: 0,
-            });
-        }
+        Operation::Scan(range) => request.scan = Some(page_of(range)),
     }
     request.flight.jobs.push(Some(job));
+}
+
+fn page_of(range: &Range) -> pb::Scan {
+    pb::Scan {
+        start: range.start.clone(),
+        end: range.until.clone(),
+        limit: range.limit,
+        bytes_max: 0,
+    }
 }
 
 /// Appends one `Write` as a member of `WriteBatch.writes`, without building the message: the same
@@ -272,14 +274,7 @@ pub(crate) fn single(operation: &Operation, region: u64, epoch: pb::Epoch) -> pb
             request.writes = writes.freeze();
         }
         Operation::Get { key } => request.gets = Some(pb::Gets { keys: vec![key.clone()] }),
-        Operation::Scan { start, until, limit, .. } => {
-            request.scan = Some(pb::Scan {
-                start: start.clone(),
-                end: until.clone(),
-                limit: *limit,
-                bytes_max: 0,
-            });
-        }
+        Operation::Scan(range) => request.scan = Some(page_of(range)),
     }
     request
 }

@@ -86,7 +86,8 @@ impl Client {
     /// # Errors
     /// Every variant of [`Error`]; after [`Error::Unknown`] the write may take effect, even later.
     pub async fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<Written> {
-        self.write(Operation::Put { key: key.into(), value: value.into() }).await
+        let operation = Operation::Put { key: key.into(), value: value.into() };
+        self.execute(operation, self.timeout).await.and_then(Answer::written)
     }
 
     /// Removes the key; also `Ok` when it does not exist.
@@ -94,7 +95,8 @@ impl Client {
     /// # Errors
     /// As [`put`](Self::put).
     pub async fn delete(&self, key: impl Into<Bytes>) -> Result<Written> {
-        self.write(Operation::Delete { key: key.into() }).await
+        let operation = Operation::Delete { key: key.into() };
+        self.execute(operation, self.timeout).await.and_then(Answer::written)
     }
 
     /// Reads the key, linearizably: it sees every write that ended before this call started.
@@ -102,15 +104,8 @@ impl Client {
     /// # Errors
     /// Every variant of [`Error`] but [`Error::Unknown`].
     pub async fn get(&self, key: impl Into<Bytes>) -> Result<Got> {
-        match self.execute(Operation::Get { key: key.into() }).await? {
-            Answer::Got { region, revision, record } => Ok(Got {
-                value: record.found.then_some(record.value),
-                mod_revision: record.mod_revision,
-                region,
-                revision,
-            }),
-            other => Err(mismatch(&other)),
-        }
+        let operation = Operation::Get { key: key.into() };
+        self.execute(operation, self.timeout).await.and_then(Answer::got)
     }
 
     /// Reads the records with `start <= key < end` in key order, at most `limit` (0 = all); an empty
@@ -155,25 +150,44 @@ impl Client {
         self.timeout
     }
 
-    async fn write(&self, operation: Operation) -> Result<Written> {
-        match self.execute(operation).await? {
+    /// Not an `async fn`: each layer of those copies the operation once more.
+    pub(crate) fn execute(
+        &self,
+        operation: Operation,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<Answer>> {
+        let ticket = Ticket::take(&self.core);
+        async move {
+            let _ticket = ticket?;
+            retry::run(&self.core.router, operation, timeout).await
+        }
+    }
+}
+
+impl Answer {
+    fn written(self) -> Result<Written> {
+        match self {
             Answer::Written { region, revision } => Ok(Written { region, revision }),
             other => Err(mismatch(&other)),
         }
     }
 
-    async fn execute(&self, operation: Operation) -> Result<Answer> {
-        self.execute_within(operation, self.timeout).await
+    fn got(self) -> Result<Got> {
+        match self {
+            Answer::Got { region, revision, record } => Ok(Got {
+                value: record.found.then_some(record.value),
+                mod_revision: record.mod_revision,
+                region,
+                revision,
+            }),
+            other => Err(mismatch(&other)),
+        }
     }
+}
 
-    pub(crate) async fn execute_within(
-        &self,
-        operation: Operation,
-        timeout: Duration,
-    ) -> Result<Answer> {
-        let _ticket = Ticket::take(&self.core)?;
-        retry::run(&self.core.router, operation, timeout).await
-    }
+/// A lane answers an operation in its own shape; anything else is a bug of this crate.
+pub(crate) fn mismatch(answer: &Answer) -> Error {
+    Error::unknown(format!("answer of another operation: {answer:?}"))
 }
 
 /// One operation's place among those in flight; given back when dropped.
@@ -196,9 +210,4 @@ impl Drop for Ticket<'_> {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// A lane answers an operation in its own shape; anything else is a bug of this crate.
-pub(crate) fn mismatch(answer: &Answer) -> Error {
-    Error::unknown(format!("answer of another operation: {answer:?}"))
 }

@@ -27,13 +27,20 @@ pub(crate) enum Operation {
     Get {
         key: Bytes,
     },
-    /// `until` is `end` cut to the region that is asked; every attempt sets it anew.
-    Scan {
-        start: Bytes,
-        end: Bytes,
-        until: Bytes,
-        limit: u32,
-    },
+    /// Boxed, because it is rare and would make every operation larger.
+    Scan(Box<Range>),
+}
+
+/// What a scan asks for.
+#[derive(Debug)]
+pub(crate) struct Range {
+    pub(crate) start: Bytes,
+    /// Empty = to the end of all keys.
+    pub(crate) end: Bytes,
+    /// `end` cut to the region that is asked; every attempt sets it anew.
+    pub(crate) until: Bytes,
+    /// Records at most; 0 = the server's limit.
+    pub(crate) limit: u32,
 }
 
 impl Operation {
@@ -41,21 +48,23 @@ impl Operation {
     pub(crate) fn key(&self) -> &[u8] {
         match self {
             Operation::Put { key, .. } | Operation::Delete { key } | Operation::Get { key } => key,
-            Operation::Scan { start, .. } => start,
+            Operation::Scan(range) => &range.start,
         }
     }
 
     /// Cuts a scan to the region that will be asked.
     pub(crate) fn cut(&mut self, region_end: &Bytes) {
-        if let Operation::Scan { end, until, .. } = self {
-            let region_ends_first = !region_end.is_empty() && (end.is_empty() || region_end < end);
+        if let Operation::Scan(range) = self {
+            let Range { end, until, .. } = &mut **range;
+            let region_ends_first =
+                !region_end.is_empty() && (end.is_empty() || region_end < &*end);
             *until = if region_ends_first { region_end.clone() } else { end.clone() };
         }
     }
 
     /// Reads may be asked again whatever happened to the attempt before.
     pub(crate) fn is_read(&self) -> bool {
-        matches!(self, Operation::Get { .. } | Operation::Scan { .. })
+        matches!(self, Operation::Get { .. } | Operation::Scan(_))
     }
 
     /// Roughly what it adds to a frame.
@@ -63,7 +72,7 @@ impl Operation {
         match self {
             Operation::Put { key, value } => key.len() + value.len(),
             Operation::Delete { key } | Operation::Get { key } => key.len(),
-            Operation::Scan { start, end, .. } => start.len() + end.len(),
+            Operation::Scan(range) => range.start.len() + range.end.len(),
         }
     }
 
@@ -82,8 +91,8 @@ impl Operation {
             }
             Operation::Delete { key } | Operation::Get { key } => check_key(key),
             // A start may be empty, and one byte longer than a key: "just after this key".
-            Operation::Scan { start, end, .. } => {
-                for bound in [start, end] {
+            Operation::Scan(range) => {
+                for bound in [&range.start, &range.end] {
                     if bound.len() > KEY_BYTES_MAX + 1 {
                         return Err(Error::invalid(format!(
                             "scan bound of {} bytes, keys have at most {KEY_BYTES_MAX}",

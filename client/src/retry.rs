@@ -37,7 +37,14 @@ struct Course {
     followed: usize,
     busy: u32,
     /// Why the last attempt failed: what the caller gets when time is over.
-    last: Error,
+    last: Option<Error>,
+}
+
+/// One attempt, over.
+enum Tried {
+    At(Target, Outcome),
+    /// No server is known for the key.
+    Nowhere(Operation),
 }
 
 /// What to do before the next attempt.
@@ -47,90 +54,130 @@ enum Next {
 }
 
 /// Runs the operation until it is done, refused for good, unknown, or out of time.
+///
+/// The first attempt is all that most operations need. It is kept small and flat, because callers
+/// hold thousands of these futures; everything after it is boxed.
 pub(crate) async fn run(
     router: &Router,
-    mut operation: Operation,
+    operation: Operation,
     timeout: Duration,
 ) -> Result<Answer> {
     operation.check()?;
-    let mut course = Course {
-        deadline: Instant::now() + timeout,
-        timeout,
-        attempts: 0,
-        followed: 0,
-        busy: 0,
-        last: Error::unavailable("no server was asked"),
-    };
-    loop {
-        let next = match router.pick(operation.key(), course.attempts) {
+    let deadline = Instant::now() + timeout;
+    let tried = if router.shared.rpc == Rpc::Unary {
+        Box::pin(attempt(router, operation, 0, deadline)).await?
+    } else {
+        match router.pick(operation.key(), 0) {
+            None => Tried::Nowhere(operation),
             Some(target) => {
-                let outcome = attempt(router, &target, operation, course.deadline).await?;
-                course.attempts += 1;
-                match outcome {
-                    Outcome::Done(mut answer) => {
-                        if let Answer::Page { region_end, .. } = &mut answer {
-                            *region_end = target.region.end.clone();
-                        }
-                        return Ok(answer);
-                    }
-                    Outcome::Refused(back, error) => {
-                        operation = back;
-                        course.refused(router, &target, &operation, &error)?
-                    }
-                    Outcome::Unsent(back, reason) => {
-                        operation = back;
-                        target.region.forget_leader(target.lane.health.store);
-                        course.last = Error::unavailable(&*reason);
-                        Next::Pause { refresh: true }
-                    }
-                    Outcome::Lost(back, reason) => {
-                        operation = back;
-                        target.region.forget_leader(target.lane.health.store);
-                        course.lost(&target, &operation, &reason)?
-                    }
+                let is_read = operation.is_read();
+                let answer = submit(&target, operation, deadline);
+                match answer.await {
+                    Ok(outcome) => Tried::At(target, outcome),
+                    Err(_) => return Err(shut_down(is_read)),
                 }
             }
-            None => {
-                course.last = Error::unavailable("no server knows a region for the key yet");
-                Next::Pause { refresh: true }
+        }
+    };
+    if let Tried::At(target, Outcome::Done(answer)) = tried {
+        return Ok(finish(&target, answer));
+    }
+    let course = Course { deadline, timeout, attempts: 1, followed: 0, busy: 0, last: None };
+    Box::pin(go_on(router, course, tried)).await
+}
+
+/// Everything after a first attempt that did not simply succeed.
+async fn go_on(router: &Router, mut course: Course, mut tried: Tried) -> Result<Answer> {
+    loop {
+        let (operation, next) = match tried {
+            Tried::Nowhere(operation) => {
+                course.last = Some(Error::unavailable("no server knows a region for the key yet"));
+                (operation, Next::Pause { refresh: true })
+            }
+            Tried::At(target, Outcome::Done(answer)) => return Ok(finish(&target, answer)),
+            Tried::At(target, Outcome::Refused(operation, error)) => {
+                let next = course.refused(router, &target, &operation, &error)?;
+                (operation, next)
+            }
+            Tried::At(target, Outcome::Unsent(operation, reason)) => {
+                target.region.forget_leader(target.lane.health.store);
+                course.last = Some(Error::unavailable(&*reason));
+                (operation, Next::Pause { refresh: true })
+            }
+            Tried::At(target, Outcome::Lost(operation, reason)) => {
+                target.region.forget_leader(target.lane.health.store);
+                let next = course.lost(&target, &operation, &reason)?;
+                (operation, next)
             }
         };
         course.pause(router, next).await?;
+        tried = attempt(router, operation, course.attempts, course.deadline).await?;
+        course.attempts += 1;
     }
 }
 
 /// One attempt at one store.
 async fn attempt(
     router: &Router,
+    mut operation: Operation,
+    attempts: usize,
+    deadline: Instant,
+) -> Result<Tried> {
+    let Some(target) = router.pick(operation.key(), attempts) else {
+        return Ok(Tried::Nowhere(operation));
+    };
+    let is_read = operation.is_read();
+    let outcome = match router.shared.rpc {
+        Rpc::Stream => {
+            let answer = submit(&target, operation, deadline);
+            answer.await.map_err(|_| shut_down(is_read))?
+        }
+        Rpc::Unary => {
+            operation.cut(&target.region.end);
+            let (region, lane) = (&target.region, &target.lane);
+            let at = (region.region, region.epoch);
+            let expires = expiry(&operation, deadline);
+            lane.unary.call(&lane.health, &router.shared, operation, at, expires).await
+        }
+    };
+    Ok(Tried::At(target, outcome))
+}
+
+/// Queues one attempt on the store's lane. The lane answers in any case; it only goes away without
+/// a word with its runtime.
+fn submit(
     target: &Target,
     mut operation: Operation,
     deadline: Instant,
-) -> Result<Outcome> {
+) -> oneshot::Receiver<Outcome> {
     operation.cut(&target.region.end);
-    let expires = match operation.is_read() {
+    let (answer, outcome) = oneshot::channel();
+    let expires = expiry(&operation, deadline);
+    let (region, epoch) = (target.region.region, target.region.epoch);
+    target.lane.submit(Job { operation, region, epoch, expires, answer });
+    outcome
+}
+
+/// When to give the attempt up.
+fn expiry(operation: &Operation, deadline: Instant) -> Instant {
+    match operation.is_read() {
         true => deadline.min(Instant::now() + READ_ATTEMPT),
         false => deadline,
-    };
-    let region = &target.region;
-    if router.shared.rpc == Rpc::Unary {
-        let lane = &target.lane;
-        let at = (region.region, region.epoch);
-        return Ok(lane.unary.call(&lane.health, &router.shared, operation, at, expires).await);
     }
-    let is_read = operation.is_read();
-    let (answer, outcome) = oneshot::channel();
-    target.lane.submit(Job {
-        operation,
-        region: region.region,
-        epoch: region.epoch,
-        expires,
-        answer,
-    });
-    // A lane answers every job; it only goes away without a word with its runtime.
-    outcome.await.map_err(|_| match is_read {
+}
+
+fn finish(target: &Target, mut answer: Answer) -> Answer {
+    if let Answer::Page { region_end, .. } = &mut answer {
+        *region_end = target.region.end.clone();
+    }
+    answer
+}
+
+fn shut_down(is_read: bool) -> Error {
+    match is_read {
         true => Error::unavailable("the client's runtime was shut down"),
         false => Error::unknown("the client's runtime was shut down before the answer"),
-    })
+    }
 }
 
 impl Course {
@@ -150,7 +197,7 @@ impl Course {
                 _ => self.lost(target, operation, &message),
             };
         };
-        self.last = Error::NotApplied { kind, message };
+        self.last = Some(Error::NotApplied { kind, message });
         let next = match kind {
             Refusal::NotLeader => {
                 target.region.forget_leader(store);
@@ -190,7 +237,7 @@ impl Course {
                 health.address()
             )));
         }
-        self.last = Error::unavailable(reason);
+        self.last = Some(Error::unavailable(reason));
         Ok(Next::Pause { refresh: true })
     }
 
@@ -211,8 +258,8 @@ impl Course {
         if refresh && let Err(error) = router.refresh(self.deadline).await {
             // The table may still be right; the next attempt tells. An operation that was refused
             // keeps the refusal as its reason.
-            if matches!(self.last, Error::Unavailable { .. }) {
-                self.last = error;
+            if matches!(self.last, Some(Error::Unavailable { .. })) {
+                self.last = Some(error);
             }
         }
         if Instant::now() < self.deadline { Ok(()) } else { Err(self.out_of_time()) }
@@ -233,7 +280,8 @@ impl Course {
 
     fn out_of_time(&mut self) -> Error {
         let spent = format!(" ({} attempts in {:?})", self.attempts, self.timeout);
-        let mut error = std::mem::replace(&mut self.last, Error::unavailable(""));
+        let mut error =
+            self.last.take().unwrap_or_else(|| Error::unavailable("no server was asked"));
         match &mut error {
             Error::Invalid { message }
             | Error::NotApplied { message, .. }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use crate::client::{Client, mismatch};
-use crate::operation::{Answer, Operation};
+use crate::operation::{Answer, Operation, Range};
 use crate::{Result, pb};
 
 /// A record of a range.
@@ -65,13 +65,10 @@ impl Scanner {
     pub(crate) async fn page_within(&mut self, timeout: Duration) -> Result<Option<Page>> {
         let Some(start) = self.position.clone() else { return Ok(None) };
         let limit = u32::try_from(self.left.unwrap_or(0)).unwrap_or(u32::MAX);
-        let operation = Operation::Scan {
-            start: start.clone(),
-            end: self.end.clone(),
-            until: self.end.clone(),
-            limit,
-        };
-        let answer = self.client.execute_within(operation, timeout).await?;
+        let range =
+            Range { start: start.clone(), end: self.end.clone(), until: self.end.clone(), limit };
+        let operation = Operation::Scan(Box::new(range));
+        let answer = self.client.execute(operation, timeout).await?;
         let Answer::Page { region, revision, records, more, region_end } = answer else {
             return Err(mismatch(&answer));
         };

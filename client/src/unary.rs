@@ -94,7 +94,7 @@ fn outcome(operation: Operation, region: u64, response: pb::Response) -> Outcome
                 return Outcome::Lost(operation, reason.into());
             }
         },
-        Operation::Scan { .. } => Answer::page(region, response),
+        Operation::Scan(_) => Answer::page(region, response),
     };
     Outcome::Done(answer)
 }

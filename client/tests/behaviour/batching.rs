@@ -50,6 +50,16 @@ async fn every_write_of_a_batch_gets_its_own_revision() {
     assert_eq!(revisions, (1..=250).collect::<Vec<u64>>());
 }
 
+/// Callers hold thousands of these.
+#[tokio::test]
+async fn the_future_of_a_put_is_small() {
+    let fake = Fake::start().await;
+    let client = Client::connect(&fake.addresses).await.unwrap();
+    let (key, value) = (Bytes::from_static(b"a"), Bytes::from_static(b"b"));
+    let bytes = size_of_val(&client.put(key, value));
+    assert!(bytes <= 768, "{bytes} bytes");
+}
+
 /// Not a test of speed but a way to measure it: `--ignored --nocapture`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "prints a rate"]
