@@ -110,8 +110,8 @@ pub struct RunArgs {
     #[arg(long, env = "FLOTILLA_ADVERTISE_ADDR", value_name = "HOST:PORT")]
     pub advertise_addr: Option<Address>,
 
-    /// TOML file with the same settings, spelled with _ for -, and a table [raft]; unknown fields
-    /// are refused
+    /// TOML file with the same settings, spelled with _ for -, and the engine's in a table `raft`;
+    /// unknown fields are refused
     #[arg(long, env = "FLOTILLA_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
 

@@ -22,10 +22,13 @@ use flotilla_raftstore::{
     ClusterId, Fatal, GroupDesc, GroupId, GroupRecord, LogError, OnceCompletion, ReplicaDesc,
     ReplicaId, ReplicaRole, StartError, StateMachine, Store, StoreBuilder, StoreId, SystemClock,
 };
+use futures::StreamExt;
 use parking_lot::Mutex;
+use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -66,7 +69,7 @@ pub enum NodeError {
     Mismatch(String),
     /// The network does not start.
     #[error("cannot serve on the port: {0}")]
-    Network(#[from] std::io::Error),
+    Network(#[from] io::Error),
     /// A metric is registered twice: a mistake in the program.
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
@@ -75,7 +78,7 @@ pub enum NodeError {
 /// Takes the port; the error names it and says what to do.
 pub fn bind(addr: &Address) -> Result<TcpListener, String> {
     TcpListener::bind(addr.as_str()).map_err(|e| match e.kind() {
-        std::io::ErrorKind::AddrInUse => {
+        io::ErrorKind::AddrInUse => {
             format!("address {addr} is in use by another process: stop it or choose another --addr")
         }
         _ => format!("cannot listen on --addr {addr}: {e}"),
@@ -256,11 +259,24 @@ fn serve(
         .accept_http1(true)
         .add_routes(routes.prepare());
     let asked = async move { _ = stopped.wait_for(|stop| *stop).await };
-    // `tune` sets TCP_NODELAY only on listeners that tonic binds itself.
-    let incoming = futures::StreamExt::map(TcpListenerStream::new(listener), |connection| {
-        connection.inspect(|c| _ = c.set_nodelay(true))
-    });
+    let incoming = TcpListenerStream::new(listener).filter_map(accepted);
     tokio::spawn(server.serve_with_incoming_shutdown(incoming, asked))
+}
+
+/// A connection that could not be accepted (too many open files, say) is no reason to end serving.
+async fn accepted(connection: io::Result<TcpStream>) -> Option<io::Result<TcpStream>> {
+    match connection {
+        Ok(connection) => {
+            // The server sets it only on listeners that it binds itself. Failing, it is slower.
+            let _ = connection.set_nodelay(true);
+            Some(Ok(connection))
+        }
+        Err(error) => {
+            tracing::warn!(%error, "a connection was not accepted");
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            None
+        }
+    }
 }
 
 /// Once this member leads: creates the cluster, or registers the member's new address.

@@ -55,6 +55,17 @@ impl Liveness {
     }
 }
 
+/// How a heartbeat stands to those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Age {
+    /// News.
+    Fresh,
+    /// A later one of the same process came first.
+    Late,
+    /// Another process has spoken for the store since.
+    Replaced,
+}
+
 #[derive(Debug, Default)]
 struct StoreSeen {
     last: Nanos,
@@ -107,30 +118,39 @@ impl Observed {
         }
     }
 
-    /// Takes in a heartbeat; false = it is older than what is known and was ignored.
+    /// How `heartbeat` stands to what was heard before.
+    #[must_use]
+    pub fn age(&self, heartbeat: &HeartbeatRequest) -> Age {
+        match self.stores.get(&heartbeat.store) {
+            Some(seen) if seen.retired.contains(&heartbeat.start_id) => Age::Replaced,
+            Some(seen)
+                if seen.start_id == heartbeat.start_id && heartbeat.sequence <= seen.sequence =>
+            {
+                Age::Late
+            }
+            _ => Age::Fresh,
+        }
+    }
+
+    /// Takes in a heartbeat, if it is fresh; true = it was.
     pub fn hear(&mut self, heartbeat: &HeartbeatRequest, now: Nanos) -> bool {
+        if self.age(heartbeat) != Age::Fresh {
+            return false;
+        }
         let down_after = self.timing.down_after;
         let first = !self.stores.contains_key(&heartbeat.store);
         let seen = self.stores.entry(heartbeat.store).or_default();
-        if first {
-            (seen.up_since, seen.start_id) = (now, heartbeat.start_id);
-        } else if seen.start_id == heartbeat.start_id {
-            if heartbeat.sequence <= seen.sequence {
-                return false;
-            }
-            if since(seen.last, now) > down_after {
-                seen.up_since = now;
-            }
-        } else {
-            if seen.retired.contains(&heartbeat.start_id) {
-                return false;
-            }
+        let restarted = !first && seen.start_id != heartbeat.start_id;
+        if restarted {
             if seen.retired.len() == RETIRED_MAX {
                 seen.retired.remove(0);
             }
             seen.retired.push(seen.start_id);
-            (seen.up_since, seen.start_id) = (now, heartbeat.start_id);
         }
+        if first || restarted || since(seen.last, now) > down_after {
+            seen.up_since = now;
+        }
+        seen.start_id = heartbeat.start_id;
         seen.last = now;
         seen.sequence = heartbeat.sequence;
         seen.hosted = heartbeat.hosted.iter().copied().collect();

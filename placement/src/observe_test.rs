@@ -149,6 +149,8 @@ fn late_heartbeats_are_ignored() {
     assert!(observed.hear(&heartbeat(1, 71, 1, &[]), at(3)), "a new process counts anew");
     assert_eq!(observed.leader(1, at(3)), None);
     assert!(!observed.hear(&heartbeat(1, 70, 6, &[(1, 3)]), at(4)), "the old process is over");
+    assert_eq!(observed.age(&heartbeat(1, 70, 6, &[])), Age::Replaced);
+    assert_eq!(observed.age(&heartbeat(1, 71, 1, &[])), Age::Late);
     assert_eq!(observed.leader(1, at(4)), None);
 }
 

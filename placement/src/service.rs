@@ -5,7 +5,7 @@
 
 use crate::config::Address;
 use crate::metrics::Metrics;
-use crate::observe::{Liveness, Observed};
+use crate::observe::{Age, Liveness, Observed};
 use crate::pb::placement_server::Placement;
 use crate::pb::{
     Epoch, HeartbeatRequest, HeartbeatResponse, Region, RegionLeader, RegisterRequest,
@@ -149,7 +149,14 @@ impl Shared {
         let address = request.address.parse::<Address>().map_err(Status::invalid_argument)?;
         self.replicated.ready()?;
         self.check_cluster(&request.cluster, &format!("the store at {address}"))?;
-        let store = self.locate(StoreId(request.store), address.to_string()).await?;
+        let store = StoreId(request.store);
+        let age = self.observed.lock().age(&request);
+        match age {
+            Age::Replaced => return Err(replaced(store, &address)),
+            // What a late one says of the address may be as old as the rest.
+            Age::Late => {}
+            Age::Fresh => _ = self.locate(store, address.to_string()).await?,
+        }
         self.create_regions().await?;
         self.metrics.heartbeats.inc();
         Ok(self.replicated.read(|map| self.answer(store, &request, map)))
@@ -184,6 +191,14 @@ impl Shared {
             leaders: map.regions.keys().filter_map(leader).collect(),
         }
     }
+}
+
+fn replaced(store: StoreId, address: &Address) -> Status {
+    Status::failed_precondition(format!(
+        "another process has started as store {store} since the one at {address}: two processes \
+         use copies of one data folder; stop one for good, and give it an empty --dir to join as \
+         a new store"
+    ))
 }
 
 fn info(id: StoreId, record: &state::StoreRecord, liveness: Liveness) -> StoreInfo {

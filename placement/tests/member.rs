@@ -230,8 +230,23 @@ async fn strangers_are_refused_with_a_reason() {
         address: store_address(1),
         ..HeartbeatRequest::default()
     };
-    let error = member.client.heartbeat(beat).await.unwrap_err();
+    let error = member.client.heartbeat(beat.clone()).await.unwrap_err();
     assert!(matches!(error, PlacementError::Refused(_)), "{error}");
+    // A second process with a copy of the folder: the later one stays, the earlier one is told.
+    let beat = |start_id, sequence| HeartbeatRequest {
+        cluster: cluster.clone(),
+        start_id,
+        sequence,
+        ..beat.clone()
+    };
+    member.client.heartbeat(beat(1, 1)).await.unwrap();
+    member.client.heartbeat(beat(2, 1)).await.unwrap();
+    let error = member.client.heartbeat(beat(1, 2)).await.unwrap_err();
+    assert!(error.to_string().contains("copies of one data folder"), "{error}");
+    member.client.heartbeat(beat(2, 2)).await.unwrap();
+    let unknown = HeartbeatRequest { store: 9, ..beat(1, 1) };
+    let error = member.client.heartbeat(unknown).await.unwrap_err();
+    assert!(error.to_string().contains("store 9"), "{error}");
     assert_eq!(member.routes().await.stores.len(), 1);
     member.node.stop().await;
 }
