@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// See the module's text.
+/// A [`LogStore`] in memory, for tests: it can be told to fail or to lose an entry.
 #[derive(Default)]
 pub struct MemoryLog {
     state: Mutex<State>,

@@ -1,5 +1,8 @@
 //! Real RocksDB files, damaged in every way that a disk or a power cut does.
 
+// Background work of RocksDB needs a moment.
+#![allow(clippy::disallowed_methods)]
+
 use super::*;
 use crate::log::contract_test::{append, create, entries};
 use crate::types::{EntryKind, HardState};
@@ -289,6 +292,32 @@ fn a_damaged_table_quarantines_the_groups_that_it_hits_or_is_refused() {
         }
     }
     assert!(single > 20, "single {single}, refused {refused}, unharmed {unharmed}");
+}
+
+#[test]
+fn healthy_groups_go_on_beside_a_damaged_table() {
+    let log = in_tables();
+    edit(&file(log.dir.path(), "sst"), |data| data[80_000] ^= 1);
+    let options = || RocksLogOptions { sync: false, write_buffer_bytes: 64 << 10 };
+    for start in 0..2 {
+        let opened = RocksLog::open(log.dir.path(), options()).unwrap();
+        let groups = opened.load().unwrap();
+        let hit: Vec<_> = groups.iter().map(|group| group.damage.is_some()).collect();
+        assert_eq!(hit, [false, true, false]);
+        // Enough for many tables, which must not be merged with the damaged one.
+        for n in 0..100 {
+            let append = entries(101 + start * 1000 + n * 10, &[1; 10], 500);
+            let write = |group| GroupWrite {
+                group: GroupId(group),
+                append: append.clone(),
+                ..GroupWrite::default()
+            };
+            opened
+                .write(&[write(1), write(3)])
+                .unwrap_or_else(|error| panic!("start {start}, write {n}: {error}"));
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
 }
 
 /// Changes one record behind the log's back and returns the start's view of the groups.

@@ -27,12 +27,27 @@ const NAME: &str = "flotilla-raft-log";
 const ENGINE: &str = "rocksdb";
 const LOCK_FILE: &str = "LOCK";
 const FORMAT_FILE: &str = "FORMAT";
+/// Every group appends at its own end: remembering that place for each (group, kind), the first
+/// 9 bytes of a key, saves the search in the memtable.
+const INSERT_HINTS: &str = "memtable_insert_with_hint_prefix_extractor=rocksdb.FixedPrefix.9";
 const FORMAT_NEW_FILE: &str = "FORMAT.new";
 
 /// An opened folder; the lock lives as long as this and outlives the database.
 pub(super) struct Folder {
     pub db: DB,
     _lock: File,
+}
+
+impl Folder {
+    /// Lets RocksDB merge tables from now on.
+    ///
+    /// Only for a log without damage: merging a damaged block fails every later write, and so
+    /// would stop the whole store instead of one replica.
+    pub fn start_compaction(&self) -> Result<(), LogError> {
+        self.db
+            .set_options(&[("disable_auto_compactions", "false")])
+            .map_err(|e| LogError::Io(format!("cannot start compaction: {e}")))
+    }
 }
 
 /// Opens or creates the log in `dir`.
@@ -52,7 +67,8 @@ pub(super) fn open(dir: &Path, write_buffer_bytes: usize) -> Result<Folder, LogE
         wal::check_manifest(&path)?;
         wal::repair(&path)?;
     }
-    let db = DB::open(&options(create, write_buffer_bytes), &path)
+    let db = options(create, write_buffer_bytes)
+        .and_then(|options| DB::open(&options, &path))
         .map_err(|error| explain(&path, error))?;
     if create {
         write_format(dir, State::Ready)?;
@@ -60,11 +76,13 @@ pub(super) fn open(dir: &Path, write_buffer_bytes: usize) -> Result<Folder, LogE
     Ok(Folder { db, _lock: lock })
 }
 
-fn options(create: bool, write_buffer_bytes: usize) -> Options {
-    let mut options = Options::default();
+fn options(create: bool, write_buffer_bytes: usize) -> Result<Options, rocksdb::Error> {
+    let mut options = Options::default().get_options_from_string(INSERT_HINTS)?;
     options.create_if_missing(create);
     options.set_paranoid_checks(true);
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    // Until every table was read and found whole: see `Folder::start_compaction`.
+    options.set_disable_auto_compactions(true);
     // A lost write-ahead file is an error, not a shorter log.
     options.set_track_and_verify_wals_in_manifest(true);
     options.set_compression_type(DBCompressionType::None);
@@ -83,7 +101,7 @@ fn options(create: bool, write_buffer_bytes: usize) -> Options {
     table.set_block_size(32 << 10);
     table.set_block_cache(&Cache::new_lru_cache(8 << 20));
     options.set_block_based_table_factory(&table);
-    options
+    Ok(options)
 }
 
 /// Takes the folder's lock, or says that another process has it.

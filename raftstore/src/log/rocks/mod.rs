@@ -44,7 +44,10 @@ impl Default for RocksLogOptions {
     }
 }
 
-/// See the module's text.
+/// A [`LogStore`] in a RocksDB of its own: one batch and one sync for all groups of a write.
+///
+/// Starting checks every record; what is damaged within one group quarantines that group. While
+/// a group is quarantined, tables are not merged, so the log's folder grows: replace the replica.
 pub struct RocksLog {
     folder: Folder,
     sync: bool,
@@ -91,6 +94,9 @@ impl RocksLog {
             };
             groups.insert(loaded.log.group, group);
             found.push(loaded.log);
+        }
+        if found.iter().all(|log| log.damage.is_none()) {
+            folder.start_compaction()?;
         }
         Ok(Arc::new(RocksLog {
             folder,
