@@ -125,8 +125,9 @@ impl World {
             let slice = self.now + 100 * MILLIS;
             self.run_until(slice, |_| false);
         }
-        if !self.replicas_are_level() {
-            self.violations.push("liveness: the replicas do not become level".into());
+        if self.violations.is_empty() && !self.replicas_are_level() {
+            let why = format!("liveness: the replicas do not become level: {}", self.unlevel());
+            self.violations.push(why);
         }
         (0..self.nodes.len()).for_each(|node| self.compare_content(node));
         (0..self.regions.len()).for_each(|region| self.audit(region));
@@ -143,6 +144,24 @@ impl World {
             let applied = |node| self.invariants.applied_index(node, region.group);
             (1..self.nodes.len()).all(|node| applied(node) == applied(0))
         })
+    }
+
+    /// The status of every replica of the groups that are not level.
+    fn unlevel(&self) -> String {
+        let mut text = String::new();
+        for region in &self.regions {
+            let applied = |node| self.invariants.applied_index(node, region.group);
+            if (1..self.nodes.len()).all(|node| applied(node) == applied(0)) {
+                continue;
+            }
+            for (node, process) in self.nodes.iter().map(|n| n.process.as_ref()).enumerate() {
+                let statuses =
+                    process.map(|p| p.shards[p.shard_of(region.group)].shard.describe());
+                let status = statuses.iter().flatten().find(|s| s.group == region.group);
+                text.push_str(&format!("\n  store {}: {status:?}", node + 1));
+            }
+        }
+        text
     }
 
     fn check_histories(&mut self) {
