@@ -66,7 +66,22 @@ impl Replica {
                 round.send(peer.store, envelope);
             }
         }
+        if self.is_leader() {
+            self.trust_durable();
+        }
         self.truncate(round);
+    }
+
+    /// What a peer has durably applied, its log holds as ours does, acknowledged or not. Without
+    /// this a peer whose acknowledgement was lost is probed below the cut, where only a snapshot
+    /// could help: it would hang.
+    fn trust_durable(&mut self) {
+        let progress = self.raw.raft.mut_prs();
+        for (peer, index) in &self.durable.peers {
+            if let Some(progress) = progress.get_mut(peer.0) {
+                progress.maybe_update(*index);
+            }
+        }
     }
 
     fn truncate(&mut self, round: &mut Round) {
