@@ -122,6 +122,26 @@ fn wrong_settings_are_named() {
 }
 
 #[test]
+fn flags_go_over_the_environment_and_that_over_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("c.toml");
+    fs::write(&file, "stores = 0\nregions = 0\nadvertise_addr = \"0.0.0.0:1\"\n").unwrap();
+    let d = dir.path().join("new");
+    let output = Command::new(PROGRAM)
+        .args(["run", "--advertise-addr", "0.0.0.0:3", "--config", file.to_str().unwrap()])
+        .env("FLOTILLA_DIR", &d)
+        .env("FLOTILLA_ADDR", free_address())
+        .env("FLOTILLA_STORES", "5")
+        .env("FLOTILLA_REGIONS", "7")
+        .env("FLOTILLA_ADVERTISE_ADDR", "0.0.0.0:2")
+        .env("FLOTILLA_NO_SUCH_FLAG", "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("advertise_addr = 0.0.0.0:3"), "{said}");
+}
+
+#[test]
 fn a_port_in_use_is_named_before_anything_is_touched() {
     let held = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = held.local_addr().unwrap().to_string();
