@@ -1,5 +1,9 @@
 //! The simulator, invariants, history checkers and end-to-end tests of Flotilla.
 
+pub mod cluster;
 pub mod history;
 pub mod invariants;
+pub mod load;
+pub mod playground;
+pub mod process;
 pub mod sim;

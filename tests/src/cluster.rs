@@ -1,0 +1,190 @@
+//! A cluster of real processes: one placement member and stores, each killed and restarted at
+//! will. Everything listens on 127.0.0.1 and lives in a temporary folder.
+
+use crate::process::{Process, free_ports};
+use flotilla_client::Client;
+use flotilla_client::pb::Region;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long a cluster may take to serve every region.
+const SERVING_MAX: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(100);
+
+/// What cluster to start.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How many stores.
+    pub stores: u16,
+    /// How many regions.
+    pub regions: u32,
+    /// `rocksdb` or `memory`.
+    pub storage: &'static str,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { stores: 3, regions: 6, storage: "rocksdb" }
+    }
+}
+
+/// See the module. Dropping it kills what still runs and removes the folder.
+pub struct Cluster {
+    placement: Process,
+    stores: Vec<Process>,
+    base_port: u16,
+    regions: usize,
+    // Last: the processes are gone before their folder is.
+    dir: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// Starts all processes and waits until every region serves.
+    pub async fn start(options: Options) -> Cluster {
+        let dir = tempfile::Builder::new().prefix("flotilla-test-").tempdir().expect("a folder");
+        let base_port = free_ports(options.stores + 1);
+        let placement = format!("127.0.0.1:{base_port}");
+        let mut words = run_words(&dir.path().join("placement"), base_port);
+        words.extend(["--stores".to_owned(), options.stores.to_string()]);
+        words.extend(["--regions".to_owned(), options.regions.to_string()]);
+        let mut cluster = Cluster {
+            placement: Process::new("placement", "placement", words, log(dir.path(), "placement")),
+            stores: Vec::new(),
+            base_port,
+            regions: options.regions as usize,
+            dir,
+        };
+        cluster.placement.start();
+        for number in 1..=options.stores {
+            let mut words = run_words(&cluster.store_dir(number - 1), base_port + number);
+            words.extend(["--placement".to_owned(), placement.clone()]);
+            words.extend(["--storage".to_owned(), options.storage.to_owned()]);
+            let name = format!("store-{number}");
+            let log = log(cluster.dir.path(), &name);
+            cluster.stores.push(Process::new(&name, "kvserver", words, log));
+            cluster.start_store(number - 1);
+        }
+        cluster.wait_serving().await;
+        cluster
+    }
+
+    /// `HOST:PORT` of placement.
+    #[must_use]
+    pub fn placement_address(&self) -> String {
+        format!("127.0.0.1:{}", self.base_port)
+    }
+
+    /// `HOST:PORT` of the store with this index, from 0.
+    #[must_use]
+    pub fn store_address(&self, index: u16) -> String {
+        format!("127.0.0.1:{}", self.base_port + 1 + index)
+    }
+
+    /// The data folder of the store with this index.
+    #[must_use]
+    pub fn store_dir(&self, index: u16) -> PathBuf {
+        self.dir.path().join(format!("store-{}", index + 1))
+    }
+
+    /// The cluster's folder; tests may put files of their own there.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The placement process.
+    pub fn placement(&mut self) -> &mut Process {
+        &mut self.placement
+    }
+
+    /// The store with this index.
+    pub fn store(&mut self, index: u16) -> &mut Process {
+        &mut self.stores[usize::from(index)]
+    }
+
+    /// Indexes of all stores.
+    pub fn store_indexes(&self) -> std::ops::Range<u16> {
+        0..u16::try_from(self.stores.len()).expect("stores are counted in u16")
+    }
+
+    /// Starts a store, again or for the first time.
+    pub fn start_store(&mut self, index: u16) {
+        self.store(index).start();
+    }
+
+    /// SIGKILL for a store.
+    pub fn kill_store(&mut self, index: u16) {
+        self.store(index).kill();
+    }
+
+    /// A client that knows placement and all stores.
+    ///
+    /// # Panics
+    /// When nothing answers in [`SERVING_MAX`].
+    pub async fn client(&self) -> Client {
+        let mut addresses = vec![self.placement_address()];
+        addresses.extend(self.store_indexes().map(|index| self.store_address(index)));
+        let deadline = Instant::now() + SERVING_MAX;
+        loop {
+            match Client::connect(&addresses).await {
+                Ok(client) => return client,
+                Err(error) if Instant::now() >= deadline => panic!("no client: {error}"),
+                Err(_) => tokio::time::sleep(POLL).await,
+            }
+        }
+    }
+
+    /// Waits until a write into every region succeeds.
+    ///
+    /// # Panics
+    /// When that takes longer than [`SERVING_MAX`], or a process ended by itself.
+    pub async fn wait_serving(&mut self) {
+        let deadline = Instant::now() + SERVING_MAX;
+        let client = self.client().await.with_timeout(Duration::from_secs(2));
+        loop {
+            let missing = match self.unserved(&client).await {
+                Ok(()) => return,
+                Err(missing) => missing,
+            };
+            self.assert_running();
+            assert!(Instant::now() < deadline, "not serving after {SERVING_MAX:?}: {missing}");
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    async fn unserved(&self, client: &Client) -> Result<(), String> {
+        let routes = client.routes().await.map_err(|e| e.to_string())?;
+        if routes.regions.len() < self.regions {
+            return Err(format!("{} of {} regions", routes.regions.len(), self.regions));
+        }
+        for region in &routes.regions {
+            let key = probe_key(region);
+            client.put(key, "").await.map_err(|e| format!("region {}: {e}", region.region))?;
+        }
+        Ok(())
+    }
+
+    fn assert_running(&mut self) {
+        for process in self.stores.iter_mut().chain([&mut self.placement]) {
+            let ended_by_itself = process.was_started() && !process.is_running();
+            assert!(!ended_by_itself, "ended by itself\n{}", process.log_tail());
+        }
+    }
+}
+
+/// A key inside `region` that no workload uses.
+fn probe_key(region: &Region) -> Vec<u8> {
+    let mut key = region.start.to_vec();
+    key.extend_from_slice(b"\0probe");
+    key
+}
+
+fn run_words(dir: &Path, port: u16) -> Vec<String> {
+    let dir = dir.display().to_string();
+    let words = ["run", "--dir", &dir, "--addr", &format!("127.0.0.1:{port}")];
+    words.map(str::to_owned).to_vec()
+}
+
+fn log(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!("{name}.log"))
+}
