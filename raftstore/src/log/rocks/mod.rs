@@ -318,3 +318,5 @@ impl LogStore for RocksLog {
 
 #[cfg(test)]
 mod damage_test;
+#[cfg(test)]
+mod process_test;
