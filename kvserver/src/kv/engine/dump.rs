@@ -6,59 +6,67 @@
 //! at the end: 0 u8 | records u64 | CRC-32C u32 of everything before it
 //! ```
 //!
-//! Numbers are little endian. A file is written beside its place, synced and renamed, so the
-//! place holds a whole dump, or none, whenever the process dies.
+//! Records are in no order; numbers are little endian. A file is written beside its place, synced
+//! and renamed, so the place holds a whole dump, or none, whenever the process dies.
 
-use super::cow_map::CowMap;
+use super::map::{Content, Map};
 use super::{FORMAT, OpenError};
 use flotilla_raftstore::GroupId;
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 const MAGIC: &[u8; 8] = b"FLOTDUMP";
 const HEAD_BYTES: usize = 8 + 4 + 8;
 const TAIL_BYTES: usize = 1 + 8 + 4;
+/// Written to the file at once.
+const CHUNK_BYTES: usize = 256 << 10;
 const DATA: u8 = 1;
 const SYSTEM: u8 = 2;
 const END: u8 = 0;
 
 /// One group's columns.
-#[derive(Clone, Default)]
-pub struct Columns {
+#[derive(Default)]
+pub struct Columns<M = Map> {
     /// `Column::Data`.
-    pub data: CowMap,
+    pub data: M,
     /// `Column::System`.
-    pub system: CowMap,
+    pub system: M,
+}
+
+impl Columns {
+    /// What they hold at this moment.
+    pub fn content(&self) -> Columns<Content> {
+        Columns { data: self.data.content(), system: self.system.content() }
+    }
 }
 
 /// Writes the dump of `group` in its place. Durable once the folder is synced too.
-pub fn write(dir: &Path, group: GroupId, columns: &Columns) -> io::Result<()> {
+pub fn write(dir: &Path, group: GroupId, columns: &Columns<Content>) -> io::Result<()> {
     let path = dir.join(file_name(group));
     let beside = path.with_extension("tmp");
-    let mut out =
-        Checksummed { out: BufWriter::with_capacity(1 << 18, File::create(&beside)?), crc: 0 };
-    out.put(MAGIC)?;
-    out.put(&FORMAT.to_le_bytes())?;
-    out.put(&group.0.to_le_bytes())?;
+    let mut out = Checksummed { file: File::create(&beside)?, crc: 0, buffer: Vec::new() };
+    out.buffer.extend_from_slice(MAGIC);
+    out.buffer.extend_from_slice(&FORMAT.to_le_bytes());
+    out.buffer.extend_from_slice(&group.0.to_le_bytes());
     let mut records: u64 = 0;
-    for (column, map) in [(DATA, &columns.data), (SYSTEM, &columns.system)] {
-        for (key, value) in map.range_from(&[]) {
-            let mut head = [column; 9];
-            head[1..5].copy_from_slice(&length(key).to_le_bytes());
-            head[5..9].copy_from_slice(&length(value).to_le_bytes());
-            out.put(&head)?;
-            out.put(key)?;
-            out.put(value)?;
+    for (column, content) in [(DATA, &columns.data), (SYSTEM, &columns.system)] {
+        for (key, value) in content.records() {
+            out.buffer.push(column);
+            out.buffer.extend_from_slice(&length(key).to_le_bytes());
+            out.buffer.extend_from_slice(&length(value).to_le_bytes());
+            out.buffer.extend_from_slice(key);
+            out.buffer.extend_from_slice(value);
+            out.pass_on(CHUNK_BYTES)?;
             records += 1;
         }
     }
-    out.put(&[END])?;
-    out.put(&records.to_le_bytes())?;
+    out.buffer.push(END);
+    out.buffer.extend_from_slice(&records.to_le_bytes());
+    out.pass_on(0)?;
     let crc = out.crc;
-    out.put(&crc.to_le_bytes())?;
-    let file = out.out.into_inner().map_err(io::IntoInnerError::into_error)?;
-    file.sync_all()?;
+    out.file.write_all(&crc.to_le_bytes())?;
+    out.file.sync_all()?;
     std::fs::rename(&beside, &path)
 }
 
@@ -103,7 +111,7 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<(GroupId, Columns), OpenError> {
 
     // The checksum holds, so what follows was written by this code; a slice still never panics.
     let group = GroupId(u64_at(bytes, 12));
-    let mut columns = Columns::default();
+    let mut columns: Columns = Columns::default();
     let mut records: u64 = 0;
     let mut at = HEAD_BYTES;
     while at < crc_at && bytes[at] != END {
@@ -152,13 +160,20 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 struct Checksummed {
-    out: BufWriter<File>,
+    file: File,
+    /// Of what is in the file.
     crc: u32,
+    buffer: Vec<u8>,
 }
 
 impl Checksummed {
-    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.crc = crc32c::crc32c_append(self.crc, bytes);
-        self.out.write_all(bytes)
+    /// Writes the buffer to the file once it holds more than `bytes`.
+    fn pass_on(&mut self, bytes: usize) -> io::Result<()> {
+        if self.buffer.len() > bytes {
+            self.crc = crc32c::crc32c_append(self.crc, &self.buffer);
+            self.file.write_all(&self.buffer)?;
+            self.buffer.clear();
+        }
+        Ok(())
     }
 }

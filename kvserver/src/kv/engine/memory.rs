@@ -1,11 +1,11 @@
-//! Ordered maps in memory, one pair a group; dumped to files by `sync`.
+//! Maps in memory, one pair a group; dumped to files by `sync`.
 //!
 //! What a crash leaves is each group's last dump, with the applied index that it holds: the log
 //! is never cut beyond it and replays the rest. `write` runs on apply threads, `sync` on the
-//! maintenance thread; a dump holds a group's lock only while it clones the map's segments.
+//! maintenance thread; a dump holds a group's lock only while it takes the maps' content.
 
-use super::cow_map::CowMap;
 use super::dump::{self, Columns};
+use super::map::Map;
 use super::{Column, Engine, GroupChanges, OpenError, Page, Pair, View};
 use bytes::Bytes;
 use flotilla_raftstore::{Fatal, GroupId};
@@ -66,7 +66,7 @@ impl MemoryEngine {
     fn dump(&self, group: GroupId, dumped: &mut BTreeMap<GroupId, u64>) -> Result<bool, Fatal> {
         let (columns, writes) = match self.stripe(group).read().get(&group) {
             Some(found) if dumped.get(&group) != Some(&found.writes) => {
-                (found.columns.clone(), found.writes)
+                (found.columns.content(), found.writes)
             }
             _ => return Ok(false),
         };
@@ -132,7 +132,7 @@ struct MemoryView<'a> {
 }
 
 impl MemoryView<'_> {
-    fn map(&self, column: Column) -> Option<&CowMap> {
+    fn map(&self, column: Column) -> Option<&Map> {
         let columns = &self.stripe.get(&self.group)?.columns;
         Some(match column {
             Column::Data => &columns.data,
@@ -155,14 +155,14 @@ impl View for MemoryView<'_> {
         bytes_max: usize,
     ) -> Result<(Vec<Pair>, bool), Fatal> {
         let mut page = Page::new(limit, bytes_max);
-        for (key, value) in self.map(column).into_iter().flat_map(|map| map.range_from(start)) {
-            if !end.is_empty() && key >= end {
-                break;
-            }
-            if !page.push(key, value) {
-                return Ok((page.pairs, true));
-            }
+        let mut more = false;
+        if let Some(map) = self.map(column) {
+            map.scan(start, |key, value| {
+                let inside = end.is_empty() || key < end;
+                more = inside && !page.push(key, value);
+                inside && !more
+            });
         }
-        Ok((page.pairs, false))
+        Ok((page.pairs, more))
     }
 }

@@ -4,10 +4,10 @@
 //! and bytes; records, revisions and regions belong to the state machine above it.
 //!
 //! - `rocks.rs`: one RocksDB for all groups.
-//! - `memory.rs`: one ordered map a group (`cow_map.rs`), dumped to files (`dump.rs`).
+//! - `memory.rs`: maps in memory, one a group (`map.rs`), dumped to files (`dump.rs`).
 
-mod cow_map;
 mod dump;
+mod map;
 mod memory;
 mod rocks;
 
