@@ -201,9 +201,9 @@ pub(crate) fn run_sync(
     shell: &Shell,
 ) {
     let mut synced = BTreeMap::new();
+    let mut wait = interval;
     loop {
-        let ended =
-            stop.recv_timeout(interval) != Err(crossbeam::channel::RecvTimeoutError::Timeout);
+        let ended = stop.recv_timeout(wait) != Err(crossbeam::channel::RecvTimeoutError::Timeout);
         let applied = table.lock().clone();
         let changed: Vec<(GroupId, u64)> = applied
             .iter()
@@ -215,7 +215,11 @@ pub(crate) fn run_sync(
             if let Err(fatal) = state_machine.sync() {
                 return (shell.on_fatal)(fatal);
             }
-            shell.router.metrics.sync_seconds.observe(seconds_since(start, shell));
+            let seconds = seconds_since(start, shell);
+            shell.router.metrics.sync_seconds.observe(seconds);
+            // A state machine whose sync is long (it writes out all that is in memory) has it
+            // more rarely: at most a twentieth of the time.
+            wait = interval.max(Duration::from_secs_f64(seconds * 20.0));
             synced = applied;
             shell.router.tell_all(|| ShardMessage::DurableApplied(changed.clone()));
         }
