@@ -98,8 +98,8 @@ fn write_until_killed(dir: &Path) {
     let mut index = log.load().unwrap()[0].last_index;
     loop {
         index += 1;
-        let cut =
-            (index > 40 && index % 10 == 0).then(|| LogPosition { index: index - 40, term: 1 });
+        let cut = (index > 40 && index.is_multiple_of(10))
+            .then(|| LogPosition { index: index - 40, term: 1 });
         let append = entries(index, &[1], 8000);
         log.write(&[GroupWrite { append, truncate: cut, ..create(1) }]).unwrap();
         println!("acknowledged={index}");
