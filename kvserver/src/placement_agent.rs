@@ -32,6 +32,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// A new store that waits for placement says so this often.
 const WAITING_LOG_INTERVAL: Duration = Duration::from_secs(3);
 
+/// What a store says of others until placement has judged them.
+const STATE_UNKNOWN: &str = "unknown";
+
 /// Why the store cannot go on with this placement driver.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
@@ -39,9 +42,7 @@ pub enum AgentError {
     #[error("{0}")]
     Address(PlacementError),
     /// Placement knows another cluster or no such store.
-    #[error(
-        "{error}; this folder belongs to {identity}: give the --placement of that cluster, or an empty --dir for a new store"
-    )]
+    #[error("{error} (this folder: {identity})")]
     Placement {
         /// Placement's words.
         error: PlacementError,
@@ -155,11 +156,12 @@ impl PlacementAgent {
     /// Goes on from the addresses that the folder remembers.
     #[must_use]
     pub fn new(parts: Parts, peers: BTreeMap<StoreId, String>) -> Self {
-        let agent = PlacementAgent { parts, start_id: rand::random(), sequence: 0, peers };
-        for (store, address) in &agent.peers {
-            agent.parts.transport.set_address(*store, address);
+        for (store, address) in &peers {
+            parts.transport.set_address(*store, address);
         }
-        agent
+        let known = peers.iter().map(|(store, at)| (*store, at.clone(), STATE_UNKNOWN.to_owned()));
+        parts.directory.set_stores(known);
+        PlacementAgent { parts, start_id: rand::random(), sequence: 0, peers }
     }
 
     /// Runs until it is dropped; returns only an error that the store must not survive.
