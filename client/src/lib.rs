@@ -29,7 +29,7 @@
 //!
 //! # How a call travels
 //!
-//! 1. [`Client`](client) checks limits and hands the operation to `retry`, which owns the deadline.
+//! 1. [`Client`] checks limits and hands the operation to `retry`, which owns the deadline.
 //! 2. `route` finds key → region → leading store → lane in a cached table.
 //! 3. `stream` (a lane: one task, one connection and one gRPC stream a store) takes everything that
 //!    is queued, `batch` packs it into frames, one request a region, and matches the answers.

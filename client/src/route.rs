@@ -174,7 +174,7 @@ impl Router {
         let mut sources = self.seeds.clone();
         for lane in self.lanes.load().values() {
             let address = lane.health.address();
-            if !sources.iter().any(|source| *source == *address) {
+            if !sources.contains(&address) {
                 sources.push(String::clone(&address));
             }
         }

@@ -96,7 +96,7 @@ Examples:
     /// Remove KEY; also well if it does not exist
     #[command(after_help = "Example:\n  kv delete greeting")]
     Delete(Key),
-    /// Print the records with START <= key < END as KEY<TAB>VALUE, in key order
+    /// Print the records with START <= key < END as KEY, a tab and VALUE, in key order
     #[command(after_help = "\
 The pages of a scan are linearizable each; the scan as a whole is not one moment.
 

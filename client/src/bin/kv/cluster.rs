@@ -50,8 +50,8 @@ pub async fn regions(client: &Client, out: &mut Output) -> Result<(), Failure> {
         table.add_row([
             region.region.to_string(),
             region.group.to_string(),
-            escape::escape(&region.start),
-            escape::escape(&region.end),
+            bound(&region.start),
+            bound(&region.end),
             format!("{}.{}", epoch.version, epoch.members),
             leader_text(region.leader_store),
             replicas.join(", "),
@@ -106,6 +106,11 @@ pub async fn stores(client: &Client, out: &mut Output) -> Result<(), Failure> {
         ]);
     }
     print(&table, out)
+}
+
+/// A table swallows spaces at the edge of its cells.
+fn bound(key: &[u8]) -> String {
+    escape::escape(key).replace(' ', "\\x20")
 }
 
 fn leader_text(store: u64) -> String {
