@@ -99,8 +99,8 @@ impl Row {
     pub fn text(&self) -> String {
         let w = &self.workload;
         let mut text = format!(
-            "{}: {} clients, batching {}, rpc {}, {}, {} writes, {} B + {} B, pipeline {}, \
-             sync {}, keys {}, {} regions, {} in flight\n",
+            "{}: {} clients, batching {}, rpc {}, storage {}, write:read {}, {} B + {} B, \
+             pipeline {}, sync {}, keys {}, {} regions, {} in flight\n",
             self.row,
             w.clients,
             on_off(w.batching),
@@ -184,7 +184,7 @@ impl Row {
     }
 
     fn storage(&self) -> &str {
-        self.setup.storage.as_deref().unwrap_or("unknown storage")
+        self.setup.storage.as_deref().unwrap_or("unknown")
     }
 }
 

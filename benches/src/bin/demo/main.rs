@@ -29,7 +29,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR", default_value = "demo/rocketmq")]
     pub data: PathBuf,
     /// Live consumers that commit offsets.
-    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u16).range(24..=5000))]
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u16).range(48..=5000))]
     pub consumers: u16,
     /// Counted seconds of each throughput row; 0 leaves the rows out.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(0..=60))]

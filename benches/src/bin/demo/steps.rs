@@ -12,7 +12,6 @@ use flotilla_benches::report::{Row, thousands};
 use flotilla_benches::table::{self, Kind, Modes, Times};
 use flotilla_benches::{Error, machine};
 use flotilla_client::Client;
-use std::ffi::OsStr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -47,7 +46,7 @@ pub async fn run(args: &Args, screen: &mut Screen) -> Result<(), Error> {
     screen.say(&format!("{regions} regions; leaders: {}", Leaders::of(&routes)));
 
     screen.step("Import message-queue metadata, written by a real RocketMQ broker");
-    kv(&cluster, [OsStr::new("import"), OsStr::new("rocketmq"), args.data.as_os_str()]).await?;
+    kv(&cluster, "import", &args.data).await?;
 
     screen.step(&format!("{} live consumers commit their offsets, all the time", args.consumers));
     let mut clients = Vec::new();
@@ -113,16 +112,17 @@ async fn routes(client: &Client) -> Result<flotilla_client::pb::RoutesResponse, 
     client.routes().await.map_err(|error| Error::Cluster(format!("no routes: {error}")))
 }
 
-/// Runs the command-line tool `kv`; it draws its own progress.
-async fn kv(cluster: &Cluster, arguments: [&OsStr; 3]) -> Result<(), Error> {
+/// `kv import|export rocketmq FOLDER`; it draws its own progress.
+async fn kv(cluster: &Cluster, verb: &str, folder: &Path) -> Result<(), Error> {
     let mut command = tokio::process::Command::new(sibling("kv")?);
-    command.arg("--placement").arg(cluster.placement()).args(arguments).kill_on_drop(true);
-    let status = command.status().await.map_err(Error::system("cannot run kv"))?;
+    command.arg("--placement").arg(cluster.placement());
+    command.args([verb, "rocketmq"]).arg(folder).args(["--cluster", layout::IMPORTED]);
+    let status = command.kill_on_drop(true).status().await;
+    let status = status.map_err(Error::system("cannot run kv"))?;
     if status.success() {
         return Ok(());
     }
-    let words: Vec<_> = arguments.iter().map(|a| a.to_string_lossy()).collect();
-    broken(format!("kv {} ended with {status}", words.join(" ")))
+    broken(format!("kv {verb} rocketmq {} ended with {status}", folder.display()))
 }
 
 async fn commit_for(time: Duration, consumers: &Consumers, screen: &mut Screen) {
@@ -287,8 +287,7 @@ async fn export(cluster: &Cluster, data: &Path, screen: &mut Screen) -> Result<u
         .prefix("flotilla-export-")
         .tempdir()
         .map_err(Error::system("cannot create a temporary folder"))?;
-    let words = [OsStr::new("export"), OsStr::new("rocketmq"), folder.path().as_os_str()];
-    kv(cluster, words).await?;
+    kv(cluster, "export", folder.path()).await?;
     let files = metadata::compare(data, folder.path()).map_err(Error::Cluster)?;
     screen.say(&format!("{files} files, equal to the input as data"));
     Ok(files)
