@@ -29,7 +29,10 @@ pub fn unpack(data: &Bytes) -> Result<Vec<Bytes>, String> {
         return Ok(commands);
     }
     if data[0] != VERSION {
-        return Err(format!("entry format {} is not {VERSION}: written by a newer version", data[0]));
+        return Err(format!(
+            "entry format {} is not {VERSION}: written by a newer version",
+            data[0]
+        ));
     }
     let mut at = 1;
     while at < data.len() {

@@ -1,12 +1,11 @@
 //! From groups to shards: admission, the shards' inboxes, and the published table of groups.
 
-use crate::completion::{Permit, Reply};
+use crate::completion::Permit;
 use crate::config::Config;
 use crate::error::Error;
 use crate::log::LogStore;
 use crate::message::{Request, ShardMessage};
 use crate::metrics::Metrics;
-use crate::shard::refuse;
 use crate::status::{GroupView, QueueStatus};
 use crate::transport::Envelope;
 use crate::types::{GroupId, StoreId};
@@ -85,13 +84,7 @@ impl Router {
         per_shard.resize_with(self.inboxes.len(), Vec::new);
         for request in requests {
             let shard = self.shard_of(request.group());
-            match self.admit(request, log_full) {
-                Ok(request) => per_shard[shard].push(request),
-                Err((request, error)) => {
-                    self.metrics.requests_refused.inc();
-                    refuse(request, &error);
-                }
-            }
+            per_shard[shard].extend(self.admit(request, log_full));
         }
         for (inbox, requests) in self.inboxes.iter().zip(per_shard) {
             if !requests.is_empty() {
@@ -100,27 +93,29 @@ impl Router {
         }
     }
 
-    fn admit(&self, request: Request, log_full: bool) -> Result<Request, (Request, Error)> {
-        let Request::Propose { group, command, reply } = request else { return Ok(request) };
-        let refused = |reply: Reply, command, error| {
-            Err((Request::Propose { group, command, reply }, error))
-        };
-        let bytes = command.len();
-        if bytes > self.config.command_bytes_max {
-            let max = self.config.command_bytes_max;
+    /// The request with its permit, or nothing: then it was answered.
+    fn admit(&self, request: Request, log_full: bool) -> Option<Request> {
+        let Request::Propose { group, command, reply } = request else { return Some(request) };
+        let (bytes, max) = (command.len(), self.config.command_bytes_max);
+        let total = &self.proposal_bytes;
+        let admitted = if bytes > max {
             let reason = format!("a command of {bytes} bytes: at most {max}");
-            return refused(reply, command, Error::Invalid { group, reason });
-        }
-        if log_full {
-            return refused(reply, command, Error::Busy { group, what: "the store's log is full" });
-        }
-        match Permit::take(&self.proposal_bytes, bytes, self.config.proposal_bytes_max) {
-            Some(permit) => {
-                Ok(Request::Propose { group, command, reply: reply.with_permit(permit) })
+            Err(Error::Invalid { group, reason })
+        } else if log_full {
+            Err(Error::Busy { group, what: "the store's log is full" })
+        } else {
+            let what = "too many bytes of commands are under way";
+            Permit::take(total, bytes, self.config.proposal_bytes_max)
+                .ok_or(Error::Busy { group, what })
+        };
+        match admitted {
+            Ok(permit) => {
+                Some(Request::Propose { group, command, reply: reply.with_permit(permit) })
             }
-            None => {
-                let what = "too many bytes of commands are under way";
-                refused(reply, command, Error::Busy { group, what })
+            Err(error) => {
+                self.metrics.requests_refused.inc();
+                reply.send(Err(error));
+                None
             }
         }
     }

@@ -46,10 +46,12 @@ impl ReplicaStorage {
             desc.replicas.iter().filter(|r| r.role == role).map(|r| r.replica.0).collect()
         };
         let members = ConfState::from((ids(ReplicaRole::Voter), ids(ReplicaRole::Learner)));
-        let mut state = raft::eraftpb::HardState::default();
-        state.term = hard_state.term;
-        state.vote = hard_state.vote;
-        state.commit = hard_state.commit;
+        let state = raft::eraftpb::HardState {
+            term: hard_state.term,
+            vote: hard_state.vote,
+            commit: hard_state.commit,
+            ..Default::default()
+        };
         ReplicaStorage {
             group: desc.group,
             log,
@@ -123,7 +125,7 @@ impl ReplicaStorage {
         Ok(out)
     }
 
-    fn from_fetched(&self, low: u64, high: u64) -> Option<Vec<LogEntry>> {
+    fn fetched_from(&self, low: u64, high: u64) -> Option<Vec<LogEntry>> {
         let first = self.fetched.first()?.index;
         let skip = usize::try_from(low.checked_sub(first)?).ok()?;
         let found: Vec<_> =
@@ -134,14 +136,12 @@ impl ReplicaStorage {
 
 /// Our entry as the library's.
 pub(crate) fn to_raft(entry: LogEntry) -> Entry {
-    let mut out = Entry::default();
-    out.index = entry.index;
-    out.term = entry.term;
-    out.data = entry.data;
-    if entry.kind == EntryKind::Membership {
-        out.set_entry_type(EntryType::EntryConfChangeV2);
-    }
-    out
+    let entry_type = match entry.kind {
+        EntryKind::Normal => EntryType::EntryNormal,
+        EntryKind::Membership => EntryType::EntryConfChangeV2,
+    };
+    let (index, term, data) = (entry.index, entry.term, entry.data);
+    Entry { entry_type, index, term, data, ..Entry::default() }
 }
 
 /// The library's entry as ours.
@@ -184,7 +184,7 @@ impl Storage for ReplicaStorage {
             return Err(StorageError::Compacted.into());
         }
         if self.cache.get(low).is_none() && context.can_async() {
-            if let Some(found) = self.from_fetched(low, high) {
+            if let Some(found) = self.fetched_from(low, high) {
                 return Ok(limit(found, bytes_max));
             }
             // What the cache holds may not be on disk yet.

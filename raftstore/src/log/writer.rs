@@ -97,8 +97,7 @@ mod tests {
     use bytes::Bytes;
 
     fn append(range: std::ops::Range<u64>, term: u64) -> GroupWrite {
-        let entry =
-            |index| LogEntry { index, term, kind: EntryKind::Normal, data: Bytes::new() };
+        let entry = |index| LogEntry { index, term, kind: EntryKind::Normal, data: Bytes::new() };
         GroupWrite {
             group: GroupId(1),
             append: range.map(entry).collect(),

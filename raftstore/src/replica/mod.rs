@@ -84,10 +84,9 @@ impl Replica {
         let desc = &log.record.desc;
         let group = desc.group;
         let invalid = |reason: String| Error::Invalid { group, reason };
-        let me = desc
-            .replica(log.record.replica)
-            .filter(|r| r.store == parts.store)
-            .ok_or_else(|| invalid(format!("its record names no replica of store {}", parts.store)))?;
+        let me = desc.replica(log.record.replica).filter(|r| r.store == parts.store).ok_or_else(
+            || invalid(format!("its record names no replica of store {}", parts.store)),
+        )?;
         let hard_state = HardState { commit, ..log.hard_state };
         let terms = Terms::new(log.truncated, &log.terms, log.last_index);
         let storage = ReplicaStorage::new(desc, hard_state, terms, Arc::clone(parts.log));
@@ -176,7 +175,7 @@ impl Replica {
         let log = &self.raw.raft.raft_log;
         let lag = log.committed - log.applied;
         let sole = self.raw.raft.prs().is_singleton();
-        lag <= APPLY_LAG_MAX && !(sole && !self.unpersisted.is_empty())
+        lag <= APPLY_LAG_MAX && (!sole || self.unpersisted.is_empty())
     }
 
     /// Nothing reaches `store`: the leader stops streaming to its replica.

@@ -91,8 +91,8 @@ impl Replica {
         if self.reads.queued.is_empty() {
             return;
         }
-        let unsettled =
-            !self.raw.raft.commit_to_current_term() && !crate::mutant::active("serve_before_term_commit");
+        let unsettled = !self.raw.raft.commit_to_current_term()
+            && !crate::mutant::active("serve_before_term_commit");
         let refusal = if !self.is_leader() {
             Some(self.not_leader())
         } else if unsettled {

@@ -33,7 +33,8 @@ impl Replica {
         }
         if let Some(wanted) = self.raw.mut_store().take_wanted() {
             let (group, low, high) = (self.group(), wanted.low, wanted.high);
-            let task = FetchTask { shard: round.shard, group, low, high, bytes_max: wanted.bytes_max };
+            let task =
+                FetchTask { shard: round.shard, group, low, high, bytes_max: wanted.bytes_max };
             self.feed.waiting_fetch = Some(wanted);
             round.fetch.push(task);
         }

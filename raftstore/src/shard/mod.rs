@@ -389,7 +389,7 @@ fn describe(slot: &Slot) -> ReplicaStatus {
     }
 }
 
-pub(crate) fn refuse(request: Request, error: &Error) {
+fn refuse(request: Request, error: &Error) {
     let (Request::Propose { reply, .. }
     | Request::ReadBarrier { reply, .. }
     | Request::TransferLeader { reply, .. }
