@@ -24,6 +24,9 @@ const HEDGE: Duration = Duration::from_millis(150);
 /// An address that has not answered by then does not count.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Routes this young are not asked for again: thousands of operations may fail together.
+const FRESH: Duration = Duration::from_millis(50);
+
 /// The routing state of one client.
 pub(crate) struct Router {
     /// The addresses that the caller gave.
@@ -36,6 +39,8 @@ pub(crate) struct Router {
     refreshing: tokio::sync::Mutex<()>,
     /// Counts finished refreshes.
     refreshed: AtomicU64,
+    /// When the last one finished.
+    fresh_since: parking_lot::Mutex<Option<Instant>>,
     /// Where the next refresh starts, so that one misinformed server is not asked again and again.
     next_source: AtomicUsize,
 }
@@ -56,6 +61,7 @@ impl Router {
             change: parking_lot::Mutex::new(()),
             refreshing: tokio::sync::Mutex::new(()),
             refreshed: AtomicU64::new(0),
+            fresh_since: parking_lot::Mutex::new(None),
             next_source: AtomicUsize::new(0),
         }
     }
@@ -129,13 +135,15 @@ impl Router {
         let before = self.refreshed.load(Ordering::Acquire);
         let refresh = async {
             let _turn = self.refreshing.lock().await;
-            if self.refreshed.load(Ordering::Acquire) != before {
+            let fresh = self.fresh_since.lock().is_some_and(|since| since.elapsed() < FRESH);
+            if fresh || self.refreshed.load(Ordering::Acquire) != before {
                 return Ok(());
             }
             let sources = self.sources(self.next_source.fetch_add(1, Ordering::Relaxed));
             let routes = self.first_answer(sources).await?;
             self.learn(&routes);
             self.refreshed.fetch_add(1, Ordering::Release);
+            *self.fresh_since.lock() = Some(Instant::now());
             Ok(())
         };
         match tokio::time::timeout_at(deadline, refresh).await {

@@ -37,7 +37,7 @@ const STALL: Duration = Duration::from_millis(700);
 /// which costs little to try again, ...
 pub(crate) const AVOID_BROKEN: Duration = Duration::from_millis(100);
 /// ... and when it is silent: a write sent there may end unknown.
-pub(crate) const AVOID_SILENT: Duration = Duration::from_millis(500);
+pub(crate) const AVOID_SILENT: Duration = Duration::from_secs(2);
 
 /// The handle to a store's lane. The task ends when the handle is dropped and nobody waits.
 pub(crate) struct Lane {
@@ -147,10 +147,12 @@ impl Driver {
             let reason: Arc<str> = match self.open().await {
                 Ok(link) => {
                     self.health.clear_suspect();
+                    tracing::debug!(store = self.health.store, "stream open");
                     self.serve(link).await.into()
                 }
                 Err(reason) => reason.into(),
             };
+            tracing::debug!(store = self.health.store, %reason, "stream over");
             if self.closed && self.queue.is_empty() && self.pending.is_empty() {
                 return;
             }

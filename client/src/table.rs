@@ -75,14 +75,13 @@ impl Table {
     }
 
     /// This table with what a server told. Where ranges overlap, the higher version wins: a server
-    /// that lags behind a split or merge cannot bring back what is gone. At equal versions the news
-    /// win, but a leader that they do not know stays known.
+    /// that lags behind a split or merge cannot bring back what is gone. A leader that is known here
+    /// stays: it is forgotten when it fails or denies, while the news may be older than that.
     pub(crate) fn merge(&self, news: &[pb::Region]) -> Table {
         let mut candidates: Vec<Arc<Region>> = Vec::with_capacity(news.len() + self.regions.len());
         for told in news {
             let region = Region::from_pb(told);
-            if region.leader() == 0
-                && let Some(known) = self.find(&region.start)
+            if let Some(known) = self.find(&region.start)
                 && known.region == region.region
                 && region.stores.contains(&known.leader())
             {
@@ -160,16 +159,17 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_leader_in_the_news_keeps_the_known_one() {
+    fn a_known_leader_stays_until_it_is_forgotten() {
         let table = Table::default().merge(&[region(1, "", "", 1, 2)]);
-        let table = table.merge(&[region(1, "", "", 1, 0)]);
-        assert_eq!(table.find(b"x").unwrap().leader(), 2);
+        for news in [0, 3] {
+            let table = table.merge(&[region(1, "", "", 1, news)]);
+            assert_eq!(table.find(b"x").unwrap().leader(), 2);
+        }
+        let known = table.find(b"x").unwrap();
+        known.forget_leader(3);
+        assert_eq!(known.leader(), 2, "another store's failure says nothing about it");
+        known.forget_leader(2);
         let table = table.merge(&[region(1, "", "", 1, 3)]);
         assert_eq!(table.find(b"x").unwrap().leader(), 3);
-        let known = table.find(b"x").unwrap();
-        known.forget_leader(2);
-        assert_eq!(known.leader(), 3);
-        known.forget_leader(3);
-        assert_eq!(known.leader(), 0);
     }
 }

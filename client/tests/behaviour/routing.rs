@@ -177,6 +177,16 @@ async fn one_reachable_address_is_enough() {
 }
 
 #[tokio::test]
+async fn a_server_of_another_cluster_is_not_believed() {
+    let fake = Fake::start().await;
+    let client = Client::connect(&fake.addresses).await.unwrap();
+    fake.set(|world| world.cluster = "f".repeat(32));
+    let client = client.with_timeout(Duration::from_millis(500));
+    let error = client.routes().await.unwrap_err();
+    assert!(error.message().contains("belongs to cluster ffff"), "{error}");
+}
+
+#[tokio::test]
 async fn nobody_there_is_said_within_the_timeout() {
     let dead = dead_address().await.to_string();
     let started = Instant::now();

@@ -53,6 +53,7 @@ pub struct World {
     pub frame_ops: Vec<usize>,
     pub scan_page: usize,
     pub cluster_header: Option<String>,
+    pub cluster: String,
 }
 
 /// A cluster of scripted stores. They end with the test's runtime.
@@ -86,6 +87,7 @@ impl Fake {
             regions: vec![region(1, "", "m", 1), region(2, "m", "", 2)],
             leaders: HashMap::from([(1, 1), (2, 2)]),
             hints: true,
+            cluster: CLUSTER.to_owned(),
             scan_page: 1000,
             ..World::default()
         };
@@ -289,7 +291,7 @@ impl Kv for Service {
     ) -> Result<Response<pb::RoutesResponse>, Status> {
         let world = self.world.lock().unwrap();
         Ok(Response::new(pb::RoutesResponse {
-            cluster: CLUSTER.to_owned(),
+            cluster: world.cluster.clone(),
             regions: world.regions.clone(),
             stores: world.stores.clone(),
         }))

@@ -116,10 +116,26 @@ Example:
     #[command(after_help = "Example:\n  kv dump user/ user0 > users.jsonl")]
     Dump(Range),
     /// Write the metadata files of another system as records
-    #[command(after_help = "Example:\n  kv import rocketmq ~/store/config --cluster prod-a")]
+    #[command(after_help = "\
+Reads every file of DIR (not its folders, not README files). One record a topic, group, consumer
+offset, rule and so on, under /mq/NAME/: all offsets of a group start with
+/mq/NAME/offset/GROUP/TOPIC/. Whatever is not understood is kept as it is.
+
+Nobody else may write these records meanwhile: a put whose outcome is unknown is settled by reading
+the record, and put again only if it is not there as it should be. Importing again puts the records
+of the files again and removes none. A file that cannot be read stops the import before it starts.
+
+Examples:
+  kv import rocketmq ~/store/config --cluster prod-a
+  kv scan /mq/prod-a/offset/ /mq/prod-a/offset0 --limit 10")]
     Import(Foreign),
     /// Write such records back as the same files
-    #[command(after_help = "Example:\n  kv export rocketmq /tmp/config --cluster prod-a")]
+    #[command(after_help = "\
+Makes DIR and writes the files that were imported, equal as data (integer map keys are quoted, the
+order of maps may differ). Files of the same names are replaced. Exit code 1 if there are none.
+
+Example:
+  kv export rocketmq /tmp/config --cluster prod-a")]
     Export(Foreign),
     /// Print the cluster's id and how many stores and regions are well
     #[command(after_help = "Example:\n  kv status")]

@@ -2,14 +2,16 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::path::Path;
+use std::pin::Pin;
 
 use bytes::Bytes;
 use flotilla_client::{Client, Written};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
 use crate::args::Load;
 use crate::failure::Failure;
@@ -52,63 +54,95 @@ pub async fn load(client: &Client, args: &Load, out: &mut Output) -> Result<(), 
 /// Puts the file's lines, many in flight; lines of one key one after the other. Returns how many
 /// were put, also when a line failed: then the ones in flight are still waited for.
 async fn load_file(client: &Client, path: &Path, in_flight: usize) -> (u64, Result<(), Failure>) {
-    let reader: Box<dyn BufRead> = if path == Path::new("-") {
-        Box::new(BufReader::new(std::io::stdin()))
-    } else {
-        match File::open(path) {
-            Ok(file) => Box::new(BufReader::new(file)),
-            Err(error) => return (0, Err(Failure::file(path, &error))),
-        }
+    let mut lines = match read_lines(path) {
+        Ok(lines) => lines,
+        Err(error) => return (0, Err(Failure::file(path, &error))),
     };
-    let mut progress = Progress::default();
-    for (index, line) in reader.lines().enumerate() {
-        let place = || format!("{}:{}", path.display(), index + 1);
-        let parsed = line
-            .map_err(|error| error.to_string())
-            .and_then(|line| parse(&line))
-            .map_err(|reason| Failure::Usage(format!("{}: {reason}", place())));
-        let (key, value) = match parsed {
-            Ok(Some(pair)) => pair,
-            Ok(None) => continue,
-            Err(failure) => {
-                progress.failed.get_or_insert(failure);
-                break;
+    let mut loading = Loading::default();
+    let mut number = 0u64;
+    let mut over = false;
+    // Read, but its key is in flight.
+    let mut held: Option<(Bytes, Bytes, String)> = None;
+    loop {
+        if loading.failed.is_some() {
+            over = true;
+            held = None;
+        }
+        let room = loading.puts.len() < in_flight;
+        if let Some((key, value, place)) =
+            held.take_if(|(key, ..)| room && !loading.busy.contains(key))
+        {
+            loading.start(client, key, value, place);
+            continue;
+        }
+        if over && held.is_none() && loading.puts.is_empty() {
+            return (loading.loaded, loading.failed.map_or(Ok(()), Err));
+        }
+        tokio::select! {
+            done = loading.puts.next(), if !loading.puts.is_empty() => loading.finish(done),
+            line = lines.recv(), if !over && held.is_none() && room => {
+                let Some(line) = line else {
+                    over = true;
+                    continue;
+                };
+                number += 1;
+                let place = format!("{}:{number}", path.display());
+                match line.map_err(|error| error.to_string()).and_then(|line| parse(&line)) {
+                    Ok(Some((key, value))) => held = Some((key, value, place)),
+                    Ok(None) => {}
+                    Err(reason) => {
+                        loading.failed = Some(Failure::Usage(format!("{place}: {reason}")));
+                    }
+                }
             }
-        };
-        while progress.puts.len() >= in_flight || progress.busy.contains(&key) {
-            progress.next().await;
         }
-        if progress.failed.is_some() {
-            break;
-        }
-        progress.busy.insert(key.clone());
-        let place = place();
-        progress.puts.push(Box::pin(async move {
-            let result = client.put(key.clone(), value).await;
-            (key, place, result)
-        }));
     }
-    while !progress.puts.is_empty() {
-        progress.next().await;
-    }
-    (progress.loaded, progress.failed.map_or(Ok(()), Err))
 }
 
-type Put<'a> =
-    std::pin::Pin<Box<dyn Future<Output = (Bytes, String, flotilla_client::Result<Written>)> + 'a>>;
+/// Lines from a thread of their own: a slow pipe must not hold up the puts in flight. The thread is
+/// not waited for; it ends with the file or the program.
+fn read_lines(path: &Path) -> io::Result<mpsc::Receiver<io::Result<String>>> {
+    let reader: Box<dyn BufRead + Send> = if path == Path::new("-") {
+        Box::new(BufReader::new(io::stdin()))
+    } else {
+        Box::new(BufReader::new(File::open(path)?))
+    };
+    let (lines, receiver) = mpsc::channel(LINES_READ_AHEAD);
+    std::thread::spawn(move || {
+        for line in reader.lines() {
+            if lines.blocking_send(line).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(receiver)
+}
+
+const LINES_READ_AHEAD: usize = 1024;
+
+/// A put's key, its line, and how it ended.
+type Done = (Bytes, String, flotilla_client::Result<Written>);
 
 #[derive(Default)]
-struct Progress<'a> {
-    puts: FuturesUnordered<Put<'a>>,
+struct Loading<'a> {
+    puts: FuturesUnordered<Pin<Box<dyn Future<Output = Done> + 'a>>>,
     /// Keys of the puts in flight.
     busy: HashSet<Bytes>,
     loaded: u64,
     failed: Option<Failure>,
 }
 
-impl Progress<'_> {
-    async fn next(&mut self) {
-        let Some((key, place, result)) = self.puts.next().await else { return };
+impl<'a> Loading<'a> {
+    fn start(&mut self, client: &'a Client, key: Bytes, value: Bytes, place: String) {
+        self.busy.insert(key.clone());
+        self.puts.push(Box::pin(async move {
+            let result = client.put(key.clone(), value).await;
+            (key, place, result)
+        }));
+    }
+
+    fn finish(&mut self, done: Option<Done>) {
+        let Some((key, place, result)) = done else { return };
         self.busy.remove(&key);
         match result {
             Ok(_) => self.loaded += 1,
