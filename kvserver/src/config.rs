@@ -202,7 +202,7 @@ pub struct File {
 }
 
 /// The table `[log]`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogSettings {
     /// Sync every log write before it counts. Default on. Off: a power cut may lose what was
@@ -217,7 +217,7 @@ impl Default for LogSettings {
 }
 
 /// The table `[server]`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServerSettings {
     /// Threads for network and requests. Default 2 on up to 4 cores, 4 above.
@@ -324,6 +324,23 @@ impl Settings {
             None => Ok(()),
         }
     }
+}
+
+/// The tables of the file with their defaults, for `--help`.
+#[must_use]
+pub fn tables_help() -> String {
+    #[derive(Serialize)]
+    struct Tables {
+        raft: flotilla_raftstore::Config,
+        log: LogSettings,
+        transport: GrpcConfig,
+        limits: Limits,
+        server: ServerSettings,
+    }
+    let File { raft, log, transport, limits, server, .. } = File::default();
+    let text = toml::to_string(&Tables { raft, log, transport, limits, server })
+        .expect("plain structs of numbers are TOML");
+    format!("Tables of the --config file, with their defaults:\n\n{text}")
 }
 
 /// Reads and checks the fields of a TOML file.

@@ -1,7 +1,7 @@
 //! The `kvserver` binary: picks the command, turns its error into one line and an exit code.
 
 use clap::{Parser, Subcommand};
-use flotilla_kvserver::config::{RunArgs, Settings};
+use flotilla_kvserver::config::{self, RunArgs, Settings};
 use flotilla_kvserver::playground::{self, PlaygroundArgs};
 use flotilla_kvserver::{logging, node};
 use std::process::ExitCode;
@@ -25,6 +25,7 @@ enum Command {
     /// Flags win over the environment, that over the file, that over defaults. One port serves
     /// gRPC, and HTTP with /healthz, /status (JSON) and /metrics (Prometheus). SIGTERM stops it
     /// cleanly.
+    #[command(after_long_help = config::tables_help())]
     Run(Box<RunArgs>),
     /// Run a whole cluster on this machine: placement and stores as child processes.
     ///

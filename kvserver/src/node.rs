@@ -271,6 +271,8 @@ impl Node {
             member: self.member.clone(),
             address: self.settings.advertise.to_string(),
             storage: self.storage,
+            log_sync: self.settings.log.sync,
+            pipeline: self.settings.raft.pipeline,
             started: Instant::now(),
         };
         let metrics = Metrics::new(self.store.metrics()).expect("names of metrics are valid");

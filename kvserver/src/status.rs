@@ -27,6 +27,10 @@ pub struct StatusSource {
     pub address: String,
     /// What holds its data.
     pub storage: Storage,
+    /// Whether log writes are synced.
+    pub log_sync: bool,
+    /// Whether many appends are in flight to a follower.
+    pub pipeline: bool,
     /// When the process began to serve.
     pub started: Instant,
 }
@@ -38,6 +42,8 @@ struct StatusBody {
     store: u64,
     address: String,
     storage: Storage,
+    log_sync: bool,
+    pipeline: bool,
     pid: u32,
     uptime_s: f64,
     leaders: usize,
@@ -86,6 +92,8 @@ impl StatusSource {
             store: self.member.store.0,
             address: self.address.clone(),
             storage: self.storage,
+            log_sync: self.log_sync,
+            pipeline: self.pipeline,
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs_f64(),
             leaders: regions.iter().filter(|r| r.replica.role == Role::Leader).count(),

@@ -158,6 +158,9 @@ fn help_names_every_flag() {
     for flag in ["dir", "addr", "advertise-addr", "placement", "storage", "config", "log-level"] {
         assert!(run.contains(&format!("--{flag} ")), "{flag} in {run}");
     }
+    for setting in ["[raft]", "pipeline = true", "[log]", "sync = true", "[limits]", "[server]"] {
+        assert!(run.contains(setting), "{setting} in {run}");
+    }
     let playground = help("playground");
     for flag in ["stores", "regions", "split-at", "storage", "dir", "base-port", "config"] {
         assert!(playground.contains(&format!("--{flag} ")), "{flag} in {playground}");

@@ -19,7 +19,7 @@ use crate::directory::Directory;
 use crate::kv::KvStateMachine;
 use flotilla_client::pb::kv_server::KvServer;
 use flotilla_raftstore::Store;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// Longest message accepted and sent: a batch or a page of 4 MiB and what wraps it. A batch over
@@ -27,7 +27,7 @@ use std::sync::Arc;
 pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
 
 /// Bounds of one stream; beyond them requests are answered `Busy`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Requests without an answer yet. Default 16384.

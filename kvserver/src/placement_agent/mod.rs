@@ -1,13 +1,19 @@
 //! The store's side of the placement driver. One task; the data path never waits for it.
 //!
-//! 1. [`register`] gives a new folder its identity, or tells placement where an old one is now.
+//! 1. [`register`] gives a new folder its identity, or tells placement where an old one is now
+//!    (`register.rs`).
 //! 2. Every second, and soon after a change of leadership, a heartbeat says what the store leads
 //!    and hosts.
 //! 3. The answer is carried out: addresses and leaders are written down, missing replicas
-//!    created, leaderships handed over.
+//!    created (`order.rs`), leaderships handed over.
 //!
 //! While placement is away the store goes on with what it knows; the agent tries again, slower
 //! each time up to a limit.
+
+mod order;
+mod register;
+
+pub use register::register;
 
 use crate::config::Address;
 use crate::directory::Directory;
@@ -16,22 +22,16 @@ use crate::kv::{Epoch, KvStateMachine, RegionMeta};
 use flotilla_placement::client::{PlacementClient, PlacementError};
 use flotilla_placement::pb;
 use flotilla_raftstore::transport::grpc::GrpcTransport;
-use flotilla_raftstore::{
-    ClusterId, Fatal, GroupId, GroupRecord, OnceCompletion, Outcome, ReplicaDesc, ReplicaId,
-    ReplicaRole, Reply, Store, StoreId,
-};
+use flotilla_raftstore::{Fatal, GroupId, GroupRecord, OnceCompletion, Outcome, Store, StoreId};
+use order::{oneshot_reply, region_meta};
+use register::{Backoff, refused};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 const CHANGE_POLL_INTERVAL: Duration = Duration::from_millis(100);
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
-/// A new store that waits for placement says so this often.
-const WAITING_LOG_INTERVAL: Duration = Duration::from_secs(3);
-
 /// What a store says of others until placement has judged them.
 const STATE_UNKNOWN: &str = "unknown";
 
@@ -60,65 +60,6 @@ pub enum AgentError {
     /// A region cannot be written.
     #[error(transparent)]
     Fatal(#[from] Fatal),
-}
-
-/// Registers the store in `folder`; a new one learns who it is and writes it down. Waits for
-/// placement as long as it takes; a refusal is an error.
-pub async fn register(
-    client: &PlacementClient,
-    folder: &mut Folder,
-    advertise: &Address,
-) -> Result<Member, AgentError> {
-    let request = register_request(folder, advertise);
-    let mut backoff = Backoff::default();
-    let mut logged: Option<Instant> = None;
-    loop {
-        match client.register(request.clone()).await {
-            Ok(response) => return accept(folder, response),
-            Err(PlacementError::Unavailable(reason)) => {
-                if logged.is_none_or(|at| at.elapsed() >= WAITING_LOG_INTERVAL) {
-                    let new = folder.identity().member.is_none();
-                    tracing::warn!(reason, new, "waiting for placement to register this store");
-                    logged = Some(Instant::now());
-                }
-            }
-            Err(error) => return Err(refused(error, folder)),
-        }
-        tokio::time::sleep(backoff.next()).await;
-    }
-}
-
-fn accept(folder: &mut Folder, response: pb::RegisterResponse) -> Result<Member, AgentError> {
-    let member = Member { cluster: response.cluster, store: StoreId(response.store) };
-    let sound = member.store.0 != 0 && member.cluster.parse::<ClusterId>().is_ok();
-    match &folder.identity().member {
-        Some(known) if *known == member => {}
-        None if sound => folder.set_member(member.clone())?,
-        _ => {
-            let Member { cluster, store } = member;
-            return Err(AgentError::Answer(format!("cluster '{cluster}', store {store}")));
-        }
-    }
-    Ok(member)
-}
-
-fn register_request(folder: &Folder, advertise: &Address) -> pb::RegisterRequest {
-    let identity = folder.identity();
-    let member = identity.member.as_ref();
-    pb::RegisterRequest {
-        cluster: member.map(|m| m.cluster.clone()).unwrap_or_default(),
-        store: member.map_or(0, |m| m.store.0),
-        address: advertise.to_string(),
-        nonce: identity.nonce.clone(),
-    }
-}
-
-fn refused(error: PlacementError, folder: &Folder) -> AgentError {
-    let identity = match &folder.identity().member {
-        Some(member) => format!("store {} of cluster {}", member.store, member.cluster),
-        None => "a new store".to_owned(),
-    };
-    AgentError::Placement { error, identity }
 }
 
 /// What the agent acts on.
@@ -248,8 +189,8 @@ impl PlacementAgent {
         self.parts.directory.set_leaders(
             response.leaders.iter().map(|l| (l.region, StoreId(l.leader_store), l.term)),
         );
-        for region in response.create {
-            self.create(region).await?;
+        if !response.create.is_empty() {
+            self.create(response.create).await?;
         }
         for order in response.transfers {
             self.transfer(&order);
@@ -278,27 +219,36 @@ impl PlacementAgent {
         }
     }
 
-    async fn create(&self, region: pb::Region) -> Result<(), AgentError> {
-        let meta = region_meta(region).map_err(AgentError::Answer)?;
-        let Some(own) = meta.desc().on_store(self.parts.member.store) else {
-            tracing::warn!(region = meta.region, "an order to create a region without this store");
-            return Ok(());
-        };
-        let record = GroupRecord { desc: meta.desc(), replica: own.replica };
-        let (region, group) = (meta.region, meta.group);
-        // Syncs a file: not on a network thread. The range is durable before the group exists,
-        // so that no entry is ever applied without it.
+    /// Creates replicas: first all ranges, durably, then all groups, so that no entry is ever
+    /// applied without its range.
+    async fn create(&self, regions: Vec<pb::Region>) -> Result<(), AgentError> {
+        let metas = regions.into_iter().map(region_meta).collect::<Result<Vec<_>, _>>();
+        let metas = metas.map_err(AgentError::Answer)?;
+        let mut records = Vec::new();
+        for meta in &metas {
+            let Some(own) = meta.desc().on_store(self.parts.member.store) else {
+                let what = format!("an order to host region {} without this store", meta.region);
+                return Err(AgentError::Answer(what));
+            };
+            records.push((meta.region, GroupRecord { desc: meta.desc(), replica: own.replica }));
+        }
+        // Syncs files: not on a network thread.
         let machine = Arc::clone(&self.parts.machine);
-        tokio::task::spawn_blocking(move || machine.create_region(&meta))
-            .await
-            .expect("creating a region does not panic")?;
-        let (reply, outcome) = oneshot_reply();
-        self.parts.store.create_group(record, reply);
-        match outcome.await {
-            Ok(Ok(_)) => tracing::info!(region, group = group.0, "replica created"),
-            // Placement orders it again as long as heartbeats do not name the region.
-            Ok(Err(error)) => tracing::warn!(region, %error, "replica not created"),
-            Err(_) => tracing::warn!(region, "replica not created: no answer"),
+        let written = move || metas.iter().try_for_each(|meta| machine.create_region(meta));
+        tokio::task::spawn_blocking(written).await.expect("creating regions does not panic")?;
+        let mut outcomes = Vec::new();
+        for (region, record) in records {
+            let (reply, outcome) = oneshot_reply();
+            self.parts.store.create_group(record, reply);
+            outcomes.push((region, outcome));
+        }
+        for (region, outcome) in outcomes {
+            match outcome.await {
+                Ok(Ok(_)) => tracing::info!(region, "replica created"),
+                // Placement orders it again as long as heartbeats do not name the region.
+                Ok(Err(error)) => tracing::warn!(region, %error, "replica not created"),
+                Err(_) => tracing::warn!(region, "replica not created: no answer"),
+            }
         }
         Ok(())
     }
@@ -322,87 +272,5 @@ impl PlacementAgent {
             }
         });
         self.parts.store.transfer_leader(group, replica, reply);
-    }
-}
-
-/// A reply that a task can wait for.
-fn oneshot_reply() -> (Reply, oneshot::Receiver<Outcome>) {
-    let (sender, receiver) = oneshot::channel();
-    let reply = OnceCompletion::reply(move |outcome| {
-        // The waiting task is gone only when the process stops.
-        let _ = sender.send(outcome);
-    });
-    (reply, receiver)
-}
-
-fn region_meta(region: pb::Region) -> Result<RegionMeta, String> {
-    let replicas = region.replicas.iter().map(replica_desc).collect::<Result<Vec<_>, _>>()?;
-    let epoch = region.epoch.unwrap_or_default();
-    if region.region == 0 || region.group == 0 || replicas.is_empty() {
-        return Err(format!("an order without ids or replicas for region {}", region.region));
-    }
-    Ok(RegionMeta {
-        region: region.region,
-        group: GroupId(region.group),
-        start: region.start,
-        end: region.end,
-        epoch: Epoch { version: epoch.version, members: epoch.members },
-        replicas,
-    })
-}
-
-fn replica_desc(replica: &pb::Replica) -> Result<ReplicaDesc, String> {
-    let role = match replica.role.as_str() {
-        "voter" => ReplicaRole::Voter,
-        "learner" => ReplicaRole::Learner,
-        other => return Err(format!("replica {} with role '{other}'", replica.replica)),
-    };
-    let (replica, store) = (ReplicaId(replica.replica), StoreId(replica.store));
-    Ok(ReplicaDesc { replica, store, role })
-}
-
-/// Waits that double from 100 ms to a limit, spread so that stores do not knock all at once.
-#[derive(Default)]
-struct Backoff {
-    failures: u32,
-}
-
-impl Backoff {
-    fn failed(&self) -> bool {
-        self.failures > 0
-    }
-
-    fn next(&mut self) -> Duration {
-        let wait = Duration::from_millis(100 << self.failures.min(6)).min(BACKOFF_MAX);
-        self.failures += 1;
-        wait.mul_f64(rand::random_range(0.5..1.0))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_grow_to_a_limit() {
-        let mut backoff = Backoff::default();
-        assert!(!backoff.failed());
-        let waits: Vec<_> = (0..20).map(|_| backoff.next()).collect();
-        assert!(waits[0] <= Duration::from_millis(100) && backoff.failed());
-        assert!(waits.iter().all(|wait| *wait <= BACKOFF_MAX));
-        assert!(waits[19] >= BACKOFF_MAX / 2);
-    }
-
-    #[test]
-    fn orders_are_checked_before_they_are_carried_out() {
-        let replica = pb::Replica { replica: 4, store: 1, role: "voter".to_owned() };
-        let region =
-            pb::Region { region: 2, group: 3, replicas: vec![replica], ..Default::default() };
-        let meta = region_meta(region.clone()).unwrap();
-        assert_eq!(meta.desc().on_store(StoreId(1)).unwrap().replica, ReplicaId(4));
-        let mut odd = region.clone();
-        odd.replicas[0].role = "king".to_owned();
-        assert!(region_meta(odd).unwrap_err().contains("'king'"));
-        assert!(region_meta(pb::Region { group: 0, ..region }).is_err());
     }
 }

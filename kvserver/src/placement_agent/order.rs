@@ -1,0 +1,63 @@
+//! What placement's orders mean in the words of the store; checked before they are carried out.
+
+use crate::kv::{Epoch, RegionMeta};
+use flotilla_placement::pb;
+use flotilla_raftstore::{
+    GroupId, OnceCompletion, Outcome, ReplicaDesc, ReplicaId, ReplicaRole, Reply, StoreId,
+};
+use tokio::sync::oneshot;
+
+/// A reply that a task can wait for.
+pub fn oneshot_reply() -> (Reply, oneshot::Receiver<Outcome>) {
+    let (sender, receiver) = oneshot::channel();
+    let reply = OnceCompletion::reply(move |outcome| {
+        // The waiting task is gone only when the process stops.
+        let _ = sender.send(outcome);
+    });
+    (reply, receiver)
+}
+
+/// The region of an order; the error says what is wrong with it.
+pub fn region_meta(region: pb::Region) -> Result<RegionMeta, String> {
+    let replicas = region.replicas.iter().map(replica_desc).collect::<Result<Vec<_>, _>>()?;
+    let epoch = region.epoch.unwrap_or_default();
+    if region.region == 0 || region.group == 0 || replicas.is_empty() {
+        return Err(format!("an order without ids or replicas for region {}", region.region));
+    }
+    Ok(RegionMeta {
+        region: region.region,
+        group: GroupId(region.group),
+        start: region.start,
+        end: region.end,
+        epoch: Epoch { version: epoch.version, members: epoch.members },
+        replicas,
+    })
+}
+
+fn replica_desc(replica: &pb::Replica) -> Result<ReplicaDesc, String> {
+    let role = match replica.role.as_str() {
+        "voter" => ReplicaRole::Voter,
+        "learner" => ReplicaRole::Learner,
+        other => return Err(format!("replica {} with role '{other}'", replica.replica)),
+    };
+    let (replica, store) = (ReplicaId(replica.replica), StoreId(replica.store));
+    Ok(ReplicaDesc { replica, store, role })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_are_checked_before_they_are_carried_out() {
+        let replica = pb::Replica { replica: 4, store: 1, role: "voter".to_owned() };
+        let region =
+            pb::Region { region: 2, group: 3, replicas: vec![replica], ..Default::default() };
+        let meta = region_meta(region.clone()).unwrap();
+        assert_eq!(meta.desc().on_store(StoreId(1)).unwrap().replica, ReplicaId(4));
+        let mut odd = region.clone();
+        odd.replicas[0].role = "king".to_owned();
+        assert!(region_meta(odd).unwrap_err().contains("'king'"));
+        assert!(region_meta(pb::Region { group: 0, ..region }).is_err());
+    }
+}
