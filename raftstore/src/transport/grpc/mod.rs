@@ -1,10 +1,10 @@
 //! Store-to-store messages over gRPC: one ordered stream per ordered pair of stores.
 //!
 //! 1. Shards and the log writer call [`Transport::send`]; envelopes land in the destination's
-//!    bounded queue ([`queue`]).
-//! 2. One task per destination ([`peer`]) connects, says hello, and packs all that waits into
-//!    frames ([`frame`]).
-//! 3. The other store's service ([`server`]) checks hello and frames, and hands the envelopes to
+//!    bounded queue (`queue`).
+//! 2. One task per destination (`peer`) connects, says hello, and packs all that waits into
+//!    frames (`frame`).
+//! 3. The other store's service (`server`) checks hello and frames, and hands the envelopes to
 //!    its [`Inbound`].
 //!
 //! A broken stream loses what was on it: the store is reported unreachable once and Raft sends
