@@ -18,6 +18,11 @@ use crate::pb;
 /// limit, and so small that one frame does not hold up the next for long.
 const FRAME_BYTES_MAX: usize = 1 << 20;
 
+/// Writes of one region that a frame makes room for at first; the buffer doubles beyond.
+const WRITES_EXPECTED: usize = 8;
+/// Bytes that tags and lengths add to a write, at most.
+const WRITE_OVERHEAD: usize = 24;
+
 /// The requests of one stream that wait for their answers.
 pub(crate) struct Pending {
     flights: FxHashMap<u64, Flight>,
@@ -78,7 +83,8 @@ impl Pending {
                 continue;
             }
             self.earliest = Some(self.earliest.map_or(job.expires, |at| at.min(job.expires)));
-            add(&mut open, job, size);
+            let joining = (queue.len() + 1).min(self.ops_max - ops).min(WRITES_EXPECTED);
+            add(&mut open, job, size, joining);
             ops += 1;
             bytes += size;
         }
@@ -200,8 +206,9 @@ impl Flight {
     }
 }
 
-/// Adds the job to the open request of its region, epoch and kind, or opens one.
-fn add(open: &mut Vec<Open>, job: Job, size: usize) {
+/// Adds the job to the open request of its region, epoch and kind, or opens one with room for
+/// `joining` writes like this one.
+fn add(open: &mut Vec<Open>, job: Job, size: usize, joining: usize) {
     let kind = match job.operation {
         Operation::Put { .. } | Operation::Delete { .. } => Kind::Writes,
         Operation::Get { .. } => Kind::Gets,
@@ -217,8 +224,10 @@ fn add(open: &mut Vec<Open>, job: Job, size: usize) {
         open.push(Open {
             epoch: job.epoch,
             writes: match kind {
-                // Enough for this write alone; the buffer doubles when others join.
-                Kind::Writes => BytesMut::with_capacity(size + 24),
+                Kind::Writes => {
+                    let one = size + WRITE_OVERHEAD;
+                    BytesMut::with_capacity((one * joining).min(FRAME_BYTES_MAX.max(one)))
+                }
                 Kind::Gets | Kind::Scan => BytesMut::new(),
             },
             keys: Vec::new(),
@@ -264,12 +273,12 @@ pub(crate) fn single(operation: &Operation, region: u64, epoch: pb::Epoch) -> pb
     let mut request = pb::Request { id: 1, region, epoch: Some(epoch), ..Default::default() };
     match operation {
         Operation::Put { key, value } => {
-            let mut writes = BytesMut::with_capacity(operation.bytes() + 24);
+            let mut writes = BytesMut::with_capacity(operation.bytes() + WRITE_OVERHEAD);
             encode_write(key, Some(value), &mut writes);
             request.writes = writes.freeze();
         }
         Operation::Delete { key } => {
-            let mut writes = BytesMut::with_capacity(operation.bytes() + 24);
+            let mut writes = BytesMut::with_capacity(operation.bytes() + WRITE_OVERHEAD);
             encode_write(key, None, &mut writes);
             request.writes = writes.freeze();
         }

@@ -33,7 +33,7 @@ async fn a_write_without_an_answer_is_unknown_at_its_deadline() {
     assert!(matches!(quick.put("a", "1").await, Err(Error::Unknown { .. })));
     assert!(matches!(quick.delete("a").await, Err(Error::Unknown { .. })));
     let spent = started.elapsed();
-    assert!(spent >= Duration::from_millis(400) && spent < Duration::from_secs(2), "{spent:?}");
+    assert!(spent >= Duration::from_millis(400) && spent < Duration::from_secs(4), "{spent:?}");
     assert_eq!(fake.writes_of("a"), 2);
 }
 

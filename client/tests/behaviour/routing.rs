@@ -117,7 +117,7 @@ async fn a_dead_leader_is_left_for_the_new_one() {
     }
     outcome.unwrap();
     assert_eq!(client.get("a").await.unwrap().value.as_deref(), Some(&b"2"[..]));
-    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
 }
 
 #[tokio::test]
@@ -193,7 +193,7 @@ async fn nobody_there_is_said_within_the_timeout() {
     let builder = Client::builder().timeout(Duration::from_millis(400));
     let error = builder.connect(&[&dead]).await.err().unwrap();
     assert!(matches!(&error, Error::Unavailable { message } if message.contains(&dead)), "{error}");
-    assert!(started.elapsed() < Duration::from_secs(2));
+    assert!(started.elapsed() < Duration::from_secs(4));
     assert!(matches!(Client::connect(&[""]).await, Err(Error::Invalid { .. })));
 }
 

@@ -11,7 +11,7 @@ use crate::failure::Failure;
 
 /// Reads and writes a Flotilla cluster.
 #[derive(Parser, Debug)]
-#[command(name = "kv", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+#[command(name = "kv", version, after_help = EXIT_CODES)]
 pub struct Cli {
     #[command(flatten)]
     pub common: Common,
