@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 #[derive(Default)]
 struct Network {
     stores: Mutex<HashMap<StoreId, Store>>,
+    /// Neither sends nor receives.
+    cut_off: Mutex<Option<StoreId>>,
 }
 
 struct Link {
@@ -24,6 +26,10 @@ struct Link {
 
 impl Transport for Link {
     fn send(&self, to: StoreId, envelopes: Vec<Envelope>) {
+        let cut_off = *self.network.cut_off.lock().unwrap();
+        if cut_off == Some(to) || cut_off == Some(self.from) {
+            return;
+        }
         let store = self.network.stores.lock().unwrap().get(&to).cloned();
         if let Some(store) = store {
             store.deliver(self.from, envelopes);
@@ -89,23 +95,23 @@ fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
 }
 
 struct Cluster {
+    network: Arc<Network>,
     stores: Vec<Store>,
     journals: Vec<Arc<Journal>>,
 }
 
 impl Cluster {
-    fn start() -> Cluster {
+    fn start(config: &Config) -> Cluster {
         let network = Arc::new(Network::default());
         let journals: Vec<Arc<Journal>> = (0..3).map(|_| Arc::default()).collect();
         let start = |id: u64| {
-            let config = Config {
-                tick_interval_ms: 20,
-                sync_interval_ms: 50,
-                truncate_entries_min: 4,
-                ..Config::default()
-            };
             let store = StoreBuilder {
-                config,
+                config: Config {
+                    tick_interval_ms: 20,
+                    sync_interval_ms: 50,
+                    truncate_entries_min: 4,
+                    ..config.clone()
+                },
                 store: StoreId(id),
                 clock: Arc::new(SystemClock),
                 transport: Arc::new(Link { from: StoreId(id), network: Arc::clone(&network) }),
@@ -118,7 +124,8 @@ impl Cluster {
             network.stores.lock().unwrap().insert(StoreId(id), store.clone());
             store
         };
-        Cluster { stores: (1..=3).map(start).collect(), journals }
+        let stores = (1..=3).map(start).collect();
+        Cluster { network, stores, journals }
     }
 
     fn create(&self, group: GroupId) {
@@ -150,7 +157,7 @@ fn propose(store: &Store, group: GroupId, command: &Bytes) -> Outcome {
 
 #[test]
 fn commands_are_applied_everywhere_and_leadership_moves() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::start(&Config::default());
     let groups: Vec<GroupId> = (1..=4).map(GroupId).collect();
     groups.iter().for_each(|group| cluster.create(*group));
     for group in &groups {
@@ -191,4 +198,35 @@ fn commands_are_applied_everywhere_and_leadership_moves() {
         let late = ask(|r| store.read_barrier(group, r));
         assert_eq!(late, Err(Error::Unknown { group: GroupId(0) }));
     }
+}
+
+/// A store that is down holds the log of the others: near the limit writes are refused, long
+/// before a disk is full, and go on by themselves once it is back and has caught up.
+#[test]
+fn a_full_log_refuses_writes_until_the_missing_store_is_back() {
+    let log_bytes_max = 16 << 20;
+    let cluster = Cluster::start(&Config { log_bytes_max, ..Config::default() });
+    let group = GroupId(1);
+    cluster.create(group);
+    let leader = cluster.leader(group);
+    let settled = propose(leader, group, &Bytes::from_static(b"first"));
+    assert!(settled.is_ok(), "{settled:?}");
+    let view = leader.group(group).unwrap();
+    let missing = view.record.desc.replicas.iter().find(|r| r.replica != view.record.replica);
+    *cluster.network.cut_off.lock().unwrap() = missing.map(|r| r.store);
+
+    let command = Bytes::from(vec![7; 256 << 10]);
+    let refused =
+        until("the log is full", || match ask(|r| leader.propose(group, command.clone(), r)) {
+            Err(error @ Error::Busy { .. }) => Some(error),
+            Ok(_) => None,
+            Err(other) => panic!("{other}"),
+        });
+    assert!(refused.to_string().contains("log is full"), "{refused}");
+    assert!(leader.queues().log_bytes <= log_bytes_max);
+    assert_eq!(ask(|r| leader.read_barrier(group, r)), Ok(Answer::ReadReady), "reads go on");
+
+    *cluster.network.cut_off.lock().unwrap() = None;
+    until("writes go on", || ask(|r| leader.propose(group, command.clone(), r)).ok());
+    cluster.stores.iter().for_each(Store::shutdown);
 }
