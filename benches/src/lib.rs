@@ -4,7 +4,8 @@
 //! 1. [`playground`] starts a whole cluster as a child process and stops it again.
 //! 2. [`workload`] says what to send, [`keys`] to which keys.
 //! 3. [`load`] sends it through the public client library and counts over one steady window.
-//! 4. [`machine`] and [`processes`] read what it cost from `/proc`.
+//! 4. [`machine`] and [`processes`] read what it cost from `/proc`, [`status`] what a server says
+//!    of itself.
 //! 5. [`report`] is a finished row: text, JSON line, Markdown; [`table`] runs the published rows.
 
 pub mod error;
@@ -14,6 +15,7 @@ pub mod machine;
 pub mod playground;
 pub mod processes;
 pub mod report;
+pub mod status;
 pub mod table;
 pub mod workload;
 

@@ -7,7 +7,7 @@ use crate::workload::Workload;
 use serde::Serialize;
 use std::fmt::Write as _;
 
-/// How the servers were set up. What `throughput run` cannot know of a running cluster is `None`.
+/// How the servers are set up, as the first store's `/status` says; `None` where it says nothing.
 #[derive(Clone, Debug, Serialize)]
 pub struct Setup {
     /// `rocksdb` or `memory`.

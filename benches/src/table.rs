@@ -9,6 +9,7 @@ use crate::load::{self, Progress};
 use crate::playground::{Options, Playground};
 use crate::processes;
 use crate::report::{HEADER, Row, Setup};
+use crate::status;
 use crate::workload::{Rpc, Workload};
 use flotilla_client::Client;
 use std::time::Duration;
@@ -187,8 +188,7 @@ pub async fn run(
                 }
                 let workload = kind.workload(keys, times);
                 let at = [playground.placement().to_owned()];
-                let facts = Facts { storage: storage.to_owned(), pipeline, sync: true };
-                let row = run_row(kind.name, &workload, &at, Some(facts), observer).await?;
+                let row = run_row(kind.name, &workload, &at, observer).await?;
                 observer.finished(&row);
                 rows.push((row, kind.published));
             }
@@ -205,23 +205,11 @@ pub async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.expect("starting and stopping children does not panic")
 }
 
-/// What is known of the servers' settings.
-#[derive(Clone, Debug)]
-pub struct Facts {
-    /// `rocksdb` or `memory`.
-    pub storage: String,
-    /// Several appends in flight.
-    pub pipeline: bool,
-    /// Log writes are synced.
-    pub sync: bool,
-}
-
 /// Runs one load against the cluster at `placements`.
 pub async fn run_row(
     name: &str,
     workload: &Workload,
     placements: &[String],
-    facts: Option<Facts>,
     observer: &mut dyn Observer,
 ) -> Result<Row, Error> {
     workload.validate()?;
@@ -233,15 +221,16 @@ pub async fn run_row(
         Error::Cluster(format!("the cluster does not tell its regions: {error}"))
     })?;
     let starts: Vec<_> = routes.regions.iter().map(|region| region.start.clone()).collect();
-    if starts.is_empty() {
+    if starts.is_empty() || routes.stores.is_empty() {
         return Err(Error::Cluster("the cluster has no regions yet".to_owned()));
     }
     let stores: Vec<_> = routes.stores.iter().map(|s| (s.store, s.address.clone())).collect();
     let servers = processes::find(&stores, placements)?;
+    let status = status::read(&stores[0].1).await.unwrap_or_default();
     let setup = Setup {
-        storage: facts.as_ref().map(|facts| facts.storage.clone()),
-        pipeline: facts.as_ref().map(|facts| facts.pipeline),
-        sync: facts.as_ref().map(|facts| facts.sync),
+        storage: status["storage"].as_str().map(str::to_owned),
+        pipeline: status["pipeline"].as_bool(),
+        sync: status["log_sync"].as_bool(),
         regions: starts.len(),
     };
     let keys = Keys::new(workload.keys, &starts, workload.key_bytes);

@@ -10,8 +10,8 @@ mod layout;
 mod leaders;
 mod metadata;
 mod pauses;
+mod places;
 mod screen;
-mod status;
 mod steps;
 
 use clap::Parser;

@@ -6,7 +6,7 @@ use crate::consumers::{self, Consumers, Ledger};
 use crate::leaders::Leaders;
 use crate::pauses::{self, Pauses};
 use crate::screen::Screen;
-use crate::{layout, metadata, status};
+use crate::{layout, metadata, places};
 use flotilla_benches::playground::sibling;
 use flotilla_benches::report::{Row, thousands};
 use flotilla_benches::table::{self, Kind, Modes, Times};
@@ -231,9 +231,9 @@ async fn restart(
 async fn behind(store: &Store, all: &[Store], regions: usize) -> Option<usize> {
     let mut others = Vec::new();
     for other in all.iter().filter(|other| *other != store) {
-        others.push(status::replicas(&other.address).await?);
+        others.push(places::of_store(&other.address).await?);
     }
-    let own = status::replicas(&store.address).await?;
+    let own = places::of_store(&store.address).await?;
     let committed = |group: &u64| {
         others.iter().filter_map(|o| o.get(group)).map(|place| place.commit).max().unwrap_or(0)
     };

@@ -66,7 +66,7 @@ async fn run(args: &RunArgs) -> Result<(), Error> {
     workload.validate()?;
     let mut json = args.json.as_deref().map(|path| open(path, true)).transpose()?;
     let mut show = Show::new();
-    let row = table::run_row("run", &workload, &args.placement, None, &mut show).await?;
+    let row = table::run_row("run", &workload, &args.placement, &mut show).await?;
     show.clear();
     print!("{}", row.text());
     if let Some(json) = &mut json {

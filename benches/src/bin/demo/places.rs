@@ -1,12 +1,8 @@
-//! Reads a server's `/status`, without more of HTTP than that takes.
+//! How far each replica of a store is, from the store's `/status`.
 
+use flotilla_benches::status;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-
-const ANSWER_MAX: Duration = Duration::from_secs(3);
 
 /// How far one replica is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,11 +14,9 @@ pub struct Place {
 }
 
 /// Every replica of the store at `address`, by group; `None` when it does not answer.
-pub async fn replicas(address: &str) -> Option<BTreeMap<u64, Place>> {
-    let body = tokio::time::timeout(ANSWER_MAX, get(address, "/status")).await.ok()?.ok()?;
-    let status: Value = serde_json::from_str(&body).ok()?;
+pub async fn of_store(address: &str) -> Option<BTreeMap<u64, Place>> {
     let mut places = BTreeMap::new();
-    collect(&status, &mut places);
+    collect(&status::read(address).await?, &mut places);
     Some(places)
 }
 
@@ -41,21 +35,6 @@ fn collect(value: &Value, places: &mut BTreeMap<u64, Place>) {
         Value::Array(list) => list.iter().for_each(|value| collect(value, places)),
         _ => {}
     }
-}
-
-async fn get(address: &str, path: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(address).await?;
-    // HTTP/1.0: the body ends with the connection, in one piece.
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await?;
-    let text = String::from_utf8_lossy(&answer);
-    let (head, body) = text.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::InvalidData)?;
-    if head.split(' ').nth(1) != Some("200") {
-        return Err(std::io::ErrorKind::InvalidData.into());
-    }
-    Ok(body.to_owned())
 }
 
 #[cfg(test)]
