@@ -16,7 +16,8 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-// What the load costs is taken from the servers: here a quarter less than the system's allocator.
+// What the load costs is taken from the servers: 3.3 µs of CPU an operation with this allocator,
+// 4.8 with the system's (batched row, spread keys).
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
