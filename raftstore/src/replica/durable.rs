@@ -66,20 +66,27 @@ impl Replica {
                 round.send(peer.store, envelope);
             }
         }
-        if self.is_leader() {
+        if self.is_leader() && !crate::mutant::active("matched_behind_cut") {
             self.trust_durable();
         }
         self.truncate(round);
     }
 
-    /// What a peer has durably applied, its log holds as ours does, acknowledged or not. Without
-    /// this a peer whose acknowledgement was lost is probed below the cut, where only a snapshot
-    /// could help: it would hang.
+    /// What a peer has durably applied and we know committed, its log holds as ours does,
+    /// acknowledged or not. Without this a peer whose acknowledgement was lost is probed below the
+    /// cut, where only a snapshot could help: it would hang.
+    ///
+    /// Never beyond our own commit: a leader of an old term may hold other entries there.
     fn trust_durable(&mut self) {
+        let commit = if crate::mutant::active("matched_beyond_commit") {
+            u64::MAX
+        } else {
+            self.raw.raft.raft_log.committed
+        };
         let progress = self.raw.raft.mut_prs();
         for (peer, index) in &self.durable.peers {
             if let Some(progress) = progress.get_mut(peer.0) {
-                progress.maybe_update(*index);
+                progress.maybe_update((*index).min(commit));
             }
         }
     }
