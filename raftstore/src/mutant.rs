@@ -2,10 +2,8 @@
 //!
 //! Without the Cargo feature `mutants` [`active`] is a constant `false` and every planted branch
 //! compiles away. With it, one thread plants at most one bug for everything that it runs: the
-//! simulator runs a whole cluster on one thread, so clusters on other threads stay clean.
-
-/// Every planted bug, with what it breaks.
-pub const ALL: &[(&str, &str)] = &[];
+//! simulator runs a whole cluster on one thread, so clusters on other threads stay clean. The list
+//! of all of them, with what each gets wrong, is in `tests/src/mutants.rs`.
 
 /// Whether the bug `name` is planted on this thread.
 #[cfg(not(feature = "mutants"))]

@@ -4,6 +4,8 @@ pub mod cluster;
 pub mod history;
 pub mod invariants;
 pub mod load;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 pub mod playground;
 pub mod process;
 pub mod sim;

@@ -9,7 +9,7 @@ use super::record::GroupState;
 use super::region::RegionMeta;
 use super::{apply, hash, keys};
 use bytes::Bytes;
-use flotilla_raftstore::{AppliedState, Fatal, GroupApply, GroupId, StateMachine};
+use flotilla_raftstore::{AppliedState, Fatal, GroupApply, GroupId, StateMachine, mutant};
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
@@ -150,6 +150,11 @@ impl StateMachine for KvStateMachine {
             let (change, after) = apply::apply(&group.meta, before, task)?;
             changes.push(change);
             states.push((group, after));
+        }
+        if mutant::active("applied_apart_from_data") {
+            let states = changes.iter_mut().map(apply::split_state).collect::<Vec<_>>();
+            self.engine.write(&changes)?;
+            changes = states;
         }
         self.engine.write(&changes)?;
         for (group, after) in states {

@@ -75,7 +75,9 @@ impl LogWriter {
 /// `later` comes after `into` in the log's order.
 fn merge(into: &mut GroupWrite, later: GroupWrite) {
     if let Some(first) = later.append.first() {
-        into.append.retain(|e| e.index < first.index);
+        if !crate::mutant::active("merge_keeps_overwritten") {
+            into.append.retain(|e| e.index < first.index);
+        }
         into.append.extend(later.append);
     }
     into.record = later.record.or(into.record.take());

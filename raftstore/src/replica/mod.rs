@@ -87,7 +87,12 @@ impl Replica {
         let me = desc.replica(log.record.replica).filter(|r| r.store == parts.store).ok_or_else(
             || invalid(format!("its record names no replica of store {}", parts.store)),
         )?;
-        let hard_state = HardState { commit, ..log.hard_state };
+        let mut hard_state = HardState { commit, ..log.hard_state };
+        if crate::mutant::active("forget_vote") {
+            hard_state.vote = 0;
+        }
+        let again = u64::from(crate::mutant::active("duplicate_apply_after_restart"));
+        let applied = applied.saturating_sub(again).max(log.truncated.index);
         let terms = Terms::new(log.truncated, &log.terms, log.last_index);
         let storage = ReplicaStorage::new(desc, hard_state, terms, Arc::clone(parts.log));
         let raft_config = library_config(parts.config, me.replica, applied);

@@ -56,7 +56,12 @@ impl Writes {
         let over = |p: &Pending| p.expires.is_some_and(|at| at <= now);
         if self.pending.values().any(over) {
             for (_, pending) in self.pending.extract_if(.., |_, p| over(p)) {
-                fail(pending.callers, &Error::Unknown { group });
+                let error = if crate::mutant::active("refused_on_step_down") {
+                    Error::NotLeader { group, leader: None }
+                } else {
+                    Error::Unknown { group }
+                };
+                fail(pending.callers, &error);
             }
         }
     }

@@ -91,8 +91,12 @@ impl Replica {
         if self.reads.queued.is_empty() {
             return;
         }
-        let unsettled = !self.raw.raft.commit_to_current_term()
-            && !crate::mutant::active("serve_before_term_commit");
+        let unsettled = !self.raw.raft.commit_to_current_term();
+        if self.is_leader() && unsettled && crate::mutant::active("serve_before_term_commit") {
+            let commit = self.raw.raft.raft_log.committed;
+            let queued = std::mem::take(&mut self.reads.queued);
+            return self.reads.applying.push_back((commit, queued));
+        }
         let refusal = if !self.is_leader() {
             Some(self.not_leader())
         } else if unsettled {

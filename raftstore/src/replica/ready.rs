@@ -94,6 +94,7 @@ impl Replica {
         held: Vec<(StoreId, Envelope)>,
         round: &mut Round,
     ) {
+        let vote_changed = vote_changed && !crate::mutant::active("vote_not_written");
         let writes = vote_changed || !entries.is_empty();
         if !writes && self.unpersisted.is_empty() {
             round.send_all(held);
@@ -130,7 +131,9 @@ impl Replica {
             self.unpersisted.pop_front();
         }
         if number > 0 {
-            self.raw.on_persist_ready(number);
+            let too_far = crate::mutant::active("persisted_too_far");
+            let latest = self.unpersisted.back().filter(|_| too_far);
+            self.raw.on_persist_ready(latest.copied().unwrap_or(number));
         }
     }
 

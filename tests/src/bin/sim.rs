@@ -29,6 +29,10 @@ struct Args {
     /// Print every event of a single seed.
     #[arg(long)]
     trace: bool,
+    /// With --trace: plant this bug.
+    #[cfg(feature = "mutants")]
+    #[arg(long, requires = "trace")]
+    mutant: Option<String>,
 }
 
 fn seeds(text: &str) -> Result<(u64, u64), String> {
@@ -44,6 +48,8 @@ fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|_| {})); // A panic is a violation of its seed.
     if args.trace {
         let (seed, _) = args.seeds.unwrap_or((1, 1));
+        #[cfg(feature = "mutants")]
+        flotilla_raftstore::mutant::plant(args.mutant.map(|name| &*name.leak()));
         let report = run(seed, true);
         println!("seed {seed}: trace {:016x}", report.trace_hash);
         report.violations.iter().for_each(|v| println!("  {v}"));

@@ -20,6 +20,7 @@
 
 pub mod wire;
 
+use crate::sim::disk::DurableLog;
 use crate::sim::node::Node;
 use crate::sim::swarm::Plan;
 use crate::sim::watched::AppliedEntry;
@@ -102,9 +103,6 @@ impl Invariants {
                     group.applied, last.durable_applied
                 ));
             }
-            if group.log.hard_state.term < last.term.min(group.log.hard_state.term) {
-                problems.push(format!("I8: {place}: the term went back"));
-            }
             *last = Replica {
                 durable_applied: group.applied,
                 machine: group.applied,
@@ -186,7 +184,12 @@ impl Invariants {
     }
 
     /// A node's state machine was given these entries.
-    pub fn applied(&mut self, node: usize, entries: Vec<AppliedEntry>) -> Vec<String> {
+    pub fn applied(
+        &mut self,
+        node: usize,
+        store: &Node,
+        entries: Vec<AppliedEntry>,
+    ) -> Vec<String> {
         let mut problems = Vec::new();
         let commands = self.commands.entry(node).or_default();
         for entry in entries {
@@ -199,10 +202,12 @@ impl Invariants {
                     node + 1
                 ));
             }
-            if entry.commit < index {
+            let log_end = store.log.with_group(group, DurableLog::last_index).unwrap_or(0);
+            if entry.commit < index || entry.commit > log_end {
                 let commit = entry.commit;
                 problems.push(format!(
-                    "I4: store {} group {group}: {index} applied with commit {commit}",
+                    "I4: store {} group {group}: {index} applied with commit {commit}, log on disk \
+                     up to {log_end}",
                     node + 1
                 ));
             }
@@ -272,6 +277,12 @@ impl Invariants {
             let store = node + 1;
             format!("I7: store {store} group {group}: read at {applied}, {floor} was acknowledged")
         })
+    }
+
+    /// Entries applied by all replicas since their starts and before.
+    #[must_use]
+    pub fn applied_entries(&self) -> u64 {
+        self.replicas.values().map(|r| r.machine).sum()
     }
 
     /// Last index that a node's state machine was given.

@@ -2,7 +2,8 @@
 //!
 //! - Every message but those about pre-votes claims a term: the disk holds that term or a later.
 //! - A granted vote, or the request for one: the disk holds that vote.
-//! - An accepted append: the disk holds the log up to that index.
+//! - An accepted append: the disk holds the log up to that index, unless it holds a later term
+//!   already (whose leader may have overwritten entries in the very same write).
 
 use crate::sim::node::Node;
 use flotilla_raftstore::{Envelope, Payload};
@@ -55,6 +56,16 @@ const REQUEST_VOTE_RESPONSE: u8 = 6;
 const REQUEST_PRE_VOTE: u8 = 17;
 const REQUEST_PRE_VOTE_RESPONSE: u8 = 18;
 
+/// An envelope in words.
+#[must_use]
+pub fn describe(envelope: &Envelope) -> String {
+    let group = envelope.group;
+    match &envelope.payload {
+        Payload::Raft { bytes, .. } => format!("group {group} {:?}", Claims::decode(bytes)),
+        other => format!("group {group} {} to {}: {other:?}", envelope.from, envelope.to),
+    }
+}
+
 /// What is wrong with a message that leaves `node` now.
 #[must_use]
 pub fn unkept_promise(node: &Node, envelope: &Envelope) -> Option<String> {
@@ -70,7 +81,7 @@ pub fn unkept_promise(node: &Node, envelope: &Envelope) -> Option<String> {
         _ if hard_state.term < term => false,
         REQUEST_VOTE => hard_state.term > term || hard_state.vote == from,
         REQUEST_VOTE_RESPONSE if !reject => hard_state.term > term || hard_state.vote == to,
-        APPEND_RESPONSE if !reject => index <= last_index,
+        APPEND_RESPONSE if !reject => hard_state.term > term || index <= last_index,
         _ => true,
     };
     (!kept).then(|| {

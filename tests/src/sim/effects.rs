@@ -4,6 +4,7 @@ use super::clock::{MICROS, MILLIS};
 use super::codec::NO_TICKET;
 use super::net::Fate;
 use super::world::{Event, Work, World};
+use crate::invariants::wire;
 use flotilla_raftstore::message::ShardMessage;
 use flotilla_raftstore::{Envelope, Fatal, GroupId, Nanos, StateMachine, StoreId, reader};
 use rand::Rng;
@@ -32,6 +33,11 @@ impl World {
     /// A fatal error ends the process (I9); its disks are in the state of a power cut at worst.
     fn fatal(&mut self, node: usize, fatal: &Fatal) {
         self.note("fatal", node, [0; 3]);
+        match fatal.what.as_str() {
+            "log sync" => self.counts.add("log syncs failed"),
+            "engine sync" => self.counts.add("engine syncs failed"),
+            _ => {}
+        }
         if !fatal.reason.contains("simulated") {
             self.violations.push(format!("store {}: {fatal}", node + 1));
         }
@@ -156,6 +162,17 @@ impl World {
             self.violations.push(format!("I1: group {} on shard {}", task.write.group, task.shard));
         }
         let count = tasks.len() as u64;
+        for task in &tasks {
+            self.trace.remark(|| {
+                let write = &task.write;
+                let entries = write.append.iter().map(|e| (e.index, e.term)).collect::<Vec<_>>();
+                let (group, vote, cut) = (write.group, write.hard_state, write.truncate);
+                format!(
+                    "write: group {group} ready {} {vote:?} {entries:?} cut {cut:?}",
+                    task.ready
+                )
+            });
+        }
         let done = process.log.worker.run_once(tasks)?;
         let longest = if !done.synced {
             20 * MICROS
@@ -199,8 +216,12 @@ impl World {
         let done = process.apply.worker.run_once(tasks)?;
         process.apply.done = Some(done);
         let entries = process.watched.take_applied();
+        for entry in &entries {
+            let (group, position, commit) = (entry.group, entry.position, entry.commit);
+            self.trace.remark(|| format!("apply: group {group} {position:?} commit {commit}"));
+        }
         self.note("apply", node, [entries.len() as u64, 0, 0]);
-        let problems = self.invariants.applied(node, entries);
+        let problems = self.invariants.applied(node, &self.nodes[node], entries);
         self.violations.extend(problems);
         let delay = self.rng.random_range(10 * MICROS..=self.plan.apply_max);
         self.work_after(delay, node, Work::ApplyDone);
@@ -287,6 +308,9 @@ impl World {
 
     /// Gives a node's messages to the network.
     fn send(&mut self, node: usize, to: StoreId, envelopes: Vec<Envelope>) {
+        for envelope in &envelopes {
+            self.trace.remark(|| format!("send: {}", wire::describe(envelope)));
+        }
         let problems = self.invariants.sent(&self.nodes[node], &envelopes);
         self.violations.extend(problems);
         let from = self.nodes[node].store;
@@ -333,6 +357,7 @@ impl World {
         };
         let mut by_shard: BTreeMap<usize, Vec<Envelope>> = BTreeMap::new();
         for envelope in envelopes {
+            self.trace.remark(|| format!("at store {}: {}", node + 1, wire::describe(&envelope)));
             by_shard.entry(process.shard_of(envelope.group)).or_default().push(envelope);
         }
         for (shard, envelopes) in by_shard {

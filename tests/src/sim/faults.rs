@@ -49,13 +49,11 @@ impl World {
             }
             Fault::LogSyncFails => {
                 if self.nodes[node].process.is_some() {
-                    self.counts.add("log syncs failed");
                     self.nodes[node].log.fail_next_sync();
                 }
             }
             Fault::EngineSyncFails => {
                 if self.nodes[node].process.is_some() {
-                    self.counts.add("engine syncs failed");
                     self.nodes[node].engine.fail_next_sync();
                 }
             }

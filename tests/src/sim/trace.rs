@@ -54,6 +54,13 @@ impl Trace {
         self.last.push_back(entry);
     }
 
+    /// Prints details when every event is printed; no part of the hash.
+    pub fn remark(&self, text: impl FnOnce() -> String) {
+        if self.loud {
+            eprintln!("{:>19}{}", "", text());
+        }
+    }
+
     /// Equal for equal runs.
     #[must_use]
     pub fn hash(&self) -> u64 {

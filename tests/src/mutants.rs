@@ -1,0 +1,71 @@
+//! The planted bugs: mistakes that a real engineer makes here, each of which a sweep must find.
+//!
+//! They live in the product behind the Cargo feature `mutants`
+//! ([`flotilla_raftstore::mutant`]), so that one build serves all. A simulator that misses one
+//! would miss its real twin: without this table "0 violations" means nothing.
+
+use crate::sim::run::{Report, run};
+use flotilla_raftstore::mutant;
+
+/// One planted bug.
+#[derive(Clone, Copy, Debug)]
+pub struct Mutant {
+    /// Its name in the code.
+    pub name: &'static str,
+    /// What the engineer got wrong.
+    pub mistake: &'static str,
+    /// It must be found within so many seeds, from 1.
+    pub seeds_max: u64,
+}
+
+const fn mutant(name: &'static str, mistake: &'static str, seeds_max: u64) -> Mutant {
+    Mutant { name, mistake, seeds_max }
+}
+
+/// All of them.
+pub const MUTANTS: &[Mutant] = &[
+    mutant("ack_before_sync", "own entries count as persisted while the write is under way", 20),
+    mutant("vote_before_persist", "held messages leave with the round, before the sync", 20),
+    mutant("vote_not_written", "a new term or vote without entries is not written", 20),
+    mutant("forget_vote", "a restarted replica does not remember whom it voted for", 200),
+    mutant("persisted_too_far", "a finished write counts for the writes behind it too", 100),
+    mutant("cache_truncated_early", "the cache frees entries that are not durable yet", 50),
+    mutant("fetch_beyond_durable", "a fetch for a follower reaches into the write under way", 50),
+    mutant("skip_overwrite_suffix", "an append leaves the old entries behind its end", 200),
+    mutant("merge_keeps_overwritten", "two writes of a group merge without the overlap", 400),
+    mutant("truncate_past_durable", "the log is cut at applied, not at durably applied", 50),
+    mutant("matched_behind_cut", "a lost acknowledgement leaves a peer below the cut", 100),
+    mutant("matched_beyond_commit", "an old leader trusts indexes of a newer term", 1_000),
+    mutant("commit_beyond_persisted", "a commit ahead of the own disk is stored", 200),
+    mutant("applied_apart_from_data", "data and applied index are two writes", 50),
+    mutant("duplicate_apply_after_restart", "replay begins at the applied entry, not after", 50),
+    mutant("parked_overtaken", "new committed entries overtake the parked ones", 50),
+    mutant("epoch_unchecked_at_apply", "a command of another epoch is applied", 20),
+    mutant("range_unchecked_at_apply", "a key of another region is written", 20),
+    mutant("outcome_by_index_only", "a caller is answered by index, whatever the term", 200),
+    mutant("refused_on_step_down", "an open write of a former leader is called not applied", 200),
+    mutant("read_before_apply", "a confirmed read does not wait for apply", 200),
+    mutant("serve_before_term_commit", "a new leader serves reads at the commit it knows", 200),
+    mutant("reuse_read_context", "all reads of a term share one read context", 1_000),
+];
+
+/// How a hunt ended.
+#[derive(Clone, Debug)]
+pub struct Hunt {
+    /// What was hunted.
+    pub mutant: Mutant,
+    /// Seeds needed and what found it; `None` when it got away.
+    pub found: Option<(u64, String)>,
+}
+
+/// Runs seeds with the bug planted until one is found. The bug is planted on this thread only.
+#[must_use]
+pub fn hunt(mutant: Mutant) -> Hunt {
+    mutant::plant(Some(mutant.name));
+    let found = (1..=mutant.seeds_max).find_map(|seed| {
+        let Report { violations, .. } = run(seed, false);
+        Some((seed, violations.into_iter().next()?))
+    });
+    mutant::plant(None);
+    Hunt { mutant, found }
+}
