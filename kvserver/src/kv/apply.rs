@@ -26,11 +26,12 @@ pub fn apply(
     let mut answers =
         BytesMut::with_capacity(if task.answer { commands * ANSWER_BYTES } else { 0 });
 
+    let group = task.group;
+    let fatal = |reason: String| Fatal::new(format!("apply to group {group}"), reason);
     for entry in &task.entries {
         let index = entry.position.index;
         if index != round.state.applied + 1 {
-            let reason = format!("entry {index} after {}", round.state.applied);
-            return Err(Fatal::new(format!("apply to group {}", task.group), reason));
+            return Err(fatal(format!("entry {index} after {}", round.state.applied)));
         }
         for command in &entry.commands {
             let answer = round.command(command);
@@ -41,9 +42,13 @@ pub fn apply(
         }
         round.state.applied = index;
     }
+    if task.commit.index < round.state.applied {
+        let (applied, commit) = (round.state.applied, task.commit.index);
+        return Err(fatal(format!("entry {applied} is applied, {commit} is committed")));
+    }
     round.state.commit = task.commit;
-    round.system(keys::state(task.group), round.state.encode());
-    Ok((GroupChanges { group: task.group, changes: round.changes }, round.state))
+    round.system(keys::state(group), round.state.encode());
+    Ok((GroupChanges { group, changes: round.changes }, round.state))
 }
 
 /// Takes the new state out of a group's changes: only a planted bug writes it apart.

@@ -48,6 +48,7 @@ impl KvStateMachine {
             };
             table.insert(decode_meta(group, &meta)?, GroupState::decode(&state)?);
         }
+        table.check()?;
         let table = RwLock::new(table);
         Ok(Arc::new(KvStateMachine { engine, table, creation: Mutex::new(()) }))
     }
@@ -125,6 +126,19 @@ impl KvStateMachine {
 }
 
 impl Table {
+    /// Regions of one store never overlap.
+    fn check(&self) -> Result<(), Fatal> {
+        let mut regions: Vec<&RegionMeta> = self.groups.values().map(|g| &*g.meta).collect();
+        regions.sort_by(|a, b| a.start.cmp(&b.start));
+        match regions.windows(2).find(|pair| pair[0].overlaps(&pair[1].start, &pair[1].end)) {
+            None => Ok(()),
+            Some(pair) => Err(Fatal::new(
+                "load the regions",
+                format!("regions {} and {} overlap", pair[0].region, pair[1].region),
+            )),
+        }
+    }
+
     fn insert(&mut self, meta: RegionMeta, state: GroupState) {
         let (group, region) = (meta.group, meta.region);
         let entry = Arc::new(Group { meta: Arc::new(meta), state: Mutex::new(state) });

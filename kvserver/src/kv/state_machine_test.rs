@@ -219,6 +219,9 @@ fn entries_out_of_order_are_fatal() {
             assert!(error.to_string().contains("group 1"), "{error}");
         }
         assert!(machine.apply(&mut [task(9, 1, vec![])]).is_err(), "no such region");
+        let mut ahead = task(1, 2, vec![]);
+        ahead.commit.index = 1;
+        assert!(machine.apply(&mut [ahead]).is_err(), "applied beyond the commit");
     });
 }
 

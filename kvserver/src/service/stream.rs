@@ -1,7 +1,7 @@
 //! One client stream: many requests in flight, answers in any order.
 //!
 //! The stream is polled by its connection's task, which does everything in turn:
-//! 1. a frame came: check its requests, submit them in one call;
+//! 1. frames came: check their requests, submit them in one call;
 //! 2. outcomes came: the sink collected them and woke the task once for the burst; reads whose
 //!    barrier was passed are done together, long scans on threads that may block;
 //! 3. responses are there: pack as many as fit into a frame and hand it out.
@@ -22,11 +22,13 @@ use prost::Message;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use tonic::Status;
 
 /// A response frame is closed before it grows beyond this.
 const FRAME_BYTES_MAX: usize = 4 << 20;
+/// Frames taken before anything else is done.
+const FRAMES_TAKEN_MAX: usize = 64;
 
 /// The answers to the requests of `inbound`, as frames.
 pub fn serve<S>(
@@ -61,10 +63,18 @@ struct Connection<S> {
     responses: VecDeque<pb::Response>,
 }
 
-/// What wakes a connection.
-enum Wake {
-    Frame(Option<Result<pb::RequestFrame, Status>>),
-    Events(Vec<Event>),
+/// What woke a connection: everything that is there, so that it is handed on in one call.
+#[derive(Default)]
+struct Wake {
+    events: Vec<Event>,
+    frames: Vec<pb::RequestFrame>,
+    end: Option<End>,
+}
+
+/// How the client's half of the stream ended.
+enum End {
+    Closed,
+    Broken(Status),
 }
 
 impl<S> Connection<S>
@@ -80,39 +90,41 @@ where
             if self.inbound.is_none() && self.flights.count == 0 {
                 return None;
             }
-            match self.wake().await {
-                Wake::Events(events) => self.take_events(events),
-                Wake::Frame(Some(Ok(frame))) => self.take_frame(frame),
-                Wake::Frame(Some(Err(status))) => {
+            let wake = self.wake().await;
+            // Outcomes first: they free what frames take.
+            self.take_events(wake.events);
+            self.take_frames(wake.frames);
+            match wake.end {
+                Some(End::Broken(status)) => {
                     self.inbound = None;
                     self.flights = Flights::default();
+                    self.responses.clear();
                     return Some(Err(status));
                 }
-                Wake::Frame(None) => self.inbound = None,
+                Some(End::Closed) => self.inbound = None,
+                None => {}
             }
         }
     }
 
-    /// Waits for outcomes or a frame; outcomes first, because they free what frames take.
+    /// Waits for outcomes or frames.
     async fn wake(&mut self) -> Wake {
         let (sink, inbound) = (&self.sink, &mut self.inbound);
         poll_fn(|context| {
             sink.waker.register(context.waker());
             let events = std::mem::take(&mut *sink.events.lock());
-            if !events.is_empty() {
-                return Poll::Ready(Wake::Events(events));
+            let mut wake = Wake { events, ..Wake::default() };
+            if let Some(inbound) = inbound {
+                wake.take_ready(inbound, context);
             }
-            match inbound {
-                Some(inbound) => inbound.poll_next_unpin(context).map(Wake::Frame),
-                None => Poll::Pending,
-            }
+            if wake.is_empty() { Poll::Pending } else { Poll::Ready(wake) }
         })
         .await
     }
 
-    fn take_frame(&mut self, frame: pb::RequestFrame) {
-        let mut requests = Vec::with_capacity(frame.requests.len());
-        for request in frame.requests {
+    fn take_frames(&mut self, frames: Vec<pb::RequestFrame>) {
+        let mut requests = Vec::new();
+        for request in frames.into_iter().flat_map(|frame| frame.requests) {
             let id = request.id;
             let prepared = self.admit().and_then(|()| self.core.prepare(request));
             match prepared {
@@ -185,6 +197,32 @@ where
             responses.extend(self.responses.pop_front());
         }
         pb::ResponseFrame { responses }
+    }
+}
+
+impl Wake {
+    fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.frames.is_empty() && self.end.is_none()
+    }
+
+    fn take_ready<S>(&mut self, inbound: &mut S, context: &mut Context<'_>)
+    where
+        S: Stream<Item = Result<pb::RequestFrame, Status>> + Unpin,
+    {
+        while self.frames.len() < FRAMES_TAKEN_MAX {
+            match inbound.poll_next_unpin(context) {
+                Poll::Ready(Some(Ok(frame))) => self.frames.push(frame),
+                Poll::Ready(Some(Err(status))) => {
+                    self.end = Some(End::Broken(status));
+                    return;
+                }
+                Poll::Ready(None) => {
+                    self.end = Some(End::Closed);
+                    return;
+                }
+                Poll::Pending => return,
+            }
+        }
     }
 }
 

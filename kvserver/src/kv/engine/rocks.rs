@@ -177,7 +177,9 @@ fn family_options(name: &str, cache: &Cache) -> Options {
 
     let mut options = Options::default();
     options.set_block_based_table_factory(&table);
+    // The first two levels are rewritten soon: compressing them costs more than it saves.
     options.set_compression_type(DBCompressionType::Lz4);
+    options.set_min_level_to_compress(2);
     if name == DATA {
         options.set_write_buffer_size(WRITE_BUFFER_BYTES);
         options.set_max_write_buffer_number(4);
