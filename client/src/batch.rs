@@ -182,6 +182,24 @@ impl Flight {
                     }
                 }
             }
+            Kind::Gets if response.more && response.records.len() < self.jobs.len() => {
+                // A long answer holds the first records only: the others are asked for again.
+                let full = Arc::new(pb::Error {
+                    kind: pb::error::Kind::Busy.into(),
+                    message: "the answer was full".to_owned(),
+                    ..Default::default()
+                });
+                let mut records = response.records.into_iter();
+                for job in self.jobs {
+                    match (job, records.next()) {
+                        (Some(job), Some(record)) => {
+                            job.done(Answer::Got { region, revision, record });
+                        }
+                        (Some(job), None) => job.refused(full.clone()),
+                        (None, _) => {}
+                    }
+                }
+            }
             Kind::Gets if response.records.len() != self.jobs.len() => {
                 let reason = format!(
                     "the store answered {} records to {} gets",

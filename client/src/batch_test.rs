@@ -109,6 +109,19 @@ async fn too_few_records_lose_the_gets_instead_of_mixing_them_up() {
 }
 
 #[tokio::test]
+async fn a_full_answer_sends_the_other_gets_back_for_another_try() {
+    let (mut jobs, mut outcomes) = queue([(get("a"), 1), (get("b"), 1)]);
+    let mut pending = Pending::new(100);
+    let id = pending.pack(&mut jobs).unwrap().requests[0].id;
+    let records = vec![pb::Record::default()];
+    pending.answer(pb::Response { id, records, more: true, ..Default::default() });
+    let second = outcomes.pop().unwrap().await.unwrap();
+    assert!(matches!(second, Outcome::Refused(_, error) if error.kind() == pb::error::Kind::Busy));
+    let first = outcomes.pop().unwrap().await.unwrap();
+    assert!(matches!(first, Outcome::Done(Answer::Got { .. })));
+}
+
+#[tokio::test]
 async fn only_expired_jobs_are_given_up_and_late_answers_keep_their_places() {
     let (mut early, early_outcome) = job(get("a"), 1);
     early.expires = Instant::now();
