@@ -24,6 +24,9 @@ pub enum PlacementError {
     /// Placement refuses: another cluster, an unknown store, a wrong request. Do not repeat it.
     #[error("placement refuses: {0}")]
     Refused(String),
+    /// A later process runs as this store: this one must stop.
+    #[error("placement refuses: {0}")]
+    Replaced(String),
     /// The address cannot be one.
     #[error("placement address '{address}': {reason}: write HOST:PORT")]
     Address {
@@ -100,6 +103,9 @@ impl PlacementClient {
                 }
                 Ok(Err(status)) if is_refusal(&status) => {
                     return Err(PlacementError::Refused(status.message().to_string()));
+                }
+                Ok(Err(status)) if status.code() == Code::Aborted => {
+                    return Err(PlacementError::Replaced(status.message().to_string()));
                 }
                 Ok(Err(status)) => reason(&status),
                 Err(_) => format!("no answer within {} s", CALL_TIMEOUT.as_secs()),

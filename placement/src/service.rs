@@ -194,7 +194,7 @@ impl Shared {
 }
 
 fn replaced(store: StoreId, address: &Address) -> Status {
-    Status::failed_precondition(format!(
+    Status::aborted(format!(
         "another process has started as store {store} since the one at {address}: two processes \
          use copies of one data folder; stop one for good, and give it an empty --dir to join as \
          a new store"

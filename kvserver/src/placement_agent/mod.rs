@@ -131,6 +131,14 @@ impl PlacementAgent {
                     }
                     tokio::time::sleep(backoff.next()).await;
                 }
+                Err(PlacementError::Refused(reason)) => {
+                    // It has accepted this store before: somebody started another placement at
+                    // its address. That is no reason to stop serving.
+                    if !backoff.failed() {
+                        tracing::error!(reason, "placement refuses a store that it knew: going on");
+                    }
+                    tokio::time::sleep(backoff.next()).await;
+                }
                 Err(error) => return refused(error, folder),
             }
         }
