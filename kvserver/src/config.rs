@@ -158,8 +158,8 @@ pub struct RunArgs {
     /// What holds the data; an existing folder keeps its own [default: rocksdb]
     #[arg(long, env = "FLOTILLA_STORAGE")]
     pub storage: Option<Storage>,
-    /// TOML file with any of these settings and the tables [raft], [log],
-    /// [transport], [limits], [server]
+    /// TOML file with any of these settings and the tables raft, log,
+    /// transport, limits, server
     #[arg(long, env = "FLOTILLA_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// error, warn, info, debug, trace, or filters such as info,flotilla_raftstore=debug
