@@ -38,7 +38,10 @@ pub fn program(name: &str) -> PathBuf {
 /// A command of `name` without any setting from this process's environment.
 #[must_use]
 pub fn command(name: &str) -> Command {
-    let mut command = Command::new(program(name));
+    without_settings(Command::new(program(name)))
+}
+
+fn without_settings(mut command: Command) -> Command {
     for (variable, _) in std::env::vars_os() {
         if variable.to_string_lossy().starts_with("FLOTILLA_") {
             command.env_remove(variable);
@@ -113,10 +116,27 @@ impl Process {
     /// # Panics
     /// When it runs already, or cannot be started.
     pub fn start(&mut self) {
+        let mut command = command(self.program);
+        command.args(&self.args);
+        self.spawn(command);
+    }
+
+    /// Starts it so that every write beyond `kib` KiB of a file fails, as on a broken disk.
+    ///
+    /// # Panics
+    /// Like [`Self::start`].
+    pub fn start_with_file_limit(&mut self, kib: u64) {
+        let mut limited = without_settings(Command::new("bash"));
+        // Without the signal's default action the write fails with an error.
+        limited.args(["-c", "trap '' XFSZ; ulimit -f \"$0\"; exec \"$@\"", &kib.to_string()]);
+        limited.arg(program(self.program)).args(&self.args);
+        self.spawn(limited);
+    }
+
+    fn spawn(&mut self, mut command: Command) {
         assert!(self.running.is_none(), "{} runs already", self.name);
         let log = OpenOptions::new().create(true).append(true).open(&self.log).expect("a log file");
-        let mut child = command(self.program)
-            .args(&self.args)
+        let mut child = command
             .env(flotilla_kvserver::stop::PARENT_PIPE, "1")
             .stdin(Stdio::piped())
             .stdout(log.try_clone().expect("a second handle"))
@@ -140,17 +160,26 @@ impl Process {
     /// # Panics
     /// When it does not run, or does not end in time.
     pub fn terminate(&mut self) -> ExitStatus {
-        let (mut child, _input) = self.running.take().expect("it was started");
-        let _ = kill_process(pid_of(&child), Signal::TERM);
-        let deadline = Instant::now() + STOP_MAX;
+        let (child, _) = self.running.as_ref().expect("it was started");
+        let _ = kill_process(pid_of(child), Signal::TERM);
+        self.wait_end(STOP_MAX)
+    }
+
+    /// Waits until it ends.
+    ///
+    /// # Panics
+    /// When it does not run, or does not end within `limit`.
+    pub fn wait_end(&mut self, limit: Duration) -> ExitStatus {
+        let deadline = Instant::now() + limit;
         loop {
+            let (child, _) = self.running.as_mut().expect("it was started");
             if let Some(status) = child.try_wait().expect("a child can be waited for") {
+                self.running = None;
                 return status;
             }
             if Instant::now() >= deadline {
-                let _ = child.kill();
-                let _ = child.wait();
-                panic!("{} still runs {STOP_MAX:?} after SIGTERM\n{}", self.name, self.log_tail());
+                self.kill();
+                panic!("{} still runs after {limit:?}\n{}", self.name, self.log_tail());
             }
             std::thread::sleep(POLL);
         }
