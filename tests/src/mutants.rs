@@ -39,7 +39,6 @@ pub const MUTANTS: &[Mutant] = &[
     mutant("commit_beyond_persisted", "a commit ahead of the own disk is stored", 200),
     mutant("applied_apart_from_data", "data and applied index are two writes", 50),
     mutant("duplicate_apply_after_restart", "replay begins at the applied entry, not after", 50),
-    mutant("parked_overtaken", "new committed entries overtake the parked ones", 50),
     mutant("epoch_unchecked_at_apply", "a command of another epoch is applied", 20),
     mutant("range_unchecked_at_apply", "a key of another region is written", 20),
     mutant("outcome_by_index_only", "a caller is answered by index, whatever the term", 200),

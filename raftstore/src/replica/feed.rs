@@ -49,8 +49,7 @@ impl Replica {
         let Some(last) = entries.last().map(|e| e.index) else { return };
         let nothing_parked = self.feed.handed == self.feed.committed;
         self.feed.committed = last;
-        let overtake = crate::mutant::active("parked_overtaken");
-        if (nothing_parked || overtake) && !apply_full {
+        if nothing_parked && !apply_full {
             self.hand(entries, round);
         }
     }

@@ -9,7 +9,7 @@
 //! | I5 | log start ≤ durable applied + 1 | status, disk, recovery |
 //! | I6 | "applied" only after the local apply of that very command | completions |
 //! | I7 | a read is served at an index not below any write acknowledged before it was asked | completions |
-//! | I8 | terms, votes, commit, applied and their durable values never go back; one leader a term | status, disk, recovery |
+//! | I8 | terms, votes, commit, applied and their durable values never go back; one leader a term; terms ascend in a log | status, disk, recovery |
 //! | I9 | a failed sync ends the process | `sim::disk`, `sim::effects` |
 //! | I10 | waiting callers and the apply queue stay within their limits | status |
 //! | I11 | regions of one store do not overlap and cover the key space | recovery |

@@ -103,6 +103,10 @@ impl DurableLog {
         self.entries.truncate(keep);
         self.entries.extend(entries.iter().cloned());
         self.entries.extend(suffix);
+        if !self.entries.iter().map(|e| e.term).is_sorted() {
+            let end = entries.len() as u64 + first.index;
+            return Err(format!("I8: terms go back in the log behind the append up to {end}"));
+        }
         Ok(())
     }
 

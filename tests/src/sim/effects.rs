@@ -1,6 +1,6 @@
 //! One step of one process, and where its effects go: what the product's threads do in a shell.
 
-use super::clock::{MICROS, MILLIS};
+use super::clock::{MICROS, MILLIS, SECONDS};
 use super::codec::NO_TICKET;
 use super::net::Fate;
 use super::world::{Event, Work, World};
@@ -177,7 +177,7 @@ impl World {
         let longest = if !done.synced {
             20 * MICROS
         } else if slow {
-            20 * self.plan.sync_max
+            (20 * self.plan.sync_max).max(SECONDS)
         } else {
             self.plan.sync_max
         };
@@ -350,7 +350,9 @@ impl World {
     /// A frame arrives.
     pub(super) fn deliver(&mut self, from: StoreId, node: usize, envelopes: Vec<Envelope>) {
         if let Some(until) = self.paused(node) {
-            return self.after(until - self.now, Event::Deliver(from, node, envelopes));
+            // Threads wake in any order: the first round may see a part of what has come.
+            let wait = until - self.now + self.rng.random_range(0..3 * MILLIS);
+            return self.after(wait, Event::Deliver(from, node, envelopes));
         }
         let Some(process) = &self.nodes[node].process else {
             return self.lose((from.0 - 1) as usize, StoreId(node as u64 + 1));
