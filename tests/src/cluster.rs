@@ -120,7 +120,7 @@ impl Cluster {
     /// A client that knows placement and all stores.
     ///
     /// # Panics
-    /// When nothing answers in [`SERVING_MAX`].
+    /// When nothing answers within a minute.
     pub async fn client(&self) -> Client {
         let mut addresses = vec![self.placement_address()];
         addresses.extend(self.store_indexes().map(|index| self.store_address(index)));
@@ -137,7 +137,7 @@ impl Cluster {
     /// Waits until a write into every region succeeds.
     ///
     /// # Panics
-    /// When that takes longer than [`SERVING_MAX`], or a process ended by itself.
+    /// When that takes longer than a minute, or a process ended by itself.
     pub async fn wait_serving(&mut self) {
         let deadline = Instant::now() + SERVING_MAX;
         let client = self.client().await.with_timeout(Duration::from_secs(2));

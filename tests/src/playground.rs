@@ -26,7 +26,7 @@ impl Playground {
     /// Starts three stores in `dir` and waits for the line `ready placement=…`.
     ///
     /// # Panics
-    /// When that takes longer than [`READY_MAX`].
+    /// When that takes longer than a minute and a half.
     #[must_use]
     pub fn start(dir: &Path, flags: &[&str]) -> Playground {
         let base_port = free_ports(PORTS);
