@@ -60,7 +60,7 @@ sim: build ## simulate SEEDS=FIRST..LAST
 
 mutants: deps announce ## plant known mistakes one by one; the simulation must find each
 	cargo build $(CARGO_FLAGS) --workspace \
-	  --features flotilla-tests/mutants,flotilla-tests/invariants --bin mutants
+	  --features flotilla-tests/mutants --bin mutants
 	$(BIN)/mutants
 
 table: build ## the throughput table over a cluster that it starts itself
