@@ -11,8 +11,9 @@ use crate::message::ShardMessage;
 use crate::metrics::Metrics;
 use crate::recovery::{RecoveredGroup, recover};
 use crate::router::{Inbox, Router};
+use crate::shard::lane::lane;
 use crate::shard::run::{
-    AppliedTable, Queues, Shell, run_apply, run_log, run_reader, run_shard, run_sync, run_ticker,
+    AppliedTable, Applier, Queues, Shell, run_reader, run_shard, run_sync, run_ticker,
 };
 use crate::shard::{Shard, ShardConfig};
 use crate::store::Store;
@@ -122,19 +123,19 @@ impl StoreBuilder {
         table: &AppliedTable,
         shell: &Shell,
     ) -> Result<Threads, StartError> {
-        let (log, log_queue) = unbounded();
-        let (apply, apply_queue) = unbounded();
+        let inline_bytes_max = self.config.inline_bytes_max;
+        let (log, log_end) = lane(LogWriter::new(Arc::clone(&self.log)), inline_bytes_max);
+        let worker = ApplyWorker::new(Arc::clone(&self.state_machine));
+        let (apply, apply_end) =
+            lane(Applier { worker, table: Arc::clone(table) }, inline_bytes_max);
         let (fetch, fetch_queue) = unbounded();
         let (stop, stopped) = unbounded::<()>();
         let mut threads = Threads { stop, ..Threads::default() };
 
-        let writer = LogWriter::new(Arc::clone(&self.log));
         let own = shell.clone();
-        threads.workers.push(thread("log", move || run_log(writer, &log_queue, &own))?);
-        let worker = ApplyWorker::new(Arc::clone(&self.state_machine));
-        let (own, own_table) = (shell.clone(), Arc::clone(table));
-        let run = move || run_apply(worker, &apply_queue, &own_table, &own);
-        threads.workers.push(thread("apply", run)?);
+        threads.workers.push(thread("log", move || log_end.run(&own))?);
+        let own = shell.clone();
+        threads.workers.push(thread("apply", move || apply_end.run(&own))?);
         let (own, own_log) = (shell.clone(), Arc::clone(&self.log));
         let run = move || run_reader(&*own_log, &fetch_queue, &own);
         threads.workers.push(thread("reader", run)?);

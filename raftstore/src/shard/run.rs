@@ -2,9 +2,11 @@
 //! loop below, that blocks.
 
 use super::Shard;
+use super::lane::{Lane, Work};
 use crate::apply::StateMachine;
 use crate::apply::worker::ApplyWorker;
 use crate::clock::Clock;
+use crate::completion::Answer;
 use crate::error::Fatal;
 use crate::log::writer::LogWriter;
 use crate::log::{LogStore, reader};
@@ -12,7 +14,7 @@ use crate::message::{Applied, ApplyTask, FetchTask, LogTask, ShardMessage};
 use crate::router::Router;
 use crate::transport::Transport;
 use crate::types::{GroupId, Nanos};
-use crossbeam::channel::{Receiver, Sender, TryRecvError};
+use crossbeam::channel::{Receiver, Sender};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,8 +22,6 @@ use std::time::Duration;
 
 /// Messages that one round takes at most.
 const ROUND_MESSAGES_MAX: usize = 8_192;
-/// Bytes of entries that one log write or apply batch merges at most, beyond its first task list.
-const BATCH_BYTES_MAX: usize = 8 << 20;
 
 /// What every thread of a store shares.
 #[derive(Clone)]
@@ -35,8 +35,8 @@ pub(crate) struct Shell {
 /// The queues from a shard to the workers.
 #[derive(Clone)]
 pub(crate) struct Queues {
-    pub(crate) log: Sender<Vec<LogTask>>,
-    pub(crate) apply: Sender<Vec<ApplyTask>>,
+    pub(crate) log: Lane<LogWriter>,
+    pub(crate) apply: Lane<Applier>,
     pub(crate) fetch: Sender<Vec<FetchTask>>,
 }
 
@@ -64,7 +64,11 @@ pub(crate) fn run_shard(
         };
         shell.router.inboxes[number].taken(messages.iter().map(from_peers).sum());
         match shard.round(messages, shell.clock.now()) {
-            Ok(round) => carry_out(round, queues, shell),
+            Ok(round) => {
+                if let Err(fatal) = carry_out(round, queues, shell) {
+                    return (shell.on_fatal)(fatal);
+                }
+            }
             Err(fatal) => return (shell.on_fatal)(fatal),
         }
         if shard.stopped() {
@@ -73,51 +77,34 @@ pub(crate) fn run_shard(
     }
 }
 
-/// The workers outlive the shards, so their queues are open.
-fn carry_out(round: super::Round, queues: &Queues, shell: &Shell) {
+/// Applies come before the round's own log writes: their callers wait only for them.
+fn carry_out(round: super::Round, queues: &Queues, shell: &Shell) -> Result<(), Fatal> {
     shell.router.publish(round.views);
     for (store, envelopes) in round.sends {
         shell.router.metrics.envelopes_sent.inc_by(envelopes.len() as u64);
         shell.transport.send(store, envelopes);
     }
-    if !round.log.is_empty() {
-        let _ = queues.log.send(round.log);
-    }
-    if !round.apply.is_empty() {
-        let _ = queues.apply.send(round.apply);
-    }
+    queues.apply.hand(round.apply, shell)?;
+    queues.log.hand(round.log, shell)?;
     if !round.fetch.is_empty() {
+        // The reader outlives the shards, so its queue is open.
         let _ = queues.fetch.send(round.fetch);
     }
+    Ok(())
 }
 
-/// Blocks for one list, then merges what waits, up to about `BATCH_BYTES_MAX`.
-fn gather<T>(queue: &Receiver<Vec<T>>, bytes: impl Fn(&T) -> usize) -> Option<Vec<T>> {
-    let mut tasks = queue.recv().ok()?;
-    let mut total: usize = tasks.iter().map(&bytes).sum();
-    while total < BATCH_BYTES_MAX {
-        match queue.try_recv() {
-            Ok(more) => {
-                total += more.iter().map(&bytes).sum::<usize>();
-                tasks.extend(more);
-            }
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-        }
+impl Work for LogWriter {
+    type Task = LogTask;
+
+    fn bytes(task: &LogTask) -> usize {
+        task.write.append.iter().map(|e| e.data.len()).sum()
     }
-    Some(tasks)
-}
 
-/// The log writer's thread.
-pub(crate) fn run_log(mut writer: LogWriter, queue: &Receiver<Vec<LogTask>>, shell: &Shell) {
-    let size = |task: &LogTask| task.write.append.iter().map(|e| e.data.len()).sum();
-    while let Some(tasks) = gather(queue, size) {
+    fn work(&mut self, tasks: Vec<LogTask>, shell: &Shell) -> Result<(), Fatal> {
         let metrics = &shell.router.metrics;
         metrics.log_write_tasks.observe(tasks.len() as f64);
         let start = shell.clock.now();
-        let done = match writer.run_once(tasks) {
-            Ok(done) => done,
-            Err(fatal) => return (shell.on_fatal)(fatal),
-        };
+        let done = self.run_once(tasks)?;
         if done.synced {
             metrics.log_write_seconds.observe(seconds_since(start, shell));
         }
@@ -129,8 +116,39 @@ pub(crate) fn run_log(mut writer: LogWriter, queue: &Receiver<Vec<LogTask>>, she
             shell.transport.send(store, envelopes);
         }
         for reply in done.created {
-            reply.send(Ok(crate::completion::Answer::Accepted));
+            reply.send(Ok(Answer::Accepted));
         }
+        Ok(())
+    }
+}
+
+/// The apply worker with what the sync thread must know of it.
+pub(crate) struct Applier {
+    pub(crate) worker: ApplyWorker,
+    pub(crate) table: AppliedTable,
+}
+
+impl Work for Applier {
+    type Task = ApplyTask;
+
+    fn bytes(task: &ApplyTask) -> usize {
+        task.bytes
+    }
+
+    fn work(&mut self, tasks: Vec<ApplyTask>, shell: &Shell) -> Result<(), Fatal> {
+        let metrics = &shell.router.metrics;
+        metrics.apply_tasks.observe(tasks.len() as f64);
+        let start = shell.clock.now();
+        let done = self.worker.run_once(tasks)?;
+        metrics.apply_seconds.observe(seconds_since(start, shell));
+        for (reply, outcome) in done.replies {
+            reply.send(outcome);
+        }
+        for (shard, applied) in done.applied {
+            note_applied(&self.table, &applied);
+            shell.router.inboxes[shard].push(ShardMessage::Applied(applied));
+        }
+        Ok(())
     }
 }
 
@@ -141,32 +159,6 @@ fn seconds_since(start: Nanos, shell: &Shell) -> f64 {
 /// What is applied, for the sync thread.
 pub(crate) type AppliedTable = Arc<Mutex<BTreeMap<GroupId, u64>>>;
 
-/// An apply thread.
-pub(crate) fn run_apply(
-    mut worker: ApplyWorker,
-    queue: &Receiver<Vec<ApplyTask>>,
-    table: &AppliedTable,
-    shell: &Shell,
-) {
-    while let Some(tasks) = gather(queue, |task| task.bytes) {
-        let metrics = &shell.router.metrics;
-        metrics.apply_tasks.observe(tasks.len() as f64);
-        let start = shell.clock.now();
-        let done = match worker.run_once(tasks) {
-            Ok(done) => done,
-            Err(fatal) => return (shell.on_fatal)(fatal),
-        };
-        metrics.apply_seconds.observe(seconds_since(start, shell));
-        for (reply, outcome) in done.replies {
-            reply.send(outcome);
-        }
-        for (shard, applied) in done.applied {
-            note_applied(table, &applied);
-            shell.router.inboxes[shard].push(ShardMessage::Applied(applied));
-        }
-    }
-}
-
 fn note_applied(table: &AppliedTable, applied: &[Applied]) {
     let mut table = table.lock();
     for note in applied.iter().filter(|note| note.index > 0) {
@@ -176,7 +168,7 @@ fn note_applied(table: &AppliedTable, applied: &[Applied]) {
 
 /// The reader's thread.
 pub(crate) fn run_reader(log: &dyn LogStore, queue: &Receiver<Vec<FetchTask>>, shell: &Shell) {
-    while let Some(tasks) = gather(queue, |task| task.bytes_max) {
+    while let Ok(tasks) = queue.recv() {
         shell.router.metrics.fetches.inc_by(tasks.len() as u64);
         for (shard, fetched) in reader::fetch(log, tasks) {
             shell.router.inboxes[shard].push(ShardMessage::Fetched(fetched));
