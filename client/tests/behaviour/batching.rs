@@ -1,12 +1,9 @@
 //! What travels together.
 
-use std::sync::Arc;
-use std::time::Instant;
-
 use bytes::Bytes;
 use flotilla_client::{Client, ClientBuilder};
 use futures::StreamExt;
-use futures::stream::{self, FuturesUnordered};
+use futures::stream::FuturesUnordered;
 
 use crate::server::Fake;
 
@@ -58,26 +55,4 @@ async fn the_future_of_a_put_is_small() {
     let (key, value) = (Bytes::from_static(b"a"), Bytes::from_static(b"b"));
     let bytes = size_of_val(&client.put(key, value));
     assert!(bytes <= 768, "{bytes} bytes");
-}
-
-/// Not a test of speed but a way to measure it: `--ignored --nocapture`.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "prints a rate"]
-async fn rate() {
-    for (batching, in_flight) in [(true, 4096), (false, 512)] {
-        let fake = Fake::start().await;
-        let builder = Client::builder().batching(batching);
-        let client = Arc::new(builder.connect(&fake.addresses).await.unwrap());
-        let count = 400_000;
-        let started = Instant::now();
-        let value = Bytes::from(vec![7; 100]);
-        stream::iter(0..count)
-            .map(|i| client.put(Bytes::from(format!("{}{i:07}", ["a", "z"][i % 2])), value.clone()))
-            .buffer_unordered(in_flight)
-            .for_each(|written| async move { assert!(written.is_ok()) })
-            .await;
-        let frames = fake.ask(|world| world.frame_ops.len());
-        let rate = count as f64 / started.elapsed().as_secs_f64();
-        println!("batching {batching}, {in_flight} in flight: {rate:.0} puts/s, {frames} frames");
-    }
 }
