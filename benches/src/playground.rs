@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal};
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -157,7 +157,7 @@ pub fn sibling(name: &str) -> Result<PathBuf, Error> {
 }
 
 /// The first of a run of ports of which none is in use.
-fn free_ports() -> Result<u16, Error> {
+pub fn free_ports() -> Result<u16, Error> {
     let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
     (0..100)
         .map(|_| rand::random_range(BASE_PORTS))
@@ -179,6 +179,12 @@ impl Owned {
     #[must_use]
     pub fn pid(&self) -> i32 {
         i32::try_from(self.0.id()).expect("process ids fit 31 bits")
+    }
+
+    /// The ends of its standard input and output, which were both piped; once.
+    pub fn pipes(&mut self) -> (ChildStdin, ChildStdout) {
+        let input = self.0.stdin.take().expect("standard input was piped");
+        (input, self.0.stdout.take().expect("standard output was piped"))
     }
 
     /// Whether it still runs.

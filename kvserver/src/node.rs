@@ -86,8 +86,23 @@ pub enum NodeError {
     },
 }
 
+/// What a program that embeds a store works with. Cheap to clone.
+#[derive(Clone)]
+pub struct Embedded {
+    /// Takes commands ([`crate::kv::command::Command`], encoded) and read barriers, by group.
+    pub store: Store,
+    /// Knows the regions, with the group and epoch of each.
+    pub machine: Arc<KvStateMachine>,
+}
+
 /// Runs a store until it is told to stop. Blocks.
 pub fn run(settings: Settings) -> Result<(), NodeError> {
+    run_embedded(settings, |_| {})
+}
+
+/// As [`run`], in a program that also uses the store from inside. `embedder` is called once, when
+/// the groups are recovered and just before the port is served; it must not block.
+pub fn run_embedded(settings: Settings, embedder: impl FnOnce(Embedded)) -> Result<(), NodeError> {
     let listener = bind(&settings.addr)?;
     let folder = Folder::open(&settings.dir, settings.storage)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -96,7 +111,7 @@ pub fn run(settings: Settings) -> Result<(), NodeError> {
         .enable_all()
         .build()
         .map_err(|source| NodeError::Io { what: "starting the runtime", source })?;
-    let result = runtime.block_on(live(settings, listener, folder));
+    let result = runtime.block_on(live(settings, listener, folder, embedder));
     // Calls that block may be under way; they hold nothing that matters.
     runtime.shutdown_timeout(CONNECTIONS_TIMEOUT);
     result
@@ -121,6 +136,7 @@ async fn live(
     settings: Settings,
     listener: TcpListener,
     mut folder: Folder,
+    embedder: impl FnOnce(Embedded),
 ) -> Result<(), NodeError> {
     let stop = Stop::listen().map_err(|source| NodeError::Io { what: "signals", source })?;
     let placement = settings.placement.iter().map(Address::to_string).collect();
@@ -138,6 +154,7 @@ async fn live(
         },
     };
     let node = Node::start(settings, member, storage, log, machine)?;
+    embedder(Embedded { store: node.store.clone(), machine: Arc::clone(&node.machine) });
     node.serve(listener, client, folder, &stop).await
 }
 

@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::types::GroupId;
 use bytes::Bytes;
+use rustc_hash::FxHashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -20,6 +21,9 @@ pub enum Answer {
 /// A result or its typed refusal.
 pub type Outcome = Result<Answer, Error>;
 
+/// Outcomes by ticket.
+pub type Outcomes = Vec<(u64, Outcome)>;
+
 /// Where answers go.
 ///
 /// `complete` is called exactly once a ticket, by a shard or apply thread: it must not block
@@ -27,6 +31,14 @@ pub type Outcome = Result<Answer, Error>;
 pub trait Completion: Send + Sync {
     /// Takes the outcome of the request that was submitted under `ticket`.
     fn complete(&self, ticket: u64, outcome: Outcome);
+
+    /// Takes many outcomes, which it leaves empty, in their order. A sink with a lock or a waiter
+    /// does better than one after the other.
+    fn complete_all(&self, outcomes: &mut Outcomes) {
+        for (ticket, outcome) in outcomes.drain(..) {
+            self.complete(ticket, outcome);
+        }
+    }
 }
 
 /// The way back of one request. Dropped without an answer, it reports *unknown*: no caller is
@@ -54,6 +66,24 @@ impl Reply {
     pub fn send(mut self, outcome: Outcome) {
         if let Some(sink) = self.sink.take() {
             sink.complete(self.ticket, outcome);
+        }
+    }
+
+    /// Delivers many outcomes, those of one sink in one call and in their order.
+    pub fn send_all(replies: impl IntoIterator<Item = (Reply, Outcome)>) {
+        let mut places: FxHashMap<*const (), usize> = FxHashMap::default();
+        let mut sinks: Vec<(Arc<dyn Completion>, Outcomes)> = Vec::new();
+        for (mut reply, outcome) in replies {
+            let Some(sink) = reply.sink.take() else { continue };
+            // A sink that is held here keeps its address.
+            let place = *places.entry(Arc::as_ptr(&sink).cast()).or_insert_with(|| {
+                sinks.push((sink, Vec::new()));
+                sinks.len() - 1
+            });
+            sinks[place].1.push((reply.ticket, outcome));
+        }
+        for (sink, mut outcomes) in sinks {
+            sink.complete_all(&mut outcomes);
         }
     }
 }
@@ -111,5 +141,49 @@ impl<F: FnOnce(Outcome) + Send> Completion for OnceCompletion<F> {
         if let Some(f) = self.0.lock().take() {
             f(outcome);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use parking_lot::Mutex;
+
+    /// Remembers the tickets of every call.
+    #[derive(Default)]
+    struct Calls(Mutex<Vec<Vec<u64>>>);
+
+    impl Completion for Calls {
+        fn complete(&self, ticket: u64, _outcome: Outcome) {
+            self.0.lock().push(vec![ticket]);
+        }
+
+        fn complete_all(&self, outcomes: &mut Outcomes) {
+            self.0.lock().push(outcomes.drain(..).map(|(ticket, _)| ticket).collect());
+        }
+    }
+
+    #[test]
+    fn many_answers_reach_each_sink_in_one_call_and_in_order() {
+        let (one, two) = (Arc::new(Calls::default()), Arc::new(Calls::default()));
+        let reply = |ticket: u64| {
+            let sink = if ticket.is_multiple_of(3) { &one } else { &two };
+            (Reply::new(sink.clone(), ticket), Ok(Answer::ReadReady))
+        };
+        Reply::send_all((0..8).rev().map(reply));
+        assert_eq!(*one.0.lock(), [[6, 3, 0]]);
+        assert_eq!(*two.0.lock(), [[7, 5, 4, 2, 1]]);
+    }
+
+    #[test]
+    fn a_dropped_reply_reports_unknown_and_a_permit_is_given_back_with_the_answer() {
+        let total = Arc::new(AtomicUsize::new(0));
+        let permit = Permit::take(&total, 10, 10).expect("it is empty");
+        assert!(Permit::take(&total, 1, 10).is_none());
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let reply = OnceCompletion::reply(move |outcome| sender.send(outcome).unwrap());
+        drop(reply.with_permit(permit));
+        assert_eq!(receiver.recv().unwrap(), Err(Error::Unknown { group: GroupId(0) }));
+        assert_eq!(total.load(Ordering::Relaxed), 0);
     }
 }

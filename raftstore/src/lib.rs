@@ -61,7 +61,7 @@ mod types;
 pub use apply::worker::{ApplyDone, ApplyWorker};
 pub use apply::{AppliedState, ApplyEntry, GroupApply, LeaderStop, StateMachine};
 pub use clock::{Clock, SystemClock};
-pub use completion::{Answer, Completion, OnceCompletion, Outcome, Reply};
+pub use completion::{Answer, Completion, OnceCompletion, Outcome, Outcomes, Reply};
 pub use config::Config;
 pub use error::{Error, Fatal, LogError};
 pub use log::reader;

@@ -14,7 +14,7 @@ use super::core::{Core, Flight, Step};
 use super::refuse::{error, refused};
 use flotilla_client::pb;
 use flotilla_client::pb::error::Kind;
-use flotilla_raftstore::{Completion, Outcome, Reply};
+use flotilla_raftstore::{Completion, Outcome, Outcomes, Reply};
 use futures::task::AtomicWaker;
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
@@ -240,10 +240,15 @@ struct Sink {
 
 impl Sink {
     fn push(&self, event: Event) {
+        self.extend(std::iter::once(event));
+    }
+
+    fn extend(&self, new: impl Iterator<Item = Event>) {
         let first = {
             let mut events = self.events.lock();
-            events.push(event);
-            events.len() == 1
+            let first = events.is_empty();
+            events.extend(new);
+            first
         };
         // Later ones of a burst find the task woken already.
         if first {
@@ -255,6 +260,10 @@ impl Sink {
 impl Completion for Sink {
     fn complete(&self, ticket: u64, outcome: Outcome) {
         self.push(Event::Outcome(ticket, outcome));
+    }
+
+    fn complete_all(&self, outcomes: &mut Outcomes) {
+        self.extend(outcomes.drain(..).map(|(ticket, outcome)| Event::Outcome(ticket, outcome)));
     }
 }
 

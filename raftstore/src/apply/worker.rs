@@ -5,6 +5,7 @@ use crate::completion::{Answer, Outcome, Reply};
 use crate::error::Fatal;
 use crate::message::{Applied, ApplyTask, Committed, RoleEvent};
 use crate::types::GroupId;
+use rustc_hash::FxHashMap;
 use std::sync::Arc;
 
 /// What an apply leaves to be done, in this order: replies, applied.
@@ -40,10 +41,7 @@ impl ApplyWorker {
     /// Applies `tasks` in order as one batch. An error ends the process: an entry is never skipped.
     pub fn run_once(&mut self, tasks: Vec<ApplyTask>) -> Result<ApplyDone, Fatal> {
         let mut done = ApplyDone::default();
-        let mut shares: Vec<Share> = Vec::new();
-        for task in tasks {
-            gather(&mut shares, task);
-        }
+        let shares = gather(tasks);
         let (mut batch, rests): (Vec<GroupApply>, Vec<Rest>) =
             shares.into_iter().map(Share::split).unzip();
         let with_entries = batch.iter().any(|apply| !apply.entries.is_empty());
@@ -86,6 +84,32 @@ struct Rest {
 }
 
 impl Share {
+    /// Nothing yet, for the group of `task`.
+    fn new(task: &ApplyTask) -> Self {
+        let apply = GroupApply {
+            group: task.group,
+            entries: Vec::with_capacity(task.entries.len()),
+            commit: task.commit,
+            answer: false,
+            answers: Vec::new(),
+        };
+        let callers = Vec::with_capacity(task.entries.len());
+        Share { apply, callers, roles: Vec::new(), shard: task.shard, bytes: 0 }
+    }
+
+    fn add(&mut self, task: ApplyTask) {
+        self.bytes += task.bytes;
+        self.roles.extend(task.role);
+        if !task.entries.is_empty() {
+            self.apply.commit = task.commit;
+        }
+        for Committed { entry, callers } in task.entries {
+            self.apply.answer |= !callers.is_empty();
+            self.apply.entries.push(entry);
+            self.callers.push(callers);
+        }
+    }
+
     fn split(self) -> (GroupApply, Rest) {
         let rest = Rest {
             group: self.apply.group,
@@ -98,38 +122,20 @@ impl Share {
     }
 }
 
-/// Adds `task` to its group's share. A role event follows its entries; entries that come after
-/// one in the same batch are applied before it is told, which no state machine can tell apart
-/// from a slow callback.
-fn gather(shares: &mut Vec<Share>, task: ApplyTask) {
-    let at = shares.iter().position(|s| s.apply.group == task.group).unwrap_or_else(|| {
-        let apply = GroupApply {
-            group: task.group,
-            entries: Vec::new(),
-            commit: task.commit,
-            answer: false,
-            answers: Vec::new(),
-        };
-        shares.push(Share {
-            apply,
-            callers: Vec::new(),
-            roles: Vec::new(),
-            shard: task.shard,
-            bytes: 0,
+/// One share a group, in the order in which the groups first come. A role event follows its
+/// entries; entries that come after one in the same batch are applied before it is told, which no
+/// state machine can tell apart from a slow callback.
+fn gather(tasks: Vec<ApplyTask>) -> Vec<Share> {
+    let mut places: FxHashMap<GroupId, usize> = FxHashMap::default();
+    let mut shares: Vec<Share> = Vec::new();
+    for task in tasks {
+        let at = *places.entry(task.group).or_insert_with(|| {
+            shares.push(Share::new(&task));
+            shares.len() - 1
         });
-        shares.len() - 1
-    });
-    let share = &mut shares[at];
-    share.bytes += task.bytes;
-    share.roles.extend(task.role);
-    if !task.entries.is_empty() {
-        share.apply.commit = task.commit;
+        shares[at].add(task);
     }
-    for Committed { entry, callers } in task.entries {
-        share.apply.answer |= !callers.is_empty();
-        share.apply.entries.push(entry);
-        share.callers.push(callers);
-    }
+    shares
 }
 
 /// Pairs callers with answers; the last applied index.
@@ -152,4 +158,66 @@ fn answer(apply: GroupApply, callers: Vec<Vec<Reply>>, done: &mut ApplyDone) -> 
         own.for_each(drop);
     }
     index
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apply::AppliedState;
+    use crate::completion::OnceCompletion;
+    use crate::types::LogPosition;
+    use bytes::Bytes;
+    use parking_lot::Mutex;
+
+    /// Answers every command with itself.
+    #[derive(Default)]
+    struct Echo(Mutex<Vec<(GroupId, Vec<u64>)>>);
+
+    impl StateMachine for Echo {
+        fn recovered(&self, _group: GroupId) -> AppliedState {
+            AppliedState::default()
+        }
+
+        fn apply(&self, batch: &mut [GroupApply]) -> Result<(), Fatal> {
+            for apply in batch {
+                apply.answers = apply.entries.iter().flat_map(|e| e.commands.clone()).collect();
+                let indexes = apply.entries.iter().map(|e| e.position.index).collect();
+                self.0.lock().push((apply.group, indexes));
+            }
+            Ok(())
+        }
+
+        fn sync(&self) -> Result<(), Fatal> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn tasks_of_a_group_merge_and_every_caller_gets_its_own_answer() {
+        let (sender, answers) = std::sync::mpsc::channel();
+        let task = |group: u64, index: u64| {
+            let position = LogPosition { index, term: 1 };
+            let (sender, command) = (sender.clone(), Bytes::from(format!("{group}/{index}")));
+            let asked = command.clone();
+            let caller = OnceCompletion::reply(move |got| sender.send((asked, got)).unwrap());
+            let entry = ApplyEntry { position, commands: vec![command] };
+            let entries = vec![Committed { entry, callers: vec![caller] }];
+            let (group, shard) = (GroupId(group), group as usize % 2);
+            ApplyTask { shard, group, entries, commit: position, bytes: 10, role: None }
+        };
+        let machine = Arc::new(Echo::default());
+        let mut worker = ApplyWorker::new(machine.clone());
+        let order = [(3, 1), (2, 5), (3, 2), (1, 9), (2, 6)];
+        let done = worker.run_once(order.map(|(group, index)| task(group, index)).into()).unwrap();
+
+        let applied = [(GroupId(3), vec![1, 2]), (GroupId(2), vec![5, 6]), (GroupId(1), vec![9])];
+        assert_eq!(*machine.0.lock(), applied, "groups in the order in which they first came");
+        let note = |group, index, bytes| Applied { group: GroupId(group), index, bytes };
+        let odd = vec![note(3, 2, 20), note(1, 9, 10)];
+        assert_eq!(done.applied, [(1, odd), (0, vec![note(2, 6, 20)])]);
+        Reply::send_all(done.replies);
+        for (asked, got) in answers.try_iter() {
+            assert_eq!(got, Ok(Answer::Applied(asked)));
+        }
+    }
 }

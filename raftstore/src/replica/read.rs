@@ -69,7 +69,7 @@ impl Reads {
         let blind = crate::mutant::active("read_before_apply");
         while self.applying.front().is_some_and(|(index, _)| *index <= applied || blind) {
             let (_, replies) = self.applying.pop_front().expect("just seen");
-            replies.into_iter().for_each(|r| r.send(Ok(Answer::ReadReady)));
+            Reply::send_all(replies.into_iter().map(|reply| (reply, Ok(Answer::ReadReady))));
         }
     }
 }

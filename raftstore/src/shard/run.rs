@@ -6,7 +6,7 @@ use super::lane::{Lane, Work};
 use crate::apply::StateMachine;
 use crate::apply::worker::ApplyWorker;
 use crate::clock::Clock;
-use crate::completion::Answer;
+use crate::completion::{Answer, Reply};
 use crate::error::Fatal;
 use crate::log::writer::LogWriter;
 use crate::log::{LogStore, reader};
@@ -141,9 +141,7 @@ impl Work for Applier {
         let start = shell.clock.now();
         let done = self.worker.run_once(tasks)?;
         metrics.apply_seconds.observe(seconds_since(start, shell));
-        for (reply, outcome) in done.replies {
-            reply.send(outcome);
-        }
+        Reply::send_all(done.replies);
         for (shard, applied) in done.applied {
             note_applied(&self.table, &applied);
             shell.router.inboxes[shard].push(ShardMessage::Applied(applied));
