@@ -5,7 +5,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use flotilla_benches::keys::spread_key;
 use flotilla_client::pb;
 use flotilla_kvserver::kv::command::Command;
-use flotilla_kvserver::kv::engine::{Engine, MemoryEngine, RocksEngine};
+use flotilla_kvserver::kv::engine::{Engine, MemoryEngine, open_rocks};
 use flotilla_kvserver::kv::{Epoch, KvStateMachine, RegionMeta};
 use flotilla_raftstore::{ApplyEntry, GroupApply, GroupId, LogPosition, StateMachine};
 use prost::Message;
@@ -94,8 +94,10 @@ fn applies(criterion: &mut Criterion) {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let memory = MemoryEngine::open(&dir.path().join("memory")).expect("an empty engine opens");
     bench(criterion, "memory", Arc::new(memory), &keys);
-    let rocks = RocksEngine::open(&dir.path().join("rocks")).expect("an empty engine opens");
-    bench(criterion, "rocksdb", Arc::new(rocks), &keys);
+    for (name, table_bytes_max) in [("rocksdb", 128 << 20), ("rocksdb, no table", 0)] {
+        let rocks = open_rocks(&dir.path().join(name), table_bytes_max);
+        bench(criterion, name, rocks.expect("an empty engine opens"), &keys);
+    }
 }
 
 criterion_group!(benches, applies);

@@ -13,6 +13,11 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+/// Smaller tables make a checkpoint of a few writes.
+const TABLE_BYTES_LEAST: usize = 1 << 20;
+/// Places in a table have 32 bits.
+const TABLE_BYTES_MOST: usize = 2 << 30;
+
 /// Why the settings cannot be used; every variant names the field and what is allowed.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
@@ -158,7 +163,11 @@ pub struct RunArgs {
     /// What holds the data; an existing folder keeps its own [default: rocksdb]
     #[arg(long, env = "FLOTILLA_STORAGE")]
     pub storage: Option<Storage>,
-    /// TOML file with any of these settings and the tables raft, log,
+    /// MiB of applied writes held in memory before RocksDB gets them; 0: RocksDB gets every
+    /// applied write at once [default: 128]
+    #[arg(long, env = "FLOTILLA_KV_TABLE_MIB", value_name = "MIB")]
+    pub kv_table_mib: Option<usize>,
+    /// TOML file with any of these settings and the tables raft, log, kv,
     /// transport, limits, server
     #[arg(long, env = "FLOTILLA_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -193,6 +202,8 @@ pub struct File {
     pub raft: flotilla_raftstore::Config,
     /// The log on disk.
     pub log: LogSettings,
+    /// The data.
+    pub kv: KvSettings,
     /// Messages between stores.
     pub transport: GrpcConfig,
     /// What one client connection may have under way.
@@ -213,6 +224,23 @@ pub struct LogSettings {
 impl Default for LogSettings {
     fn default() -> Self {
         LogSettings { sync: true }
+    }
+}
+
+/// The table `[kv]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KvSettings {
+    /// With storage `rocksdb`: bytes of applied writes that are held in memory and given to
+    /// RocksDB as sorted checkpoints; the log replays them after a crash. Default 128 MiB. More
+    /// absorbs more overwrites and takes longer to replay. 0: RocksDB gets every applied write
+    /// at once, which costs several times more CPU a write.
+    pub table_bytes_max: usize,
+}
+
+impl Default for KvSettings {
+    fn default() -> Self {
+        KvSettings { table_bytes_max: 128 << 20 }
     }
 }
 
@@ -254,6 +282,8 @@ pub struct Settings {
     pub raft: flotilla_raftstore::Config,
     /// The log on disk.
     pub log: LogSettings,
+    /// The data.
+    pub kv: KvSettings,
     /// Messages between stores.
     pub transport: GrpcConfig,
     /// What one client connection may have under way.
@@ -288,6 +318,10 @@ impl Settings {
         if placement.is_empty() {
             return Err(missing("placement", "PLACEMENT", "placement"));
         }
+        let mut kv = file.kv;
+        if let Some(mib) = args.kv_table_mib {
+            kv.table_bytes_max = mib.saturating_mul(1 << 20);
+        }
         let settings = Settings {
             dir,
             addr,
@@ -298,6 +332,7 @@ impl Settings {
             log_format: args.log_format.or(file.log_format).unwrap_or_default(),
             raft: file.raft,
             log: file.log,
+            kv,
             transport: file.transport,
             limits: file.limits,
             server: file.server,
@@ -317,6 +352,13 @@ impl Settings {
             ("limits.requests_max", self.limits.requests_max, 1, 1 << 20),
             ("limits.bytes_max", self.limits.bytes_max, MESSAGE_BYTES_MAX, 1 << 40),
         ];
+        let table = self.kv.table_bytes_max;
+        if table != 0 && !(TABLE_BYTES_LEAST..=TABLE_BYTES_MOST).contains(&table) {
+            return Err(format!(
+                "kv.table_bytes_max = {table}: must be 0, for no table, or from {TABLE_BYTES_LEAST} \
+                 to {TABLE_BYTES_MOST}"
+            ));
+        }
         match ranges.iter().find(|(_, value, low, high)| value < low || value > high) {
             Some((field, value, low, high)) => {
                 Err(format!("{field} = {value}: must be from {low} to {high}"))
@@ -333,12 +375,13 @@ pub fn tables_help() -> String {
     struct Tables {
         raft: flotilla_raftstore::Config,
         log: LogSettings,
+        kv: KvSettings,
         transport: GrpcConfig,
         limits: Limits,
         server: ServerSettings,
     }
-    let File { raft, log, transport, limits, server, .. } = File::default();
-    let text = toml::to_string(&Tables { raft, log, transport, limits, server })
+    let File { raft, log, kv, transport, limits, server, .. } = File::default();
+    let text = toml::to_string(&Tables { raft, log, kv, transport, limits, server })
         .expect("plain structs of numbers are TOML");
     format!("Tables of the --config file, with their defaults:\n\n{text}")
 }

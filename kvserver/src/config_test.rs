@@ -37,6 +37,11 @@ fn flags_win_over_the_file_and_the_file_over_defaults() {
     assert_eq!(settings.raft.election_ticks, 10);
     assert_eq!(settings.log_format, LogFormat::Text);
     assert!(settings.log.sync);
+    let table = |words, file| merge(words, file).unwrap().kv.table_bytes_max;
+    assert_eq!(settings.kv.table_bytes_max, 128 << 20);
+    let small = format!("{ENOUGH}[kv]\ntable_bytes_max = 1048576\n");
+    assert_eq!(table(&[], &small), 1 << 20);
+    assert_eq!(table(&["--kv-table-mib", "0"], &small), 0);
 }
 
 #[test]
@@ -71,6 +76,8 @@ fn values_out_of_range_are_named_with_what_is_allowed() {
     assert!(error.contains("raft.election_ticks = 10: must be greater"), "{error}");
     let error = merge(&[], &format!("{ENOUGH}[server]\nworker_threads = 0\n")).unwrap_err();
     assert!(error.contains("server.worker_threads = 0: must be from 1 to 256"), "{error}");
+    let error = merge(&["--kv-table-mib", "99999"], ENOUGH).unwrap_err();
+    assert!(error.contains("kv.table_bytes_max") && error.contains("0, for no table"), "{error}");
     let error = merge(&[], &format!("{ENOUGH}[raft]\nshards = 'x'\n")).unwrap_err();
     assert!(error.contains("line 5") && error.contains("expected"), "{error}");
 }

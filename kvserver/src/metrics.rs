@@ -1,4 +1,4 @@
-//! `/metrics`: the engine's own registry, and figures of the process.
+//! `/metrics`: what the parts of a store count, and figures of the process.
 
 use procfs::process::Process;
 use prometheus::proto::MetricFamily;
@@ -12,7 +12,7 @@ const BUILD_INFO: &str = "flotilla_build_info";
 
 /// Gathers and prints all metrics of a store.
 pub struct Metrics {
-    engine: Registry,
+    parts: Vec<Registry>,
     process: Registry,
     cpu_seconds: Gauge,
     resident_bytes: IntGauge,
@@ -21,10 +21,10 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Adds the process's figures to those of the engine.
-    pub fn new(engine: Registry) -> Result<Metrics, prometheus::Error> {
+    /// Adds the process's figures to those of `parts`, whose names differ.
+    pub fn new(parts: Vec<Registry>) -> Result<Metrics, prometheus::Error> {
         let metrics = Metrics {
-            engine,
+            parts,
             process: Registry::new(),
             cpu_seconds: Gauge::new(CPU_SECONDS, "User and system CPU time, in seconds.")?,
             resident_bytes: IntGauge::new(RESIDENT_BYTES, "Memory in RAM, in bytes.")?,
@@ -51,7 +51,8 @@ impl Metrics {
         if let Ok(process) = Process::myself() {
             self.read(&process);
         }
-        let mut families: Vec<MetricFamily> = self.engine.gather();
+        let mut families: Vec<MetricFamily> =
+            self.parts.iter().flat_map(Registry::gather).collect();
         families.extend(self.process.gather());
         let mut text = Vec::new();
         TextEncoder::new().encode(&families, &mut text).expect("memory takes every write");
@@ -81,7 +82,7 @@ mod tests {
         let engine = Registry::new();
         let gauge = IntGauge::new("flotilla_raftstore_groups", "Groups.").unwrap();
         engine.register(Box::new(gauge)).unwrap();
-        let text = Metrics::new(engine).unwrap().text();
+        let text = Metrics::new(vec![Registry::new(), engine]).unwrap().text();
         for name in [CPU_SECONDS, RESIDENT_BYTES, THREADS, OPEN_FILES, "flotilla_raftstore_groups"]
         {
             assert!(text.contains(&format!("# TYPE {name} ")), "{name} in {text}");

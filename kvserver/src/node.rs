@@ -10,7 +10,7 @@ use crate::config::{Address, Settings, Storage};
 use crate::directory::Directory;
 use crate::folder::{Folder, FolderError, Member};
 use crate::kv::KvStateMachine;
-use crate::kv::engine::{Engine, MemoryEngine, OpenError, RocksEngine};
+use crate::kv::engine::{Engine, MemoryEngine, OpenError, open_rocks};
 use crate::metrics::Metrics;
 use crate::placement_agent::{self, AgentError, Parts, PlacementAgent};
 use crate::status::StatusSource;
@@ -144,7 +144,7 @@ async fn live(
     let storage = folder.identity().storage;
     let options = RocksLogOptions { sync: settings.log.sync, ..RocksLogOptions::default() };
     let log = RocksLog::open(&folder.log_dir(), options)?;
-    let engine = open_engine(storage, &folder)?;
+    let engine = open_engine(storage, &settings, &folder)?;
     let machine = KvStateMachine::new(engine)?;
     let member = match folder.identity().member.clone() {
         Some(member) => member,
@@ -158,9 +158,13 @@ async fn live(
     node.serve(listener, client, folder, &stop).await
 }
 
-fn open_engine(storage: Storage, folder: &Folder) -> Result<Arc<dyn Engine>, OpenError> {
+fn open_engine(
+    storage: Storage,
+    settings: &Settings,
+    folder: &Folder,
+) -> Result<Arc<dyn Engine>, OpenError> {
     Ok(match storage {
-        Storage::Rocksdb => Arc::new(RocksEngine::open(&folder.data_dir())?),
+        Storage::Rocksdb => open_rocks(&folder.data_dir(), settings.kv.table_bytes_max)?,
         Storage::Memory => Arc::new(MemoryEngine::open(&folder.data_dir())?),
     })
 }
@@ -292,7 +296,8 @@ impl Node {
             pipeline: self.settings.raft.pipeline,
             started: Instant::now(),
         };
-        let metrics = Metrics::new(self.store.metrics()).expect("names of metrics are valid");
+        let registries = vec![self.store.metrics(), self.machine.metrics()];
+        let metrics = Metrics::new(registries).expect("names of metrics are valid");
         let http = http::router(Arc::new(status), Arc::new(metrics));
         let kv = service::kv_service(
             self.store.clone(),

@@ -115,6 +115,12 @@ impl KvStateMachine {
         hash::content(&*self.engine.view(group), &known.meta)
     }
 
+    /// What the engine counts.
+    #[must_use]
+    pub fn metrics(&self) -> prometheus::Registry {
+        self.engine.metrics()
+    }
+
     /// The engine below: for reads at one moment.
     pub(super) fn engine(&self) -> &dyn Engine {
         &*self.engine

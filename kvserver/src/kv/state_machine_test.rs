@@ -1,10 +1,10 @@
-//! Golden behaviour of the state machine, on both engines.
+//! Golden behaviour of the state machine, on each engine.
 
 use super::*;
 use crate::kv::Epoch;
 use crate::kv::answer::{Answer, Refusal};
 use crate::kv::command::Command;
-use crate::kv::engine::{MemoryEngine, RocksEngine};
+use crate::kv::engine::{MemoryEngine, RocksEngine, open_rocks};
 use crate::kv::reader::{Range, ReadError, Reader};
 use flotilla_client::pb;
 use flotilla_raftstore::{ApplyEntry, LogPosition, ReplicaDesc, ReplicaId, ReplicaRole, StoreId};
@@ -30,8 +30,13 @@ fn region(number: u64, start: &'static [u8], end: &'static [u8]) -> RegionMeta {
     }
 }
 
-fn open_rocks(dir: &Path) -> Arc<KvStateMachine> {
+fn open_rocks_direct(dir: &Path) -> Arc<KvStateMachine> {
     KvStateMachine::new(Arc::new(RocksEngine::open(&dir.join("rocks")).unwrap())).unwrap()
+}
+
+/// Over RocksDB, with a checkpoint after a few writes.
+fn open_table(dir: &Path) -> Arc<KvStateMachine> {
+    KvStateMachine::new(open_rocks(&dir.join("table"), 2_000).unwrap()).unwrap()
 }
 
 fn open_memory(dir: &Path) -> Arc<KvStateMachine> {
@@ -41,7 +46,8 @@ fn open_memory(dir: &Path) -> Arc<KvStateMachine> {
 /// Two regions on each engine: 1 = up to "m", 2 = from there.
 fn each(test: impl Fn(Arc<KvStateMachine>)) {
     let dir = tempfile::tempdir().unwrap();
-    for machine in [open_rocks(dir.path()), open_memory(dir.path())] {
+    for open in [open_rocks_direct, open_table, open_memory] {
+        let machine = open(dir.path());
         machine.create_region(&region(1, b"", b"m")).unwrap();
         machine.create_region(&region(2, b"m", b"")).unwrap();
         test(machine);
@@ -156,7 +162,7 @@ fn a_refused_command_writes_nothing_and_counts_nothing() {
 #[test]
 fn applied_index_and_commit_come_back_with_the_data() {
     let dir = tempfile::tempdir().unwrap();
-    for open in [open_rocks, open_memory] {
+    for open in [open_rocks_direct, open_table, open_memory] {
         let machine = open(dir.path());
         assert_eq!(machine.recovered(GroupId(1)), AppliedState::default());
         machine.create_region(&region(1, b"", b"m")).unwrap();
@@ -238,9 +244,9 @@ fn creation_is_idempotent_and_regions_never_overlap() {
 }
 
 #[test]
-fn equal_input_gives_equal_content_on_both_engines() {
+fn equal_input_gives_equal_content_on_all_engines() {
     let dir = tempfile::tempdir().unwrap();
-    let machines = [open_rocks(dir.path()), open_memory(dir.path())];
+    let machines = [open_rocks_direct, open_table, open_memory].map(|open| open(dir.path()));
     machines.iter().for_each(|machine| machine.create_region(&region(1, b"", b"")).unwrap());
     let mut rng = SmallRng::seed_from_u64(4);
     let mut hashes = Vec::new();
@@ -258,14 +264,12 @@ fn equal_input_gives_equal_content_on_both_engines() {
                 command_of(1, epoch, &writes)
             })
             .collect();
-        let [first, second] =
-            [0, 1].map(|number| apply(&machines[number], 1, index, commands.clone()));
-        assert_eq!(first, second);
+        let answers = machines.each_ref().map(|m| apply(m, 1, index, commands.clone()));
+        assert!(answers.iter().all(|each| *each == answers[0]));
         if index % 50 == 0 {
-            let [first, second] =
-                [0, 1].map(|number| machines[number].content_hash(GroupId(1)).unwrap());
-            assert_eq!(first, second);
-            hashes.push(first);
+            let each = machines.each_ref().map(|m| m.content_hash(GroupId(1)).unwrap());
+            assert!(each.iter().all(|hash| *hash == each[0]));
+            hashes.push(each[0]);
         }
     }
     hashes.dedup_by_key(|hash| hash.1);

@@ -9,13 +9,14 @@
 //! Records are in no order; numbers are little endian. A file is written beside its place, synced
 //! and renamed, so the place holds a whole dump, or none, whenever the process dies.
 
+use super::OpenError;
 use super::map::{Content, Map};
-use super::{FORMAT, OpenError};
 use flotilla_raftstore::GroupId;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+const FORMAT: u32 = 1;
 const MAGIC: &[u8; 8] = b"FLOTDUMP";
 const HEAD_BYTES: usize = 8 + 4 + 8;
 const TAIL_BYTES: usize = 1 + 8 + 4;
@@ -102,7 +103,8 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<(GroupId, Columns), OpenError> {
     }
     let format = u32_at(bytes, 8);
     if format > FORMAT {
-        return Err(OpenError::NewerFormat { dir: path.to_owned(), found: format.to_string() });
+        let (dir, found) = (path.to_owned(), format.to_string());
+        return Err(OpenError::NewerFormat { dir, found, known: FORMAT });
     }
     let crc_at = bytes.len() - 4;
     if crc32c::crc32c(&bytes[..crc_at]) != u32_at(bytes, crc_at) {

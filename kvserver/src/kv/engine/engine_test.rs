@@ -3,6 +3,7 @@
 use super::*;
 use crate::kv::keys;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 const GROUP: GroupId = GroupId(7);
 
@@ -10,6 +11,15 @@ fn each(test: impl Fn(&dyn Engine)) {
     let dir = tempfile::tempdir().unwrap();
     test(&RocksEngine::open(&dir.path().join("rocks")).unwrap());
     test(&MemoryEngine::open(&dir.path().join("memory")).unwrap());
+    // With a checkpoint now and then, for nearly every write, and by the table's own thread.
+    for bytes_max in [1 << 20, 200, 10_000] {
+        let engine = open_table(&dir.path().join(format!("table-{bytes_max}")), bytes_max);
+        test(&engine.with_flusher().unwrap());
+    }
+}
+
+fn open_table(dir: &Path, bytes_max: usize) -> TableEngine {
+    TableEngine::new(Box::new(RocksBase::open(dir).unwrap()), bytes_max)
 }
 
 fn change(column: Column, key: &[u8], value: Option<&[u8]>) -> Change {
@@ -100,7 +110,8 @@ fn a_view_never_sees_half_a_write() {
         write_pair(0);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                (1..3_000).for_each(write_pair);
+                let until = Instant::now() + Duration::from_secs(2);
+                (1..3_000).take_while(|_| Instant::now() < until).for_each(write_pair);
                 done.store(true, Ordering::Relaxed);
             });
             while !done.load(Ordering::Relaxed) {
@@ -251,6 +262,145 @@ fn rocks_recovers_a_prefix_with_its_state_after_a_crash() {
     }
 }
 
+/// Number `n` of a group: the same number in every key and in its state.
+fn write_numbers(engine: &dyn Engine, group: GroupId, n: u64) {
+    let state = change(Column::System, &keys::state(group), Some(&n.to_be_bytes()));
+    let mut changes = vec![state];
+    for key in 0..40_u8 {
+        let key = [group.0.to_be_bytes()[7], key];
+        // Every third is deleted and comes again.
+        let there = !(n + u64::from(key[1])).is_multiple_of(3);
+        changes.push(change(Column::Data, &key, there.then_some(&n.to_be_bytes())));
+    }
+    write(engine, group, changes);
+}
+
+/// The number that a group is at, whole.
+fn read_number(engine: &dyn Engine, group: GroupId) -> u64 {
+    let view = engine.view(group);
+    let state = view.get(Column::System, &keys::state(group)).unwrap().unwrap();
+    let n = u64::from_be_bytes(state[..].try_into().unwrap());
+    let first = group.0.to_be_bytes()[7];
+    let (found, _) = view.scan(Column::Data, &[first], &[first + 1], 99, 1 << 20).unwrap();
+    let there = |key: &u8| !(n + u64::from(*key)).is_multiple_of(3);
+    let expected = (0..40_u8).filter(there).map(|key| (vec![first, key], n.to_be_bytes()));
+    let found = found.iter().map(|(key, value)| (key.to_vec(), value[..].try_into().unwrap()));
+    assert!(found.eq(expected), "group {group} is not whole at {n}");
+    n
+}
+
+/// A copy of the database at every point where a process or a machine can stop.
+#[test]
+fn a_table_over_rocks_recovers_its_last_checkpoint_whenever_it_stops() {
+    let dir = tempfile::tempdir().unwrap();
+    let live = dir.path().join("live");
+    let groups = [1, 2, 9].map(GroupId);
+    let engine = open_table(&live, 1 << 20);
+    let stopped = |name: &str, expected: u64, harm: &dyn Fn(&Path)| {
+        let crashed = dir.path().join(name);
+        copy(&live, &crashed);
+        harm(&crashed);
+        // Again after the first recovery, and with a checkpoint made there.
+        for n in [expected, expected, expected + 1_000] {
+            let recovered = open_table(&crashed, 1 << 20);
+            assert_eq!(recovered.groups().unwrap(), groups, "{name}");
+            if n > expected {
+                groups.iter().for_each(|group| write_numbers(&recovered, *group, n));
+                recovered.sync().unwrap();
+            }
+            for group in groups {
+                assert_eq!(read_number(&recovered, group), n, "{name}");
+            }
+        }
+        // Without a table it is the same database.
+        let direct = RocksEngine::open(&crashed).unwrap();
+        assert_eq!(direct.groups().unwrap(), groups);
+        for group in groups {
+            assert_eq!(read_number(&direct, group), expected + 1_000, "{name} without a table");
+        }
+    };
+    let file = |dir: &Path| dir.join("next.checkpoint");
+    let newest = |dir: &Path| {
+        let files = std::fs::read_dir(dir).unwrap().map(|file| file.unwrap().path());
+        files.filter(|path| path.extension().is_some_and(|e| e == "sst")).max().unwrap()
+    };
+    for n in 1..=20 {
+        groups.iter().for_each(|group| write_numbers(&engine, *group, n));
+        engine.sync().unwrap();
+        groups.iter().for_each(|group| write_numbers(&engine, *group, n + 1));
+        assert_eq!(read_number(&engine, groups[1]), n + 1, "the table hides the checkpoint");
+        if n % 5 != 0 {
+            continue;
+        }
+        stopped("before-the-seal", n, &|_| {});
+        stopped("in-the-file", n, &|dir| std::fs::write(file(dir), b"half a ch").unwrap());
+        stopped("with-the-file-linked", n, &|dir| {
+            // Taken into the folder under a number, not yet into the list of files.
+            std::fs::copy(newest(dir), dir.join("987654.sst")).unwrap();
+        });
+        stopped("before-the-name-is-gone", n, &|dir| {
+            // Part of the database, and still there under its first name.
+            std::fs::hard_link(newest(dir), file(dir)).unwrap();
+        });
+        for name in std::fs::read_dir(dir.path()).unwrap() {
+            let path = name.unwrap().path();
+            if path != live {
+                std::fs::remove_dir_all(path).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_database_is_used_with_and_without_a_table_in_turns() {
+    let dir = tempfile::tempdir().unwrap();
+    let groups = [1, 2].map(GroupId);
+    for n in 1..=9_u64 {
+        let engine: Box<dyn Engine> = match n % 3 {
+            0 => Box::new(RocksEngine::open(dir.path()).unwrap()),
+            _ => Box::new(open_table(dir.path(), 1 << 20)),
+        };
+        for group in groups {
+            if n > 1 {
+                assert_eq!(read_number(&*engine, group), n - 1);
+            }
+            write_numbers(&*engine, group, n);
+        }
+        engine.sync().unwrap();
+        let (all, _) = engine.view(groups[0]).scan(Column::Data, b"", b"", 999, 1 << 20).unwrap();
+        assert!(all.iter().all(|(key, _)| !key.is_empty()), "the checkpoint's own record is seen");
+    }
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_written_fences_the_table() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open_table(dir.path(), 1 << 20);
+    write_numbers(&engine, GROUP, 1);
+    engine.sync().unwrap();
+    write_numbers(&engine, GROUP, 2);
+    // A folder in the place of its file.
+    std::fs::create_dir(dir.path().join("next.checkpoint")).unwrap();
+    let error = engine.sync().unwrap_err().to_string();
+    assert!(error.contains("next.checkpoint"), "{error}");
+    std::fs::remove_dir(dir.path().join("next.checkpoint")).unwrap();
+    assert!(engine.sync().is_err(), "the log must never be cut again");
+    assert!(engine.write(&[GroupChanges { group: GROUP, changes: vec![] }]).is_err());
+    assert_eq!(read_number(&engine, GROUP), 2, "reads go on");
+    drop(engine);
+    assert_eq!(read_number(&open_table(dir.path(), 1 << 20), GROUP), 1);
+}
+
+#[test]
+fn keys_of_two_groups_that_overlap_are_no_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open_table(dir.path(), 1 << 20);
+    write(&engine, GroupId(1), vec![put(b"a", b"1"), put(b"c", b"1")]);
+    write(&engine, GroupId(2), vec![put(b"b", b"2")]);
+    let error = engine.sync().unwrap_err().to_string();
+    assert!(error.contains("groups 1 and 2 overlap"), "{error}");
+}
+
 #[test]
 fn rocks_names_a_newer_format_and_damage() {
     let dir = tempfile::tempdir().unwrap();
@@ -260,10 +410,10 @@ fn rocks_names_a_newer_format_and_damage() {
         options.create_missing_column_families(true);
         let families = ["default", "data", "system", "leases"];
         let db = rocksdb::DB::open_cf(&options, dir.path(), families).unwrap();
-        db.put(b"format", b"2").unwrap();
+        db.put(b"format", b"3").unwrap();
     }
     let error = RocksEngine::open(dir.path()).err().unwrap();
-    assert!(matches!(&error, OpenError::NewerFormat { found, .. } if found == "2"), "{error}");
+    assert!(matches!(&error, OpenError::NewerFormat { found, .. } if found == "3"), "{error}");
 
     std::fs::write(dir.path().join("CURRENT"), b"MANIFEST-999999\n").unwrap();
     let error = RocksEngine::open(dir.path()).err().unwrap().to_string();

@@ -4,22 +4,25 @@
 //! and bytes; records, revisions and regions belong to the state machine above it.
 //!
 //! - `rocks.rs`: one RocksDB for all groups.
+//! - `table`: a bounded table in memory over one, which gets checkpoints (`checkpoint.rs`).
 //! - `memory.rs`: maps in memory, one a group (`map.rs`), dumped to files (`dump.rs`).
 
+mod checkpoint;
 mod dump;
 mod map;
 mod memory;
 mod rocks;
+pub mod table;
 
+pub use checkpoint::RocksBase;
 pub use memory::MemoryEngine;
 pub use rocks::RocksEngine;
+pub use table::TableEngine;
 
 use bytes::Bytes;
 use flotilla_raftstore::{Fatal, GroupId};
 use std::path::{Path, PathBuf};
-
-/// Version of what the engines write to disk; an older program refuses a newer one.
-const FORMAT: u32 = 1;
+use std::sync::Arc;
 
 /// Why an engine's folder cannot be opened. Nothing was changed in it.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +35,7 @@ pub enum OpenError {
     },
     /// Written by a newer version.
     #[error(
-        "KV data {}: format {found}, this program knows up to {FORMAT}; use the newer program",
+        "KV data {}: format {found}, this program knows up to {known}; use the newer program",
         .dir.display()
     )]
     NewerFormat {
@@ -40,6 +43,8 @@ pub enum OpenError {
         dir: PathBuf,
         /// Its format.
         found: String,
+        /// The newest one that this program reads.
+        known: u32,
     },
     /// Checksums or structure are wrong.
     #[error(
@@ -81,7 +86,7 @@ impl From<OpenError> for Fatal {
 /// Where a key lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Column {
-    /// User records.
+    /// User records. Their keys are not empty.
     Data,
     /// System records of a group (applied state, region meta): out of reach of user keys. Every
     /// key begins with the group's id, 8 bytes big endian.
@@ -129,6 +134,21 @@ pub trait Engine: Send + Sync {
 
     /// Every group that has a `System` record, ascending. Read at start.
     fn groups(&self) -> Result<Vec<GroupId>, Fatal>;
+
+    /// What it counts, for `/metrics`.
+    fn metrics(&self) -> prometheus::Registry {
+        prometheus::Registry::new()
+    }
+}
+
+/// The database in `dir`, created when it is not there, below a table of up to `table_bytes_max`
+/// bytes; 0 = without one. A database can change between the two.
+pub fn open_rocks(dir: &Path, table_bytes_max: usize) -> Result<Arc<dyn Engine>, OpenError> {
+    if table_bytes_max == 0 {
+        return Ok(Arc::new(RocksEngine::open(dir)?));
+    }
+    let table = TableEngine::new(Box::new(RocksBase::open(dir)?), table_bytes_max);
+    Ok(Arc::new(table.with_flusher().map_err(|e| OpenError::io(dir, e))?))
 }
 
 /// One group's columns at one moment: no write is seen in part or in the middle.

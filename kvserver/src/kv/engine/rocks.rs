@@ -3,8 +3,12 @@
 //! Its write-ahead log is on and not synced: `sync` does that. After a crash the log is read up
 //! to its first bad record (`PointInTime`), which gives a prefix of the writes; each write holds
 //! a group's data and applied state together, so the Raft log replays the rest.
+//!
+//! Under a table (`checkpoint.rs`) nothing goes through that log: the database takes over whole
+//! files.
 
-use super::{Column, Engine, FORMAT, GroupChanges, OpenError, Page, Pair, View};
+use super::checkpoint;
+use super::{Column, Engine, GroupChanges, OpenError, Page, Pair, View};
 use crate::kv::keys;
 use bytes::Bytes;
 use flotilla_raftstore::{Fatal, GroupId};
@@ -12,6 +16,7 @@ use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
     DBRecoveryMode, ErrorKind, LogLevel, Options, ReadOptions, Snapshot, WriteBatch, WriteOptions,
 };
+use std::collections::BTreeMap;
 use std::path::Path;
 
 const DATA: &str = "data";
@@ -19,6 +24,8 @@ const SYSTEM: &str = "system";
 const DEFAULT: &str = "default";
 /// In the default column family: the version of everything else.
 const FORMAT_KEY: &[u8] = b"format";
+/// 2: system records may be in a checkpoint's record.
+const FORMAT: u32 = 2;
 
 /// See the module.
 pub struct RocksEngine {
@@ -44,16 +51,114 @@ impl RocksEngine {
         let db =
             DB::open_cf_descriptors(&options, dir, families).map_err(|e| open_error(dir, e))?;
         check_format(&db, dir)?;
+        checkpoint::fold(&db, dir)?;
         Ok(RocksEngine { db })
     }
 
     fn family(&self, column: Column) -> &ColumnFamily {
-        let name = match column {
-            Column::Data => DATA,
-            Column::System => SYSTEM,
-        };
-        self.db.cf_handle(name).expect("open names both column families")
+        let (data, system) = Self::families(&self.db);
+        match column {
+            Column::Data => data,
+            Column::System => system,
+        }
     }
+
+    /// `data` and `system`.
+    pub(super) fn families(db: &DB) -> (&ColumnFamily, &ColumnFamily) {
+        let family = |name| db.cf_handle(name).expect("open names both column families");
+        (family(DATA), family(SYSTEM))
+    }
+
+    /// For files of `data` that are made outside of the database.
+    pub(super) fn file_options() -> Options {
+        let mut options = Options::default();
+        options.set_block_based_table_factory(&table_options());
+        options.set_compression_type(DBCompressionType::None);
+        options.set_bytes_per_sync(BYTES_PER_SYNC);
+        options
+    }
+
+    /// Makes a file's records part of `data`, above all others, atomically and durably; the file
+    /// is gone.
+    pub(super) fn take_over(&self, file: &Path) -> Result<(), Fatal> {
+        let options = checkpoint::ingest_options();
+        self.db
+            .ingest_external_file_cf_opts(self.family(Column::Data), &options, vec![file])
+            .map_err(|e| Fatal::new("add a checkpoint to the KV database", e))
+    }
+
+    /// A figure of `data` that RocksDB knows by `name`.
+    pub(super) fn data_property(&self, name: &str) -> Result<u64, Fatal> {
+        let found = self.db.property_value_cf(self.family(Column::Data), name);
+        let found = found.map_err(|e| Fatal::new("ask the KV database", e))?;
+        let number = found.as_deref().and_then(|text| text.trim().parse().ok());
+        number.ok_or_else(|| Fatal::new("ask the KV database", format!("{name} is {found:?}")))
+    }
+
+    /// Every record of `system`.
+    pub(super) fn system_records(&self) -> Result<BTreeMap<Bytes, Bytes>, Fatal> {
+        let mut records = BTreeMap::new();
+        self.scan(Column::System, ReadOptions::default(), &[], &mut |key, value| {
+            records.insert(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+            true
+        })?;
+        Ok(records)
+    }
+
+    /// The value of `key` in `data` right now.
+    pub(super) fn get_data(&self, key: &[u8]) -> Result<Option<Bytes>, Fatal> {
+        self.get(Column::Data, ReadOptions::default(), key)
+    }
+
+    /// Gives the records of `[start, end)` in `data`, as it is right now, to `take` until that
+    /// says `false`.
+    pub(super) fn scan_data(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        take: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), Fatal> {
+        self.scan(Column::Data, up_to(end), start, take)
+    }
+
+    fn get(
+        &self,
+        column: Column,
+        options: ReadOptions,
+        key: &[u8],
+    ) -> Result<Option<Bytes>, Fatal> {
+        self.db
+            .get_pinned_cf_opt(self.family(column), key, &options)
+            .map(|value| value.map(|value| Bytes::copy_from_slice(&value)))
+            .map_err(|e| Fatal::new("read from the KV database", e))
+    }
+
+    fn scan(
+        &self,
+        column: Column,
+        options: ReadOptions,
+        start: &[u8],
+        take: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), Fatal> {
+        let mut records = self.db.raw_iterator_cf_opt(self.family(column), options);
+        records.seek(start);
+        while let Some((key, value)) = records.item() {
+            if !take(key, value) {
+                return Ok(());
+            }
+            records.next();
+        }
+        records.status().map_err(|e| Fatal::new("scan the KV database", e))
+    }
+}
+
+/// Reads that end before `end`; empty = at the end.
+fn up_to(end: &[u8]) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    if !end.is_empty() {
+        options.set_iterate_upper_bound(end);
+    }
+    options
 }
 
 impl Engine for RocksEngine {
@@ -111,10 +216,9 @@ struct RocksView<'a> {
 
 impl View for RocksView<'_> {
     fn get(&self, column: Column, key: &[u8]) -> Result<Option<Bytes>, Fatal> {
-        self.snapshot
-            .get_pinned_cf(self.engine.family(column), key)
-            .map(|value| value.map(|value| Bytes::copy_from_slice(&value)))
-            .map_err(|e| Fatal::new("read from the KV database", e))
+        let mut options = ReadOptions::default();
+        options.set_snapshot(&self.snapshot);
+        self.engine.get(column, options, key)
     }
 
     fn scan(
@@ -125,21 +229,15 @@ impl View for RocksView<'_> {
         limit: usize,
         bytes_max: usize,
     ) -> Result<(Vec<Pair>, bool), Fatal> {
-        let mut options = ReadOptions::default();
-        if !end.is_empty() {
-            options.set_iterate_upper_bound(end);
-        }
-        let mut records = self.snapshot.raw_iterator_cf_opt(self.engine.family(column), options);
+        let mut options = up_to(end);
+        options.set_snapshot(&self.snapshot);
         let mut page = Page::new(limit, bytes_max);
-        records.seek(start);
-        while let Some((key, value)) = records.item() {
-            if !page.push(key, value) {
-                return Ok((page.pairs, true));
-            }
-            records.next();
-        }
-        records.status().map_err(|e| Fatal::new("scan the KV database", e))?;
-        Ok((page.pairs, false))
+        let mut more = false;
+        self.engine.scan(column, options, start, &mut |key, value| {
+            more = !page.push(key, value);
+            !more
+        })?;
+        Ok((page.pairs, more))
     }
 }
 
@@ -148,6 +246,7 @@ const BLOCK_CACHE_BYTES: usize = 128 << 20;
 /// keys takes 1.8 µs of CPU with 16 MiB, 2.2 with 64 MiB.
 const WRITE_BUFFER_BYTES: usize = 16 << 20;
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
+const BYTES_PER_SYNC: u64 = 1 << 20;
 
 fn db_options() -> Options {
     let mut options = Options::default();
@@ -159,8 +258,8 @@ fn db_options() -> Options {
     options.set_max_background_jobs(2);
     options.set_max_total_wal_size(16 * WRITE_BUFFER_BYTES as u64);
     // Write back steadily, so that a sync finds little left.
-    options.set_bytes_per_sync(1 << 20);
-    options.set_wal_bytes_per_sync(1 << 20);
+    options.set_bytes_per_sync(BYTES_PER_SYNC);
+    options.set_wal_bytes_per_sync(BYTES_PER_SYNC);
     options.set_max_open_files(1_024);
     options.set_keep_log_file_num(2);
     options.set_log_level(LogLevel::Warn);
@@ -168,10 +267,8 @@ fn db_options() -> Options {
 }
 
 fn family_options(name: &str, cache: &Cache) -> Options {
-    let mut table = BlockBasedOptions::default();
+    let mut table = table_options();
     table.set_block_cache(cache);
-    table.set_block_size(16 << 10);
-    table.set_bloom_filter(BLOOM_BITS_PER_KEY, false);
     table.set_cache_index_and_filter_blocks(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
 
@@ -187,22 +284,30 @@ fn family_options(name: &str, cache: &Cache) -> Options {
     options
 }
 
-/// Reads the format record, or writes it into a new database.
+fn table_options() -> BlockBasedOptions {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_size(16 << 10);
+    table.set_bloom_filter(BLOOM_BITS_PER_KEY, false);
+    table
+}
+
+/// Reads the format record; writes it into a new database and over an older one.
 fn check_format(db: &DB, dir: &Path) -> Result<(), OpenError> {
-    let known = FORMAT.to_string();
     let found = db.get(FORMAT_KEY).map_err(|e| open_error(dir, e))?;
-    let Some(found) = found else {
-        let mut options = WriteOptions::default();
-        options.set_sync(true);
-        return db.put_opt(FORMAT_KEY, &known, &options).map_err(|e| open_error(dir, e));
-    };
-    if found == known.as_bytes() {
-        return Ok(());
+    let found = found.map(|found| String::from_utf8_lossy(&found).into_owned());
+    match found.as_deref().map(str::parse::<u32>) {
+        Some(Ok(FORMAT)) => Ok(()),
+        None | Some(Ok(1)) => {
+            let mut options = WriteOptions::default();
+            options.set_sync(true);
+            db.put_opt(FORMAT_KEY, FORMAT.to_string(), &options).map_err(|e| open_error(dir, e))
+        }
+        Some(_) => Err(OpenError::NewerFormat {
+            dir: dir.to_owned(),
+            found: found.unwrap_or_default(),
+            known: FORMAT,
+        }),
     }
-    Err(OpenError::NewerFormat {
-        dir: dir.to_owned(),
-        found: String::from_utf8_lossy(&found).into_owned(),
-    })
 }
 
 fn open_error(dir: &Path, error: rocksdb::Error) -> OpenError {

@@ -1,0 +1,276 @@
+//! RocksDB below a table: each checkpoint is one sorted file that the database takes over whole.
+//!
+//! Nothing goes through RocksDB's log and memtable. One file in one column family is taken over
+//! atomically, so the data and the applied state of all groups are in it together: the `System`
+//! records are one record, [`SYSTEM_KEY`], which sorts first and which no user can write, since
+//! keys of users are not empty. It holds all `System` records that changed since the database was
+//! opened; the next open moves them into their own column family ([`fold`]), so that the database
+//! can be used with and without a table.
+//!
+//! ```text
+//! version u8 = 1, then: key length u32 | value length u32, all ones: deleted | key | value
+//! ```
+//!
+//! Made by whoever makes a checkpoint of the table; read by everyone.
+
+use super::table::{Base, GroupCheckpoint, Sorted};
+use super::{Column, OpenError, RocksEngine};
+use crate::kv::keys;
+use bytes::{Buf, Bytes};
+use flotilla_raftstore::{Fatal, GroupId};
+use parking_lot::{Mutex, RwLock};
+use rocksdb::{DB, IngestExternalFileOptions, Options, SstFileWriter, WriteBatch, WriteOptions};
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// In the data column family.
+pub(super) const SYSTEM_KEY: &[u8] = b"";
+/// Lowest key that a user can have.
+const LOWEST_KEY: &[u8] = &[0];
+/// The file of the checkpoint under way, in the database's folder.
+const FILE: &str = "next.checkpoint";
+const VERSION: u8 = 1;
+const DELETED: u32 = u32::MAX;
+/// More files than this in the first level slow down reads: a checkpoint waits for compactions.
+const LEVEL_0_FILES_MAX: u64 = 24;
+const LEVEL_0_POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// `System` records: key → value, `None` = deleted.
+type SystemChanges = BTreeMap<Bytes, Option<Bytes>>;
+
+/// See the module.
+pub struct RocksBase {
+    engine: RocksEngine,
+    file: PathBuf,
+    file_options: Options,
+    /// All `System` records. Small: two a group.
+    system: RwLock<BTreeMap<Bytes, Bytes>>,
+    /// Those that changed since the open.
+    changed: Mutex<SystemChanges>,
+}
+
+impl RocksBase {
+    /// A base over the database in `dir`, which is created when it is not there.
+    pub fn open(dir: &Path) -> Result<RocksBase, OpenError> {
+        let engine = RocksEngine::open(dir)?;
+        let system = engine.system_records().map_err(|e| OpenError::io(dir, e))?;
+        let file = dir.join(FILE);
+        remove(&file).map_err(|e| OpenError::io(&file, e))?;
+        Ok(RocksBase {
+            engine,
+            file,
+            file_options: RocksEngine::file_options(),
+            system: RwLock::new(system),
+            changed: Mutex::default(),
+        })
+    }
+
+    /// Writes the file and syncs it.
+    fn write_file(&self, system: &[u8], groups: Vec<Sorted<'_>>) -> Result<(), Fatal> {
+        let fatal = |e: &dyn std::fmt::Display| {
+            Fatal::new(format!("write the checkpoint {}", self.file.display()), e)
+        };
+        // Never written over: it may be a second name of a file that the database took over.
+        remove(&self.file).map_err(|e| fatal(&e))?;
+        let mut writer = SstFileWriter::create(&self.file_options);
+        let write = || {
+            writer.open(&self.file)?;
+            writer.put(SYSTEM_KEY, system)?;
+            for (key, value) in groups.into_iter().flatten() {
+                match value {
+                    Some(value) => writer.put(key, value)?,
+                    None => writer.delete(key)?,
+                }
+            }
+            writer.finish()
+        };
+        write().map_err(|e: rocksdb::Error| fatal(&e))
+    }
+
+    fn wait_for_compactions(&self) -> Result<(), Fatal> {
+        let read = |name| self.engine.data_property(name);
+        while read("rocksdb.num-files-at-level0")? > LEVEL_0_FILES_MAX {
+            if read("rocksdb.background-errors")? > 0 {
+                let what = "compact the KV database";
+                return Err(Fatal::new(what, "it failed; its file LOG says why"));
+            }
+            std::thread::sleep(LEVEL_0_POLL_INTERVAL);
+        }
+        Ok(())
+    }
+}
+
+impl Base for RocksBase {
+    fn checkpoint(&self, groups: &[GroupCheckpoint<'_>]) -> Result<(), Fatal> {
+        let mut changed = self.changed.lock();
+        for group in groups {
+            let copy = Bytes::copy_from_slice;
+            changed.extend(group.system.sorted().map(|(key, value)| (copy(key), value.map(copy))));
+        }
+        let sorted = in_order(groups)?;
+        self.wait_for_compactions()?;
+        self.write_file(&encode(&changed), sorted)?;
+        self.engine.take_over(&self.file)?;
+
+        let mut system = self.system.write();
+        for group in groups {
+            for (key, value) in group.system.sorted() {
+                match value {
+                    Some(value) => {
+                        system.insert(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value))
+                    }
+                    None => system.remove(key),
+                };
+            }
+        }
+        Ok(())
+    }
+
+    fn get(&self, _group: GroupId, column: Column, key: &[u8]) -> Result<Option<Bytes>, Fatal> {
+        match column {
+            Column::Data => self.engine.get_data(key),
+            Column::System => Ok(self.system.read().get(key).cloned()),
+        }
+    }
+
+    fn scan(
+        &self,
+        _group: GroupId,
+        column: Column,
+        start: &[u8],
+        end: &[u8],
+        take: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), Fatal> {
+        if column == Column::Data {
+            return self.engine.scan_data(start.max(LOWEST_KEY), end, take);
+        }
+        let system = self.system.read();
+        let from = Bytes::copy_from_slice(start);
+        for (key, value) in system.range(from..) {
+            if !(end.is_empty() || &key[..] < end) || !take(key, value) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn groups(&self) -> Result<Vec<GroupId>, Fatal> {
+        let mut groups = Vec::new();
+        for key in self.system.read().keys() {
+            let Some(group) = keys::group_of(key) else {
+                return Err(Fatal::new("read the system records", format!("key {key:?}")));
+            };
+            groups.push(group);
+        }
+        groups.dedup();
+        Ok(groups)
+    }
+}
+
+/// The groups' data as one ascending sequence: their ranges are apart.
+fn in_order<'a>(groups: &[GroupCheckpoint<'a>]) -> Result<Vec<Sorted<'a>>, Fatal> {
+    let mut sorted: Vec<_> =
+        groups.iter().map(|group| (group.data.sorted(), group.group)).collect();
+    sorted.retain(|(records, _)| records.bounds().is_some());
+    sorted.sort_by(|(a, _), (b, _)| a.bounds().cmp(&b.bounds()));
+    for pair in sorted.windows(2) {
+        let ((a, first), (b, second)) = (&pair[0], &pair[1]);
+        if a.bounds().map(|(_, last)| last) >= b.bounds().map(|(first, _)| first) {
+            let what = "make a checkpoint";
+            return Err(Fatal::new(what, format!("keys of groups {first} and {second} overlap")));
+        }
+    }
+    Ok(sorted.into_iter().map(|(records, _)| records).collect())
+}
+
+/// Moves the `System` records of the last checkpoint into their own column family, durably.
+pub(super) fn fold(db: &DB, dir: &Path) -> Result<(), OpenError> {
+    let io = |e: rocksdb::Error| OpenError::io(dir, e);
+    let (data, system) = RocksEngine::families(db);
+    let Some(record) = db.get_cf(data, SYSTEM_KEY).map_err(io)? else {
+        return Ok(());
+    };
+    let Some(changes) = decode(Bytes::from(record)) else {
+        return Err(OpenError::damaged(dir, "the system records of its last checkpoint are cut"));
+    };
+    let mut batch = WriteBatch::default();
+    for (key, value) in changes {
+        match value {
+            Some(value) => batch.put_cf(system, key, value),
+            None => batch.delete_cf(system, key),
+        }
+    }
+    batch.delete_cf(data, SYSTEM_KEY);
+    let mut options = WriteOptions::default();
+    options.set_sync(true);
+    db.write_opt(batch, &options).map_err(io)
+}
+
+/// What `take_over` asks for.
+pub(super) fn ingest_options() -> IngestExternalFileOptions {
+    let mut options = IngestExternalFileOptions::default();
+    options.set_move_files(true);
+    options
+}
+
+fn remove(file: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(file) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+fn encode(changes: &SystemChanges) -> Vec<u8> {
+    let mut out = vec![VERSION];
+    for (key, value) in changes {
+        let length = value.as_ref().map_or(DELETED, |value| value.len() as u32);
+        out.extend_from_slice(&(key.len() as u32).to_le_bytes());
+        out.extend_from_slice(&length.to_le_bytes());
+        out.extend_from_slice(key);
+        out.extend_from_slice(value.as_deref().unwrap_or_default());
+    }
+    out
+}
+
+/// `None`: not whole, or of another version.
+fn decode(mut bytes: Bytes) -> Option<SystemChanges> {
+    let mut changes = SystemChanges::new();
+    if bytes.try_get_u8().ok()? != VERSION {
+        return None;
+    }
+    while bytes.has_remaining() {
+        let key = bytes.try_get_u32_le().ok()?;
+        let value = bytes.try_get_u32_le().ok()?;
+        let mut cut =
+            |length: u32| (bytes.len() >= length as usize).then(|| bytes.split_to(length as usize));
+        let key = cut(key)?;
+        let value = if value == DELETED { None } else { Some(cut(value)?) };
+        changes.insert(key, value);
+    }
+    Some(changes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn system_records_survive_encoding_and_a_cut_is_seen() {
+        let bytes = Bytes::from_static;
+        let changes: SystemChanges = [
+            (bytes(b"a"), Some(bytes(b"value"))),
+            (bytes(b"b"), None),
+            (bytes(b"c"), Some(bytes(b""))),
+        ]
+        .into();
+        let encoded = Bytes::from(encode(&changes));
+        assert_eq!(decode(encoded.clone()).as_ref(), Some(&changes));
+        let whole_records = [1, 1 + 8 + 6, 1 + 8 + 6 + 8 + 1];
+        for cut in (0..encoded.len()).filter(|cut| !whole_records.contains(cut)) {
+            assert_eq!(decode(encoded.slice(..cut)), None, "cut at {cut}");
+        }
+        assert_eq!(decode(bytes(&[2])), None);
+    }
+}

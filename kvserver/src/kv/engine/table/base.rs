@@ -1,0 +1,44 @@
+//! What is below a table: it takes checkpoints and gives records.
+
+use super::records::Records;
+use crate::kv::engine::Column;
+use bytes::Bytes;
+use flotilla_raftstore::{Fatal, GroupId};
+
+/// Storage that gets whole checkpoints from a table.
+///
+/// To be correct, an implementation must apply the records of each group atomically, for readers
+/// and for crashes, and recover after a crash to a state that holds, of every group, all
+/// checkpoints up to some one and none after it, the last one that returned included.
+pub trait Base: Send + Sync {
+    /// Applies the changes of all `groups`, durable when it returns. Blocks on the disk. One
+    /// caller at a time. Not called again after it failed.
+    fn checkpoint(&self, groups: &[GroupCheckpoint<'_>]) -> Result<(), Fatal>;
+
+    /// The value of `key`, if any. Blocks on the disk.
+    fn get(&self, group: GroupId, column: Column, key: &[u8]) -> Result<Option<Bytes>, Fatal>;
+
+    /// Gives the records of `[start, end)` (`end` empty = to the end), ascending, to `take`,
+    /// until that says `false`. Blocks on the disk.
+    fn scan(
+        &self,
+        group: GroupId,
+        column: Column,
+        start: &[u8],
+        end: &[u8],
+        take: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), Fatal>;
+
+    /// Every group that has a `System` record, ascending.
+    fn groups(&self) -> Result<Vec<GroupId>, Fatal>;
+}
+
+/// What changed in a group between two moments, the last change of each key only.
+pub struct GroupCheckpoint<'a> {
+    /// The group.
+    pub group: GroupId,
+    /// `Column::Data`.
+    pub data: &'a Records,
+    /// `Column::System`.
+    pub system: &'a Records,
+}

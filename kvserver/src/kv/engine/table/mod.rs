@@ -1,0 +1,328 @@
+//! A bounded table in memory over storage that gets sorted, de-duplicated checkpoints.
+//!
+//! The synced Raft log is the write-ahead log of everything here, so nothing is written twice: a
+//! crash leaves the last checkpoint with the applied indexes that it holds, and the log, which is
+//! never cut beyond them, replays the rest.
+//!
+//! 1. [`TableEngine::write`] puts copies of a group's changes, data and applied state alike, into
+//!    its active records (`records.rs`) under the group's lock.
+//! 2. A checkpoint seals: it swaps the active records of each group for empty ones, under the
+//!    group's lock. What it takes of a group is one moment of it.
+//! 3. It gives them to the base (`base.rs`), which makes them durable atomically, in key order.
+//! 4. Only then it drops the sealed records; reads (`view.rs`) look at active, sealed, base.
+//!
+//! `sync` makes a checkpoint; so does a thread of the engine as soon as the active records take
+//! half of the allowed bytes. A write that finds the table full waits for the checkpoint under
+//! way, or makes one: memory does not grow. A failed checkpoint fences the engine: nothing is
+//! written any more, and no sync ever succeeds.
+//!
+//! Keys move between groups only by structural commands, which sync: no two groups of a table
+//! have changes of one key.
+
+mod base;
+mod metrics;
+mod records;
+mod view;
+
+pub use base::{Base, GroupCheckpoint};
+pub use records::{Records, Sorted};
+
+use super::dump::Columns;
+use super::{Change, Column, Engine, GroupChanges, View};
+use bytes::Bytes;
+use flotilla_raftstore::{Fatal, GroupId, mutant};
+use metrics::Metrics;
+use parking_lot::{Mutex, RwLock};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Instant;
+use view::TableView;
+
+/// Locks over the groups: `group % STRIPES`, so the groups of a small store have one each.
+const STRIPES: usize = 256;
+
+type Stripe = BTreeMap<GroupId, Group>;
+
+#[derive(Default)]
+struct Group {
+    /// Written since the last seal.
+    active: Columns<Records>,
+    /// In the checkpoint under way, or in one that failed.
+    sealed: Option<Arc<Columns<Records>>>,
+    /// Changes in `active`.
+    changes: u64,
+}
+
+/// See the module.
+pub struct TableEngine {
+    table: Arc<Table>,
+    flusher: Option<Flusher>,
+}
+
+/// The thread that makes checkpoints early.
+struct Flusher {
+    /// Closed to end it.
+    wake: Option<SyncSender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Table {
+    base: Box<dyn Base>,
+    stripes: Box<[RwLock<Stripe>]>,
+    bytes_max: usize,
+    /// Of all records, active and sealed, and what running writes may still add.
+    bytes: AtomicUsize,
+    sealed_bytes: AtomicUsize,
+    /// Held for a whole checkpoint: one at a time. Why one failed.
+    turn: Mutex<Option<Fatal>>,
+    /// Why nothing is written any more.
+    fence: RwLock<Option<Fatal>>,
+    metrics: Metrics,
+}
+
+impl TableEngine {
+    /// A table of up to `bytes_max` bytes over `base`. Checkpoints are made by `sync` and by
+    /// writes that find the table full.
+    ///
+    /// One write larger than that is taken when the table is empty.
+    #[must_use]
+    pub fn new(base: Box<dyn Base>, bytes_max: usize) -> TableEngine {
+        let table = Table {
+            base,
+            stripes: (0..STRIPES).map(|_| RwLock::default()).collect(),
+            bytes_max,
+            bytes: AtomicUsize::new(0),
+            sealed_bytes: AtomicUsize::new(0),
+            turn: Mutex::default(),
+            fence: RwLock::default(),
+            metrics: Metrics::new(),
+        };
+        TableEngine { table: Arc::new(table), flusher: None }
+    }
+
+    /// The same with a thread that makes a checkpoint when the table is half full.
+    pub fn with_flusher(mut self) -> std::io::Result<TableEngine> {
+        // One wake-up waits at most: a checkpoint takes everything.
+        let (wake, woken) = sync_channel(1);
+        let table = Arc::clone(&self.table);
+        let thread = std::thread::Builder::new()
+            .name("checkpoint".to_owned())
+            .spawn(move || flush(&table, &woken))?;
+        self.flusher = Some(Flusher { wake: Some(wake), thread: Some(thread) });
+        Ok(self)
+    }
+}
+
+fn flush(table: &Table, woken: &Receiver<()>) {
+    while woken.recv().is_ok() {
+        let mut failed = table.turn.lock();
+        if table.half_full() && table.checkpoint(&mut failed).is_err() {
+            // The fence stands; the next write or sync says why.
+            return;
+        }
+    }
+}
+
+impl Drop for Flusher {
+    fn drop(&mut self) {
+        self.wake = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread was printed when it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Engine for TableEngine {
+    fn write(&self, batch: &[GroupChanges]) -> Result<(), Fatal> {
+        self.table.write(batch)?;
+        if let Some(Flusher { wake: Some(wake), .. }) = &self.flusher
+            && self.table.half_full()
+        {
+            // Full: a wake-up waits already.
+            let _ = wake.try_send(());
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), Fatal> {
+        if mutant::active("sync_without_checkpoint") && !self.table.half_full() {
+            return Ok(());
+        }
+        let mut failed = self.table.turn.lock();
+        self.table.checkpoint(&mut failed)
+    }
+
+    fn view(&self, group: GroupId) -> Box<dyn View + '_> {
+        Box::new(self.table.view(group))
+    }
+
+    fn groups(&self) -> Result<Vec<GroupId>, Fatal> {
+        let mut groups: BTreeSet<GroupId> = self.table.base.groups()?.into_iter().collect();
+        for stripe in &self.table.stripes {
+            groups.extend(stripe.read().keys());
+        }
+        let mut with_system = Vec::new();
+        for group in groups {
+            let start = group.0.to_be_bytes();
+            let end = group.0.checked_add(1).map(u64::to_be_bytes);
+            let end = end.as_ref().map_or(&[][..], |end| &end[..]);
+            let view = self.table.view(group);
+            if !view.scan(Column::System, &start, end, 1, usize::MAX)?.0.is_empty() {
+                with_system.push(group);
+            }
+        }
+        Ok(with_system)
+    }
+
+    fn metrics(&self) -> prometheus::Registry {
+        self.table.metrics.registry.clone()
+    }
+}
+
+impl Table {
+    fn stripe(&self, group: GroupId) -> &RwLock<Stripe> {
+        &self.stripes[group.0 as usize % STRIPES]
+    }
+
+    fn view(&self, group: GroupId) -> TableView<'_> {
+        TableView { stripe: self.stripe(group).read(), group, base: &*self.base }
+    }
+
+    fn half_full(&self) -> bool {
+        let sealed = self.sealed_bytes.load(Ordering::Relaxed);
+        self.bytes.load(Ordering::Relaxed).saturating_sub(sealed) > self.bytes_max / 2
+    }
+
+    fn write(&self, batch: &[GroupChanges]) -> Result<(), Fatal> {
+        let most = batch.iter().flat_map(|group| &group.changes).map(bytes_of).sum();
+        self.reserve(most)?;
+        let mut used = 0;
+        for GroupChanges { group, changes } in batch {
+            let mut stripe = self.stripe(*group).write();
+            let group = stripe.entry(*group).or_default();
+            let before = group.bytes();
+            for Change { column, key, value } in changes {
+                let records = match column {
+                    Column::Data => &mut group.active.data,
+                    Column::System => &mut group.active.system,
+                };
+                records.set(key, value.as_deref());
+            }
+            group.changes += changes.len() as u64;
+            used += group.bytes() - before;
+        }
+        self.bytes.fetch_sub(most - used, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Takes `bytes` of the allowed ones; waits for a checkpoint, or makes one, until they are
+    /// free.
+    fn reserve(&self, bytes: usize) -> Result<(), Fatal> {
+        let take = |held: usize| {
+            (held == 0 || held.saturating_add(bytes) <= self.bytes_max).then_some(held + bytes)
+        };
+        let mut first = true;
+        while {
+            if let Some(why) = &*self.fence.read() {
+                return Err(why.clone());
+            }
+            self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_err()
+        } {
+            if std::mem::take(&mut first) {
+                self.metrics.waits.inc();
+            }
+            // Whoever has the turn makes room: look again before making more.
+            let mut failed = self.turn.lock();
+            if take(self.bytes.load(Ordering::Relaxed)).is_none() {
+                self.checkpoint(&mut failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything written before the call is durable when it returns. `failed` is the turn's.
+    fn checkpoint(&self, failed: &mut Option<Fatal>) -> Result<(), Fatal> {
+        if let Some(why) = failed {
+            return Err(why.clone());
+        }
+        self.metrics.bytes.set(self.bytes.load(Ordering::Relaxed) as i64);
+        let sealed = self.seal();
+        if sealed.is_empty() {
+            return Ok(());
+        }
+        let start = Instant::now();
+        let groups: Vec<_> = sealed
+            .iter()
+            .map(|(group, columns)| GroupCheckpoint {
+                group: *group,
+                data: &columns.data,
+                system: &columns.system,
+            })
+            .collect();
+        if let Err(why) = self.base.checkpoint(&groups) {
+            *self.fence.write() = Some(why.clone());
+            *failed = Some(why.clone());
+            return Err(why);
+        }
+        let records: usize = sealed.iter().map(|(_, c)| c.data.len() + c.system.len()).sum();
+        self.drop_sealed(sealed);
+        self.metrics.records_written.inc_by(records as u64);
+        self.metrics.checkpoint_seconds.observe(start.elapsed().as_secs_f64());
+        self.metrics.bytes.set(self.bytes.load(Ordering::Relaxed) as i64);
+        Ok(())
+    }
+
+    /// Swaps the records of every group that was written to.
+    fn seal(&self) -> Vec<(GroupId, Arc<Columns<Records>>)> {
+        let mut sealed = Vec::new();
+        let (mut bytes, mut changes) = (0, 0);
+        for stripe in &self.stripes {
+            for (id, group) in stripe.write().iter_mut() {
+                if group.active.data.is_empty() && group.active.system.is_empty() {
+                    continue;
+                }
+                bytes += group.bytes();
+                changes += std::mem::take(&mut group.changes);
+                let next = Columns {
+                    data: Records::with_room_of(&group.active.data),
+                    system: Records::with_room_of(&group.active.system),
+                };
+                let columns = Arc::new(std::mem::replace(&mut group.active, next));
+                group.sealed = Some(Arc::clone(&columns));
+                sealed.push((*id, columns));
+            }
+        }
+        self.sealed_bytes.store(bytes, Ordering::Relaxed);
+        self.metrics.changes.inc_by(changes);
+        sealed
+    }
+
+    /// The base has the records: frees them, outside of the locks.
+    fn drop_sealed(&self, sealed: Vec<(GroupId, Arc<Columns<Records>>)>) {
+        for (id, _) in &sealed {
+            if let Some(group) = self.stripe(*id).write().get_mut(id) {
+                group.sealed = None;
+            }
+        }
+        drop(sealed);
+        self.bytes.fetch_sub(self.sealed_bytes.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
+impl Group {
+    fn bytes(&self) -> usize {
+        self.active.data.bytes() + self.active.system.bytes()
+    }
+}
+
+fn bytes_of(change: &Change) -> usize {
+    Records::bytes_of(&change.key, change.value.as_ref().map(Bytes::as_ref))
+}
+
+#[cfg(test)]
+#[path = "table_test.rs"]
+mod tests;

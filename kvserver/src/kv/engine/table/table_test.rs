@@ -1,0 +1,336 @@
+//! What a table must keep over a base that fails and forgets as disks do.
+
+use super::*;
+use crate::kv::engine::Pair;
+use crate::kv::keys;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+/// One group's records: (column, key) → value.
+type Content = BTreeMap<(Column, Vec<u8>), Vec<u8>>;
+
+/// How a checkpoint goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mishap {
+    /// The process dies before anything is written.
+    Before,
+    /// Groups are durable one by one; it dies between two of them.
+    Between,
+    /// Everything is durable, but nobody is told.
+    After,
+}
+
+/// A disk: survives its engine.
+#[derive(Default)]
+struct Disk {
+    groups: RwLock<BTreeMap<GroupId, Content>>,
+    mishap: Mutex<Option<Mishap>>,
+    checkpoint_takes: Mutex<Duration>,
+    failed: AtomicBool,
+}
+
+struct DiskBase(Arc<Disk>);
+
+impl Base for DiskBase {
+    fn checkpoint(&self, groups: &[GroupCheckpoint<'_>]) -> Result<(), Fatal> {
+        assert!(!self.0.failed.load(Ordering::Relaxed), "asked again after a failure");
+        std::thread::sleep(*self.0.checkpoint_takes.lock());
+        let mishap = self.0.mishap.lock().take();
+        let durable = match mishap {
+            Some(Mishap::Before) => 0,
+            Some(Mishap::Between) => groups.len() / 2,
+            Some(Mishap::After) | None => groups.len(),
+        };
+        for GroupCheckpoint { group, data, system } in &groups[..durable] {
+            let mut held = self.0.groups.write();
+            let content = held.entry(*group).or_default();
+            for (column, records) in [(Column::Data, data), (Column::System, system)] {
+                for (key, value) in records.sorted() {
+                    match value {
+                        Some(value) => content.insert((column, key.to_vec()), value.to_vec()),
+                        None => content.remove(&(column, key.to_vec())),
+                    };
+                }
+            }
+        }
+        if mishap.is_some() {
+            self.0.failed.store(true, Ordering::Relaxed);
+            return Err(Fatal::new("checkpoint", "the disk is gone"));
+        }
+        Ok(())
+    }
+
+    fn get(&self, group: GroupId, column: Column, key: &[u8]) -> Result<Option<Bytes>, Fatal> {
+        let groups = self.0.groups.read();
+        let value = groups.get(&group).and_then(|content| content.get(&(column, key.to_vec())));
+        Ok(value.map(|value| Bytes::copy_from_slice(value)))
+    }
+
+    fn scan(
+        &self,
+        group: GroupId,
+        column: Column,
+        start: &[u8],
+        end: &[u8],
+        take: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), Fatal> {
+        for (key, value) in in_range(self.0.groups.read().get(&group), column, start, end) {
+            if !take(&key, &value) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn groups(&self) -> Result<Vec<GroupId>, Fatal> {
+        let groups = self.0.groups.read();
+        let system =
+            |content: &Content| content.keys().any(|(column, _)| *column == Column::System);
+        Ok(groups.iter().filter(|(_, content)| system(content)).map(|(id, _)| *id).collect())
+    }
+}
+
+fn in_range(content: Option<&Content>, column: Column, start: &[u8], end: &[u8]) -> Vec<Pair> {
+    let Some(content) = content else { return Vec::new() };
+    let from = content.range((column, start.to_vec())..);
+    from.take_while(|((c, key), _)| *c == column && (end.is_empty() || &key[..] < end))
+        .map(|((_, key), value)| (Bytes::from(key.clone()), Bytes::from(value.clone())))
+        .collect()
+}
+
+fn open(disk: &Arc<Disk>, bytes_max: usize) -> TableEngine {
+    disk.failed.store(false, Ordering::Relaxed);
+    TableEngine::new(Box::new(DiskBase(Arc::clone(disk))), bytes_max)
+}
+
+fn change(column: Column, key: &[u8], value: Option<&[u8]>) -> Change {
+    let copy = Bytes::copy_from_slice;
+    Change { column, key: copy(key), value: value.map(copy) }
+}
+
+fn put(key: &[u8], value: &[u8]) -> Change {
+    change(Column::Data, key, Some(value))
+}
+
+fn write(engine: &TableEngine, group: GroupId, changes: Vec<Change>) -> Result<(), Fatal> {
+    engine.write(&[GroupChanges { group, changes }])
+}
+
+/// Every state of a group since the start, and which of them is surely durable.
+#[derive(Default)]
+struct Model {
+    states: Vec<Content>,
+    durable: usize,
+}
+
+impl Model {
+    fn last(&self) -> Content {
+        self.states.last().cloned().unwrap_or_default()
+    }
+}
+
+const GROUPS: u64 = 3;
+const KEYS: u32 = 60;
+
+fn random_changes(rng: &mut SmallRng, group: GroupId, number: usize) -> Vec<Change> {
+    let mut changes: Vec<Change> = (0..rng.random_range(0..6))
+        .map(|_| {
+            let key = (rng.random_range(0..KEYS) * 31).to_string();
+            let value = "v".repeat(rng.random_range(0..9)) + &number.to_string();
+            let value = rng.random_bool(0.6).then_some(value.as_bytes());
+            change(Column::Data, key.as_bytes(), value)
+        })
+        .collect();
+    changes.push(change(Column::System, &keys::state(group), Some(&number.to_be_bytes())));
+    changes
+}
+
+fn check_reads(rng: &mut SmallRng, engine: &TableEngine, group: GroupId, content: &Content) {
+    let view = engine.view(group);
+    for _ in 0..4 {
+        let key = (rng.random_range(0..KEYS) * 31).to_string().into_bytes();
+        let expected = content.get(&(Column::Data, key.clone()));
+        assert_eq!(view.get(Column::Data, &key).unwrap().as_deref(), expected.map(|v| &v[..]));
+    }
+    let bound = |rng: &mut SmallRng| rng.random_range(0..KEYS * 31).to_string().into_bytes();
+    let (start, end) = (bound(rng), if rng.random_bool(0.3) { Vec::new() } else { bound(rng) });
+    let limit = *[1, 3, 1_000].get(rng.random_range(0..3)).unwrap();
+    for column in [Column::Data, Column::System] {
+        let start = if column == Column::Data { &start[..] } else { &[] };
+        let end = if column == Column::Data { &end[..] } else { &[] };
+        let (found, more) = view.scan(column, start, end, limit, usize::MAX).unwrap();
+        let expected = in_range(Some(content), column, start, end);
+        assert_eq!(more, expected.len() > limit);
+        assert!(found.iter().eq(expected.iter().take(limit)), "{found:?} {expected:?}");
+    }
+}
+
+/// Random writes, reads, checkpoints, failures and crashes against plain maps. After each crash
+/// every group is at one of its own moments, and none is before the last `sync`.
+#[test]
+fn behaves_like_maps_that_crash_to_a_moment_at_or_after_the_last_sync() {
+    let (mut waits, mut mishaps, mut later) = (0, BTreeSet::new(), 0);
+    for seed in 0..60 {
+        let rng = &mut SmallRng::seed_from_u64(seed);
+        let bytes_max = *[150, 2_000, 1 << 20].get(seed as usize % 3).unwrap();
+        let disk = Arc::new(Disk::default());
+        let mut engine = open(&disk, bytes_max);
+        let mut models: BTreeMap<GroupId, Model> = BTreeMap::new();
+        for step in 0..400 {
+            let group = GroupId(rng.random_range(1..=GROUPS));
+            let mut crash = rng.random_bool(0.02);
+            match rng.random_range(0..10) {
+                0..5 => {
+                    let model = models.entry(group).or_default();
+                    let changes = random_changes(rng, group, step);
+                    let mut next = model.last();
+                    for Change { column, key, value } in &changes {
+                        match value {
+                            Some(value) => next.insert((*column, key.to_vec()), value.to_vec()),
+                            None => next.remove(&(*column, key.to_vec())),
+                        };
+                    }
+                    match write(&engine, group, changes) {
+                        Ok(()) => model.states.push(next),
+                        Err(_) => crash = true,
+                    }
+                }
+                5 => match engine.sync() {
+                    Ok(()) => models.values_mut().for_each(|m| m.durable = m.states.len()),
+                    Err(_) => crash = true,
+                },
+                6 if rng.random_bool(0.1) => {
+                    let mishap =
+                        [Mishap::Before, Mishap::Between, Mishap::After][rng.random_range(0..3)];
+                    *disk.mishap.lock() = Some(mishap);
+                    mishaps.insert(format!("{mishap:?}"));
+                }
+                _ => {}
+            }
+            let content = models.get(&group).map(Model::last).unwrap_or_default();
+            // A fenced engine still shows everything; then it is reopened.
+            check_reads(rng, &engine, group, &content);
+            if crash {
+                if disk.failed.load(Ordering::Relaxed) {
+                    assert!(engine.sync().is_err() && write(&engine, group, vec![]).is_err());
+                }
+                waits += engine.table.metrics.waits.get();
+                drop(engine);
+                *disk.mishap.lock() = None;
+                engine = open(&disk, bytes_max);
+                for (group, model) in &mut models {
+                    let held = disk.groups.read().get(group).cloned().unwrap_or_default();
+                    let at = match model.states.iter().rposition(|state| *state == held) {
+                        Some(at) => at + 1,
+                        None => {
+                            assert!(held.is_empty(), "group {group} is at no moment of its own");
+                            0
+                        }
+                    };
+                    assert!(at >= model.durable, "group {group} lost what was synced");
+                    later += usize::from(at > model.durable);
+                    model.states.truncate(at);
+                    model.durable = at;
+                }
+                let with_state = models.iter().filter(|(_, model)| !model.states.is_empty());
+                assert!(with_state.map(|(id, _)| *id).eq(engine.groups().unwrap()));
+            }
+        }
+    }
+    assert!(waits > 0 && mishaps.len() == 3 && later > 0, "{waits} {mishaps:?} {later}");
+}
+
+#[test]
+fn many_writers_never_hold_more_than_allowed_and_lose_nothing() {
+    const BYTES_MAX: usize = 20_000;
+    let disk = Arc::new(Disk::default());
+    *disk.checkpoint_takes.lock() = Duration::from_millis(2);
+    let engine = open(&disk, BYTES_MAX).with_flusher().unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writers: Vec<_> = (1..=3)
+            .map(|group| {
+                let engine = &engine;
+                scope.spawn(move || {
+                    for n in 0..1_500_u32 {
+                        let changes = vec![
+                            put(&n.to_be_bytes(), b"some value"),
+                            put(b"last", &n.to_be_bytes()),
+                        ];
+                        write(engine, GroupId(group), changes).unwrap();
+                    }
+                })
+            })
+            .collect();
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                assert!(engine.table.bytes.load(Ordering::Relaxed) <= BYTES_MAX);
+                for group in (1..=3).map(GroupId) {
+                    let view = engine.view(group);
+                    let last = view.get(Column::Data, b"last").unwrap();
+                    let last =
+                        last.map_or(0, |n| u32::from_be_bytes(n[..].try_into().unwrap()) + 1);
+                    let end = u32::MAX.to_be_bytes();
+                    let (found, _) = view.scan(Column::Data, b"\0", &end, 9_999, 1 << 20).unwrap();
+                    let numbers =
+                        found.iter().filter(|(key, _)| key.len() == 4 && &key[..] != b"last");
+                    assert_eq!(numbers.count() as u32, last, "of one moment");
+                }
+            }
+        });
+        writers.into_iter().for_each(|writer| writer.join().unwrap());
+        done.store(true, Ordering::Relaxed);
+    });
+    engine.sync().unwrap();
+    assert_eq!(engine.table.bytes.load(Ordering::Relaxed), 0);
+    assert!(engine.table.metrics.waits.get() > 0, "the table was never full");
+    drop(engine);
+    assert!(disk.groups.read().values().all(|content| content.len() == 1_501));
+}
+
+#[test]
+fn one_write_larger_than_the_table_is_taken() {
+    let disk = Arc::new(Disk::default());
+    let engine = open(&disk, 100);
+    for _ in 0..3 {
+        write(&engine, GroupId(1), vec![put(b"key", &[7; 1_000])]).unwrap();
+        write(&engine, GroupId(1), vec![put(b"other", b"small")]).unwrap();
+    }
+    let view = engine.view(GroupId(1));
+    assert_eq!(view.get(Column::Data, b"key").unwrap().unwrap().len(), 1_000);
+}
+
+#[test]
+fn overwrites_are_absorbed_and_counted() {
+    let disk = Arc::new(Disk::default());
+    let engine = open(&disk, 10_000);
+    for n in 0..5_000_u32 {
+        write(&engine, GroupId(1), vec![put(b"key", &n.to_be_bytes())]).unwrap();
+    }
+    let bytes = engine.table.bytes.load(Ordering::Relaxed);
+    assert!(bytes < 100, "{bytes} bytes for one key");
+    engine.sync().unwrap();
+    engine.sync().unwrap();
+    let metrics = &engine.table.metrics;
+    assert_eq!((metrics.changes.get(), metrics.records_written.get()), (5_000, 1));
+    assert_eq!(metrics.checkpoint_seconds.get_sample_count(), 1, "nothing to do the second time");
+}
+
+#[test]
+fn the_thread_makes_checkpoints_before_the_table_is_full() {
+    let disk = Arc::new(Disk::default());
+    let engine = open(&disk, 1 << 20).with_flusher().unwrap();
+    let mut n = 0_u32;
+    while !engine.table.half_full() {
+        write(&engine, GroupId(1), vec![put(&n.to_be_bytes(), b"value")]).unwrap();
+        n += 1;
+    }
+    // No thread is ever woken without a write.
+    write(&engine, GroupId(1), vec![put(b"last", b"value")]).unwrap();
+    while engine.table.half_full() {
+        std::thread::yield_now();
+    }
+    assert_eq!(engine.table.metrics.waits.get(), 0);
+}
