@@ -248,7 +248,8 @@ impl Default for KvSettings {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServerSettings {
-    /// Threads for network and requests. Default 2 on up to 4 cores, 4 above.
+    /// Threads for network and requests. 1: the shard, when there is one, runs on that thread too,
+    /// and a request passes fewer threads. Default 1 on up to 4 cores, 4 above.
     pub worker_threads: usize,
     /// HTTP/2 streams (calls) at once on one connection. Default 4096.
     pub streams_max: u32,
@@ -257,7 +258,7 @@ pub struct ServerSettings {
 impl Default for ServerSettings {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        ServerSettings { worker_threads: if cores <= 4 { 2 } else { 4 }, streams_max: 4_096 }
+        ServerSettings { worker_threads: if cores <= 4 { 1 } else { 4 }, streams_max: 4_096 }
     }
 }
 

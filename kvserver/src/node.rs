@@ -26,6 +26,7 @@ use flotilla_raftstore::{
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -105,16 +106,21 @@ pub fn run(settings: Settings) -> Result<(), NodeError> {
 pub fn run_embedded(settings: Settings, embedder: impl FnOnce(Embedded)) -> Result<(), NodeError> {
     let listener = bind(&settings.addr)?;
     let folder = Folder::open(&settings.dir, settings.storage)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(settings.server.worker_threads)
-        .thread_name("net")
-        .enable_all()
-        .build()
+    let runtime = runtime(settings.server.worker_threads)
         .map_err(|source| NodeError::Io { what: "starting the runtime", source })?;
     let result = runtime.block_on(live(settings, listener, folder, embedder));
     // Calls that block may be under way; they hold nothing that matters.
     runtime.shutdown_timeout(CONNECTIONS_TIMEOUT);
     result
+}
+
+/// With one thread that is the caller's.
+fn runtime(threads: usize) -> std::io::Result<Runtime> {
+    let mut builder = match threads {
+        1 => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    builder.worker_threads(threads).thread_name("net").enable_all().build()
 }
 
 fn bind(address: &Address) -> Result<TcpListener, NodeError> {
@@ -195,7 +201,7 @@ impl Node {
         let runtime = tokio::runtime::Handle::current();
         let cluster = member.cluster_id();
         let transport = GrpcTransport::new(config, cluster, member.store, runtime);
-        let store = StoreBuilder {
+        let builder = StoreBuilder {
             config: settings.raft.clone(),
             store: member.store,
             clock: Arc::new(SystemClock),
@@ -204,8 +210,16 @@ impl Node {
             state_machine: Arc::clone(&machine) as _,
             on_fatal: Arc::new(|fatal| logging::end_fatally(&fatal)),
             seed: rand::random(),
-        }
-        .start()?;
+        };
+        // With one thread for everything a request is served without a hand-over.
+        let store = if settings.server.worker_threads == 1 && settings.raft.shards == 1 {
+            builder.start_with(&|shard| {
+                tokio::spawn(shard);
+                Ok(())
+            })?
+        } else {
+            builder.start()?
+        };
         transport.set_inbound(Arc::new(store.clone()));
         let address = settings.advertise.to_string();
         let directory = Arc::new(Directory::new(cluster, member.store, address));

@@ -1,4 +1,4 @@
-//! From groups to shards: admission, the shards' inboxes, and the published table of groups.
+//! From groups to shards: admission, and the published table of groups.
 
 use crate::completion::Permit;
 use crate::config::Config;
@@ -6,50 +6,14 @@ use crate::error::Error;
 use crate::log::LogStore;
 use crate::message::{Request, ShardMessage};
 use crate::metrics::Metrics;
+use crate::shard::inbox::Inbox;
 use crate::status::{GroupView, QueueStatus};
 use crate::transport::Envelope;
 use crate::types::{GroupId, StoreId};
-use crossbeam::channel::Sender;
 use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-
-/// One shard's inbox. Requests are bounded by their bytes, peers' messages by their number;
-/// internal results are never refused.
-#[derive(Clone)]
-pub(crate) struct Inbox {
-    sender: Sender<ShardMessage>,
-    /// Peers' messages that wait.
-    peer_messages: Arc<AtomicUsize>,
-}
-
-impl Inbox {
-    pub(crate) fn new(sender: Sender<ShardMessage>) -> Self {
-        Inbox { sender, peer_messages: Arc::new(AtomicUsize::new(0)) }
-    }
-
-    /// Queues a message. A shard that has ended hears nothing: what it is told is dropped, and
-    /// replies inside report *unknown*.
-    pub(crate) fn push(&self, message: ShardMessage) {
-        let _ = self.sender.send(message);
-    }
-
-    fn deliver(&self, from: StoreId, envelopes: Vec<Envelope>, max: usize) -> bool {
-        let count = envelopes.len();
-        if self.peer_messages.fetch_add(count, Ordering::Relaxed) + count > max {
-            self.peer_messages.fetch_sub(count, Ordering::Relaxed);
-            return false;
-        }
-        self.push(ShardMessage::Deliver { from, envelopes });
-        true
-    }
-
-    /// The shard has taken `count` of the peers' messages.
-    pub(crate) fn taken(&self, count: usize) {
-        self.peer_messages.fetch_sub(count, Ordering::Relaxed);
-    }
-}
 
 /// See the module.
 pub(crate) struct Router {
@@ -155,7 +119,7 @@ impl Router {
     }
 
     pub(crate) fn queues(&self) -> QueueStatus {
-        let waiting = self.inboxes.iter().map(|i| i.peer_messages.load(Ordering::Relaxed));
+        let waiting = self.inboxes.iter().map(Inbox::from_peers);
         QueueStatus {
             proposal_bytes: self.proposal_bytes.load(Ordering::Relaxed),
             proposal_bytes_max: self.config.proposal_bytes_max,

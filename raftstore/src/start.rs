@@ -10,7 +10,8 @@ use crate::log::writer::LogWriter;
 use crate::message::ShardMessage;
 use crate::metrics::Metrics;
 use crate::recovery::{RecoveredGroup, recover};
-use crate::router::{Inbox, Router};
+use crate::router::Router;
+use crate::shard::inbox::{InboxEnd, inbox};
 use crate::shard::lane::lane;
 use crate::shard::run::{
     AppliedTable, Applier, Queues, Shell, run_reader, run_shard, run_sync, run_ticker,
@@ -21,6 +22,7 @@ use crate::transport::Transport;
 use crate::types::StoreId;
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -41,6 +43,9 @@ pub enum StartError {
     #[error("cannot start a thread: {0}")]
     Thread(#[from] std::io::Error),
 }
+
+/// A shard at work: ends when its store stops.
+pub type ShardTask = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What a store is made of.
 pub struct StoreBuilder {
@@ -64,21 +69,31 @@ pub struct StoreBuilder {
 }
 
 impl StoreBuilder {
-    /// Recovers every group from the log and the state machine and starts the threads. Blocks for
-    /// the recovery.
+    /// Recovers every group from the log and the state machine and starts the threads, one a
+    /// shard among them. Blocks for the recovery.
     pub fn start(self) -> Result<Store, StartError> {
+        self.start_with(&|shard| {
+            thread("shard", move || futures::executor::block_on(shard)).map(drop)
+        })
+    }
+
+    /// As [`Self::start`], with the shards where `spawn` puts them: on threads of their own, or
+    /// as tasks on an executor.
+    ///
+    /// A shard that shares its thread with the connections that it serves takes and gives without
+    /// a hand-over between threads. It does small writes to the disk by itself
+    /// ([`Config::inline_bytes_max`]), so it blocks that thread for about a sync.
+    pub fn start_with(
+        self,
+        spawn: &dyn Fn(ShardTask) -> std::io::Result<()>,
+    ) -> Result<Store, StartError> {
         self.config.validate().map_err(StartError::Config)?;
         // What was recovered counts as durable from here on, so it must be: after a kill the
         // page cache may hold what the disk does not.
         self.state_machine.sync()?;
         let groups = recover(&*self.log, &*self.state_machine)?;
         let config = Arc::new(self.config.clone());
-        let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..config.shards)
-            .map(|_| {
-                let (sender, receiver) = unbounded();
-                (Inbox::new(sender), receiver)
-            })
-            .unzip();
+        let (inboxes, ends): (Vec<_>, Vec<_>) = (0..config.shards).map(|_| inbox()).unzip();
         let log = Arc::clone(&self.log);
         let router = Arc::new(Router::new(Arc::clone(&config), inboxes, log, Metrics::new()));
         let shell = Shell {
@@ -90,7 +105,7 @@ impl StoreBuilder {
         let table = applied_table(&groups);
         let shards = self.shards(&config, groups)?;
         shards.iter().for_each(|shard| router.publish(shard.views()));
-        let threads = self.spawn(shards, receivers, &table, &shell)?;
+        let threads = self.spawn(shards, ends, &table, &shell, spawn)?;
         Ok(Store { router, threads: Arc::new(Mutex::new(Some(threads))) })
     }
 
@@ -119,9 +134,10 @@ impl StoreBuilder {
     fn spawn(
         &self,
         shards: Vec<Shard>,
-        receivers: Vec<Receiver<ShardMessage>>,
+        inboxes: Vec<InboxEnd>,
         table: &AppliedTable,
         shell: &Shell,
+        spawn: &dyn Fn(ShardTask) -> std::io::Result<()>,
     ) -> Result<Threads, StartError> {
         let inline_bytes_max = self.config.inline_bytes_max;
         let (log, log_end) = lane(LogWriter::new(Arc::clone(&self.log)), inline_bytes_max);
@@ -141,11 +157,17 @@ impl StoreBuilder {
         threads.workers.push(thread("reader", run)?);
 
         let queues = Queues { log, apply, fetch };
-        for (number, (shard, inbox)) in shards.into_iter().zip(receivers).enumerate() {
-            let (own, queues) = (shell.clone(), queues.clone());
-            let run = move || run_shard(shard, number, &inbox, &queues, &own);
-            threads.shards.push(thread("shard", run)?);
+        for (shard, inbox) in shards.into_iter().zip(inboxes) {
+            let run = run_shard(shard, inbox, queues.clone(), shell.clone());
+            let (running, ended) = unbounded::<()>();
+            spawn(Box::pin(async move {
+                // Dropped at the end, or with a task that its executor gives up.
+                let _running = running;
+                run.await;
+            }))?;
+            threads.shards.push(ended);
         }
+        drop(queues);
 
         let interval = Duration::from_millis(self.config.tick_interval_ms);
         let (own, own_stopped) = (shell.clone(), stopped.clone());
@@ -175,7 +197,8 @@ fn thread(
 pub(crate) struct Threads {
     stop: Sender<()>,
     timers: Vec<JoinHandle<()>>,
-    shards: Vec<JoinHandle<()>>,
+    /// Each closes when its shard has ended.
+    shards: Vec<Receiver<()>>,
     workers: Vec<JoinHandle<()>>,
     sync: Vec<JoinHandle<()>>,
 }
@@ -198,7 +221,10 @@ impl Threads {
     /// queued and end; the sync thread, last, makes it all durable.
     pub(crate) fn stop(self, router: &Router) {
         router.tell_all(|| ShardMessage::Stop);
-        join(self.shards);
+        for ended in self.shards {
+            // Nothing is ever sent: the error says that the shard is gone.
+            let _ = ended.recv();
+        }
         join(self.workers);
         drop(self.stop);
         join(self.timers);

@@ -8,6 +8,7 @@
 //!
 //! The same code runs under threads (`run.rs`) and under a simulator.
 
+pub(crate) mod inbox;
 pub(crate) mod lane;
 mod round;
 pub(crate) mod run;

@@ -1,7 +1,8 @@
-//! The threads of a store: each a short loop around a `run_once`. The only place, with the sync
-//! loop below, that blocks.
+//! The loops of a store: each a short one around a `round` or a `run_once`. The only place, with
+//! the sync loop below, that blocks.
 
 use super::Shard;
+use super::inbox::InboxEnd;
 use super::lane::{Lane, Work};
 use crate::apply::StateMachine;
 use crate::apply::worker::ApplyWorker;
@@ -17,11 +18,14 @@ use crate::types::{GroupId, Nanos};
 use crossbeam::channel::{Receiver, Sender};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-/// Messages that one round takes at most.
-const ROUND_MESSAGES_MAX: usize = 8_192;
+/// Tasks that a message passes on its way from the transport's queue to the socket, each woken by
+/// the one before: the stream, the request's body, the connection.
+const SEND_STEPS: usize = 3;
 
 /// What every thread of a store shares.
 #[derive(Clone)]
@@ -40,49 +44,40 @@ pub(crate) struct Queues {
     pub(crate) fetch: Sender<Vec<FetchTask>>,
 }
 
-/// A shard's thread: blocks for the first message, takes what else is there, makes a round.
-pub(crate) fn run_shard(
-    mut shard: Shard,
-    number: usize,
-    inbox: &Receiver<ShardMessage>,
-    queues: &Queues,
-    shell: &Shell,
-) {
-    while let Ok(first) = inbox.recv() {
-        let mut messages = vec![first];
-        while messages.len() < ROUND_MESSAGES_MAX
-            && let Ok(message) = inbox.try_recv()
-        {
-            messages.push(message);
-        }
+/// A shard's loop: takes what is there, makes a round, carries its effects out. Ends when the
+/// store stops. Runs on a thread of its own or as a task beside the network's.
+pub(crate) async fn run_shard(mut shard: Shard, mut inbox: InboxEnd, queues: Queues, shell: Shell) {
+    while !shard.stopped() {
+        let messages = inbox.take().await;
         let metrics = &shell.router.metrics;
         metrics.rounds.inc();
         metrics.inbox_messages.inc_by(messages.len() as u64);
-        let from_peers = |m: &ShardMessage| match m {
-            ShardMessage::Deliver { envelopes, .. } => envelopes.len(),
-            _ => 0,
+        let done = match shard.round(messages, shell.clock.now()) {
+            Ok(round) => carry_out(round, &queues, &shell).await,
+            Err(fatal) => Err(fatal),
         };
-        shell.router.inboxes[number].taken(messages.iter().map(from_peers).sum());
-        match shard.round(messages, shell.clock.now()) {
-            Ok(round) => {
-                if let Err(fatal) = carry_out(round, queues, shell) {
-                    return (shell.on_fatal)(fatal);
-                }
-            }
-            Err(fatal) => return (shell.on_fatal)(fatal),
+        if let Err(fatal) = done {
+            return (shell.on_fatal)(fatal);
         }
-        if shard.stopped() {
-            return;
-        }
+        // On a shared thread the network has its turn between two rounds, and the next round finds
+        // more to do.
+        yield_now().await;
     }
 }
 
 /// Applies come before the round's own log writes: their callers wait only for them.
-fn carry_out(round: super::Round, queues: &Queues, shell: &Shell) -> Result<(), Fatal> {
+async fn carry_out(round: super::Round, queues: &Queues, shell: &Shell) -> Result<(), Fatal> {
     shell.router.publish(round.views);
+    let sends = !round.sends.is_empty();
     for (store, envelopes) in round.sends {
         shell.router.metrics.envelopes_sent.inc_by(envelopes.len() as u64);
         shell.transport.send(store, envelopes);
+    }
+    if sends && !round.log.is_empty() {
+        // The write below may block this thread: messages go onto the wire first.
+        for _ in 0..SEND_STEPS {
+            yield_now().await;
+        }
     }
     queues.apply.hand(round.apply, shell)?;
     queues.log.hand(round.log, shell)?;
@@ -91,6 +86,19 @@ fn carry_out(round: super::Round, queues: &Queues, shell: &Shell) -> Result<(), 
         let _ = queues.fetch.send(round.fetch);
     }
     Ok(())
+}
+
+/// Lets every other task of this thread that is ready run once.
+async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 impl Work for LogWriter {
