@@ -295,7 +295,7 @@ impl goldenscript::Runner for Cluster {
 }
 
 fn script(name: &str) {
-    let path = format!("{}/tests/scripts/{name}", env!("CARGO_MANIFEST_DIR"));
+    let path = format!("tests/scripts/{name}");
     goldenscript::run(&mut Cluster::default(), path).expect("the script can be run");
 }
 

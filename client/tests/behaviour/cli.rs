@@ -210,7 +210,7 @@ async fn the_cluster_is_described() {
 #[tokio::test]
 async fn rocketmq_files_are_imported_and_exported_while_outcomes_are_unknown() {
     let fake = Fake::start().await;
-    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/rocketmq");
+    let data = Path::new("tests/data/rocketmq");
     let data = data.to_str().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");

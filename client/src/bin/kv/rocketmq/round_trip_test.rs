@@ -1,6 +1,6 @@
 //! Files → records → files, on the demo's data and on a small folder full of oddities.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -11,15 +11,15 @@ use super::tables::{Kind, is_known};
 use super::{Entry, counts, json, keys};
 
 fn demo() -> Files {
-    read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/rocketmq"))
+    read(Path::new("../demo/rocketmq"))
 }
 
 fn oddities() -> Files {
-    read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/rocketmq"))
+    read(Path::new("tests/data/rocketmq"))
 }
 
-fn read(dir: PathBuf) -> Files {
-    files::read(&dir).unwrap()
+fn read(dir: &Path) -> Files {
+    files::read(dir).unwrap()
 }
 
 fn parse(contents: &[u8]) -> Value {
