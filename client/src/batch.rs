@@ -79,7 +79,7 @@ impl Pending {
                 break;
             }
             let job = queue.pop_front().expect("the queue's front was just seen");
-            if job.answer.is_closed() {
+            if job.caller.is_gone() {
                 continue;
             }
             self.earliest = Some(self.earliest.map_or(job.expires, |at| at.min(job.expires)));

@@ -2,13 +2,13 @@ use prost::Message;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::operation::Outcome;
+use crate::operation::{Caller, Outcome};
 
 fn job(operation: Operation, region: u64) -> (Job, oneshot::Receiver<Outcome>) {
     let (answer, outcome) = oneshot::channel();
     let expires = Instant::now() + std::time::Duration::from_secs(5);
     let epoch = pb::Epoch { version: 1, members: 1 };
-    (Job { operation, region, epoch, expires, answer }, outcome)
+    (Job { operation, region, epoch, expires, caller: Caller::Call(answer) }, outcome)
 }
 
 fn put(key: &'static str, value: &'static str) -> Operation {

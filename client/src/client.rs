@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::builder::ClientBuilder;
 use crate::operation::{Answer, Operation};
+use crate::pipeline::Pipeline;
 use crate::route::Router;
 use crate::scan::{Record, Scanner};
 use crate::{Error, Refusal, Result, pb, retry};
@@ -21,8 +22,9 @@ pub struct Client {
     timeout: Duration,
 }
 
-struct Core {
-    router: Router,
+/// What all clones of a handle share.
+pub(crate) struct Core {
+    pub(crate) router: Router,
     in_flight: AtomicUsize,
     in_flight_max: usize,
 }
@@ -138,6 +140,12 @@ impl Client {
         Scanner::new(self.clone(), start.into(), end.into())
     }
 
+    /// A way to have many operations in flight from one task, cheaper than a future for each. Shares
+    /// connections, routes and limits with this client.
+    pub fn pipeline(&self) -> Pipeline {
+        Pipeline::new(self.core.clone(), self.timeout)
+    }
+
     /// Asks a server now for all regions and stores that it knows.
     ///
     /// # Errors
@@ -165,14 +173,14 @@ impl Client {
 }
 
 impl Answer {
-    fn written(self) -> Result<Written> {
+    pub(crate) fn written(self) -> Result<Written> {
         match self {
             Answer::Written { region, revision } => Ok(Written { region, revision }),
             other => Err(mismatch(&other)),
         }
     }
 
-    fn got(self) -> Result<Got> {
+    pub(crate) fn got(self) -> Result<Got> {
         match self {
             Answer::Got { region, revision, record } => Ok(Got {
                 value: record.found.then_some(record.value),
@@ -190,24 +198,35 @@ pub(crate) fn mismatch(answer: &Answer) -> Error {
     Error::unknown(format!("answer of another operation: {answer:?}"))
 }
 
+impl Core {
+    /// Takes a place among the operations in flight, to be given back whatever this returns.
+    pub(crate) fn take_one(&self) -> Result<()> {
+        if self.in_flight.fetch_add(1, Ordering::Relaxed) < self.in_flight_max {
+            return Ok(());
+        }
+        Err(Error::NotApplied {
+            kind: Refusal::Busy,
+            message: format!("{} operations of this client are in flight", self.in_flight_max),
+        })
+    }
+
+    pub(crate) fn give_back(&self, count: usize) {
+        self.in_flight.fetch_sub(count, Ordering::Relaxed);
+    }
+}
+
 /// One operation's place among those in flight; given back when dropped.
 struct Ticket<'a>(&'a Core);
 
 impl<'a> Ticket<'a> {
     fn take(core: &'a Core) -> Result<Self> {
         let ticket = Ticket(core);
-        if core.in_flight.fetch_add(1, Ordering::Relaxed) >= core.in_flight_max {
-            return Err(Error::NotApplied {
-                kind: Refusal::Busy,
-                message: format!("{} operations of this client are in flight", core.in_flight_max),
-            });
-        }
-        Ok(ticket)
+        core.take_one().map(|()| ticket)
     }
 }
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.give_back(1);
     }
 }

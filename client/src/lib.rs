@@ -35,6 +35,9 @@
 //!    is queued, `batch` packs it into frames, one request a region, and matches the answers.
 //! 4. `retry` reads the outcome: follows hints at once, backs off with jitter otherwise.
 //!
+//! A caller with thousands of operations in flight uses a [`Pipeline`]: the same way, results many at
+//! a time.
+//!
 //! All tasks run on the tokio runtime that [`ClientBuilder::connect`] was called on. Dropping the
 //! last clone of a [`Client`] ends them.
 
@@ -47,6 +50,8 @@ mod connection;
 mod error;
 mod operation;
 pub mod pb;
+mod pipeline;
+mod queue;
 mod retry;
 mod route;
 mod scan;
@@ -58,4 +63,5 @@ pub use builder::{ClientBuilder, Rpc};
 pub use client::{Client, Got, Written};
 pub use error::{Error, Refusal, Result};
 pub use operation::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+pub use pipeline::{Done, Ended, Pipeline};
 pub use scan::{Page, Record, Scanner};

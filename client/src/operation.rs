@@ -6,6 +6,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::pipeline::Tagged;
 use crate::{Error, Result, pb};
 
 /// Longest key in bytes.
@@ -118,32 +119,56 @@ fn check_key(key: &[u8]) -> Result<()> {
 
 /// One attempt of one operation, queued for a store. Whoever holds it answers it exactly once;
 /// dropping it counts as [`Outcome::Lost`] for the waiting caller.
-#[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) operation: Operation,
     pub(crate) region: u64,
     pub(crate) epoch: pb::Epoch,
     /// When this attempt is given up.
     pub(crate) expires: Instant,
-    pub(crate) answer: oneshot::Sender<Outcome>,
+    pub(crate) caller: Caller,
+}
+
+/// Who waits for the outcome of an attempt.
+pub(crate) enum Caller {
+    /// The future of one call.
+    Call(oneshot::Sender<Outcome>),
+    /// A pipeline, which takes many outcomes at a time.
+    Pipeline(Tagged),
+}
+
+impl Caller {
+    /// Whether nobody waits any more.
+    pub(crate) fn is_gone(&self) -> bool {
+        match self {
+            Caller::Call(answer) => answer.is_closed(),
+            Caller::Pipeline(answer) => answer.is_closed(),
+        }
+    }
+
+    fn send(self, outcome: Outcome) {
+        match self {
+            // The caller may have gone away; then nobody wants the answer.
+            Caller::Call(answer) => drop(answer.send(outcome)),
+            Caller::Pipeline(answer) => answer.send(outcome),
+        }
+    }
 }
 
 impl Job {
     pub(crate) fn done(self, answer: Answer) {
-        // The caller may have gone away; then nobody wants the answer.
-        let _ = self.answer.send(Outcome::Done(answer));
+        self.caller.send(Outcome::Done(answer));
     }
 
     pub(crate) fn refused(self, error: Arc<pb::Error>) {
-        let _ = self.answer.send(Outcome::Refused(self.operation, error));
+        self.caller.send(Outcome::Refused(self.operation, error));
     }
 
     pub(crate) fn unsent(self, reason: Arc<str>) {
-        let _ = self.answer.send(Outcome::Unsent(self.operation, reason));
+        self.caller.send(Outcome::Unsent(self.operation, reason));
     }
 
     pub(crate) fn lost(self, reason: Arc<str>) {
-        let _ = self.answer.send(Outcome::Lost(self.operation, reason));
+        self.caller.send(Outcome::Lost(self.operation, reason));
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::builder::Rpc;
-use crate::operation::{Answer, Job, Operation, Outcome};
+use crate::operation::{Answer, Caller, Job, Operation, Outcome};
 use crate::pb::error::Kind;
 use crate::route::{Router, Target};
 use crate::stream::AVOID_BROKEN;
@@ -82,8 +82,18 @@ pub(crate) async fn run(
     if let Tried::At(target, Outcome::Done(answer)) = tried {
         return Ok(finish(&target, answer));
     }
-    let course = Course { deadline, timeout, attempts: 1, followed: 0, busy: 0, last: None };
-    Box::pin(go_on(router, course, tried)).await
+    Box::pin(go_on(router, Course::new(deadline, timeout), tried)).await
+}
+
+/// Goes on after a first attempt that somebody else made and that ended with `outcome`.
+pub(crate) async fn resume(
+    router: &Router,
+    target: Target,
+    outcome: Outcome,
+    deadline: Instant,
+    timeout: Duration,
+) -> Result<Answer> {
+    go_on(router, Course::new(deadline, timeout), Tried::At(target, outcome)).await
 }
 
 /// Everything after a first attempt that did not simply succeed.
@@ -136,7 +146,7 @@ async fn attempt(
             operation.cut(&target.region.end);
             let (region, lane) = (&target.region, &target.lane);
             let at = (region.region, region.epoch);
-            let expires = expiry(&operation, deadline);
+            let expires = expiry(&operation, Instant::now(), deadline);
             lane.unary.call(&lane.health, &router.shared, operation, at, expires).await
         }
     };
@@ -152,16 +162,16 @@ fn submit(
 ) -> oneshot::Receiver<Outcome> {
     operation.cut(&target.region.end);
     let (answer, outcome) = oneshot::channel();
-    let expires = expiry(&operation, deadline);
+    let expires = expiry(&operation, Instant::now(), deadline);
     let (region, epoch) = (target.region.region, target.region.epoch);
-    target.lane.submit(Job { operation, region, epoch, expires, answer });
+    target.lane.submit(Job { operation, region, epoch, expires, caller: Caller::Call(answer) });
     outcome
 }
 
-/// When to give the attempt up.
-fn expiry(operation: &Operation, deadline: Instant) -> Instant {
+/// When to give up an attempt that begins `now`.
+pub(crate) fn expiry(operation: &Operation, now: Instant, deadline: Instant) -> Instant {
     match operation.is_read() {
-        true => deadline.min(Instant::now() + READ_ATTEMPT),
+        true => deadline.min(now + READ_ATTEMPT),
         false => deadline,
     }
 }
@@ -173,7 +183,8 @@ fn finish(target: &Target, mut answer: Answer) -> Answer {
     answer
 }
 
-fn shut_down(is_read: bool) -> Error {
+/// The lane went away without a word: only with its runtime.
+pub(crate) fn shut_down(is_read: bool) -> Error {
     match is_read {
         true => Error::unavailable("the client's runtime was shut down"),
         false => Error::unknown("the client's runtime was shut down before the answer"),
@@ -181,6 +192,11 @@ fn shut_down(is_read: bool) -> Error {
 }
 
 impl Course {
+    /// After the first attempt.
+    fn new(deadline: Instant, timeout: Duration) -> Self {
+        Course { deadline, timeout, attempts: 1, followed: 0, busy: 0, last: None }
+    }
+
     /// The server said no. `Err` when asking again is of no use or not allowed.
     fn refused(
         &mut self,

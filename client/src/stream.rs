@@ -22,6 +22,7 @@ use crate::batch::Pending;
 use crate::connection::{self, CONNECT_TIMEOUT, Shared};
 use crate::operation::Job;
 use crate::pb;
+use crate::queue::{self, Receiver, Sender};
 use crate::unary::Unary;
 
 /// How often expired jobs are looked for.
@@ -29,8 +30,6 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(10);
 /// Frames that wait between the lane and HTTP/2. Few when batching (the next frame is fuller then).
 const FRAMES_QUEUED_BATCHED: usize = 4;
 const FRAMES_QUEUED_SINGLE: usize = 256;
-/// Jobs taken from the queue in one go.
-const JOBS_TAKEN_MAX: usize = 4096;
 /// A store that owes answers and gave none for this long is avoided until it does.
 const STALL: Duration = Duration::from_millis(700);
 /// How long a store is avoided, unless it answers before: after a broken or refused connection,
@@ -42,7 +41,7 @@ pub(crate) const AVOID_SILENT: Duration = Duration::from_secs(2);
 /// The handle to a store's lane. The task ends when the handle is dropped and nobody waits.
 pub(crate) struct Lane {
     pub(crate) health: Arc<Health>,
-    jobs: mpsc::UnboundedSender<Job>,
+    jobs: Sender<Job>,
     pub(crate) unary: Unary,
 }
 
@@ -93,12 +92,11 @@ impl Lane {
             born: Instant::now(),
             suspect_until_ms: AtomicU64::new(0),
         });
-        let (jobs, arrivals) = mpsc::unbounded_channel();
+        let (jobs, arrivals) = queue::queue();
         let driver = Driver {
             health: health.clone(),
             shared: shared.clone(),
             arrivals,
-            taken: Vec::new(),
             closed: false,
             queue: VecDeque::new(),
             pending: Pending::new(shared.ops_max),
@@ -111,9 +109,23 @@ impl Lane {
     /// Queues a job; it is answered in any case. The queue is bounded by the client's limit of
     /// operations in flight.
     pub(crate) fn submit(&self, job: Job) {
-        if let Err(mpsc::error::SendError(job)) = self.jobs.send(job) {
+        if let Err(job) = self.jobs.send(job) {
             job.unsent("the client is shut down".into());
         }
+    }
+
+    /// [`submit`](Self::submit) for all of `jobs`, with one wake-up.
+    pub(crate) fn submit_all(&self, jobs: &mut VecDeque<Job>) {
+        self.jobs.send_all(jobs);
+        for job in jobs.drain(..) {
+            job.unsent("the client is shut down".into());
+        }
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.jobs.finish();
     }
 }
 
@@ -121,8 +133,7 @@ impl Lane {
 struct Driver {
     health: Arc<Health>,
     shared: Arc<Shared>,
-    arrivals: mpsc::UnboundedReceiver<Job>,
-    taken: Vec<Job>,
+    arrivals: Receiver<Job>,
     /// Every handle is gone; no more jobs will come.
     closed: bool,
     queue: VecDeque<Job>,
@@ -140,8 +151,7 @@ impl Driver {
     async fn run(mut self) {
         while !self.closed {
             if self.queue.is_empty() {
-                let count = self.arrivals.recv_many(&mut self.taken, JOBS_TAKEN_MAX).await;
-                self.take(count);
+                self.closed = self.arrivals.take(&mut self.queue).await;
                 continue;
             }
             let reason: Arc<str> = match self.open().await {
@@ -164,12 +174,6 @@ impl Driver {
         }
     }
 
-    /// Moves what was just received into the queue; nothing received means that no handle is left.
-    fn take(&mut self, count: usize) {
-        self.closed |= count == 0;
-        self.queue.extend(self.taken.drain(..));
-    }
-
     /// Connects, while jobs go on arriving and expiring.
     async fn open(&mut self) -> Result<Link, String> {
         let opening = tokio::time::timeout(
@@ -184,8 +188,8 @@ impl Driver {
                         Err(format!("{} does not answer", self.name()))
                     });
                 }
-                count = self.arrivals.recv_many(&mut self.taken, JOBS_TAKEN_MAX), if !self.closed =>
-                    self.take(count),
+                closed = self.arrivals.take(&mut self.queue), if !self.closed =>
+                    self.closed = closed,
                 _ = self.tick.tick() => self.expire_queue(),
             }
         }
@@ -219,8 +223,8 @@ impl Driver {
                     silent_since = Instant::now();
                     self.health.clear_suspect();
                 }
-                count = self.arrivals.recv_many(&mut self.taken, JOBS_TAKEN_MAX), if !self.closed => {
-                    self.take(count);
+                closed = self.arrivals.take(&mut self.queue), if !self.closed => {
+                    self.closed = closed;
                     if self.shared.ops_max > 1 {
                         self.gather().await;
                     }
@@ -243,9 +247,7 @@ impl Driver {
     /// first of many callers would otherwise travel alone.
     async fn gather(&mut self) {
         tokio::task::yield_now().await;
-        while let Ok(job) = self.arrivals.try_recv() {
-            self.queue.push_back(job);
-        }
+        self.arrivals.take_now(&mut self.queue);
     }
 
     /// Hands frames to the stream as long as it takes them.

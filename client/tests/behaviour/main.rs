@@ -3,5 +3,6 @@
 mod batching;
 mod cli;
 mod outcomes;
+mod pipeline;
 mod routing;
 mod server;
