@@ -21,6 +21,12 @@ SIM_SECONDS ?= 60
 # make table TABLE_FLAGS="--seconds 10"
 TABLE_FLAGS ?=
 
+# make inside INSIDE_FLAGS="--storage memory"; likewise PROFILE_FLAGS, BUDGET_FLAGS
+INSIDE_FLAGS ?=
+PROFILE_FLAGS ?=
+BUDGET_FLAGS ?=
+
+.PHONY: inside microbench counts counts-update profile budget
 .PHONY: deps announce build demo test fmt clippy doc unit sweep sim mutants table clean help
 
 deps: ## install what a build needs and is missing (without root: say how)
@@ -66,8 +72,30 @@ mutants: deps announce ## plant known mistakes one by one; the simulation must f
 table: build ## the throughput table over a cluster that it starts itself
 	$(BIN)/throughput table $(TABLE_FLAGS)
 
+inside: build ## the engine alone: proposals made inside three store processes
+	$(BIN)/inside $(INSIDE_FLAGS)
+
+microbench: deps announce ## micro-benchmarks by time (at most 5 minutes)
+	cargo bench --locked --workspace --benches -- --noplot
+
+counts: build ## instructions an operation, compared with docs/instructions.md
+	@scripts/tool valgrind valgrind
+	$(BIN)/counts check
+
+counts-update: build ## write docs/instructions.md anew
+	@scripts/tool valgrind valgrind
+	$(BIN)/counts update
+
+profile: build ## flame graphs of a store and of the load, in profiles/
+	@scripts/tool perf linux-perf
+	$(BIN)/profile $(PROFILE_FLAGS)
+
+budget: build ## what one put costs, stage by stage, as Markdown
+	@scripts/tool perf linux-perf
+	$(BIN)/budget $(BUDGET_FLAGS)
+
 clean: ## remove the build folder, RocksDB's build too
 	rm -rf '$(CARGO_TARGET_DIR)'
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -1,7 +1,10 @@
 //! The log writer: one synced write for one group, and for 24 groups at once.
 
+mod timed;
+
 use bytes::Bytes;
-use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use criterion::{Criterion, criterion_group, criterion_main};
+use flotilla_benches::cases::Case;
 use flotilla_raftstore::log::{MemoryLog, RocksLog, RocksLogOptions};
 use flotilla_raftstore::message::LogTask;
 use flotilla_raftstore::{
@@ -9,6 +12,7 @@ use flotilla_raftstore::{
     LogStore, LogWriter, ReplicaDesc, ReplicaId, ReplicaRole, StoreId,
 };
 use std::sync::Arc;
+use timed::time;
 
 /// Entries that stay in each group's log.
 const KEPT: u64 = 500;
@@ -53,16 +57,16 @@ fn bench(criterion: &mut Criterion, name: &str, log: &Arc<dyn LogStore>, groups:
     writer.run_once((1..=groups).map(create).collect()).expect("groups are created");
     let data = Bytes::from(vec![7; size]);
     let mut index = 0;
-    criterion.bench_function(&format!("log/{name}/{groups} groups of {size} B"), |bencher| {
-        bencher.iter_batched(
-            || {
-                index += 1;
-                appends(groups, index, &data)
-            },
-            |tasks| writer.run_once(tasks).expect("the write is durable"),
-            BatchSize::PerIteration,
-        );
-    });
+    let case = Case {
+        name: format!("log/{name}, {groups} groups of {size} B"),
+        operations: groups,
+        input: Box::new(move || {
+            index += 1;
+            appends(groups, index, &data)
+        }),
+        run: Box::new(move |tasks| drop(writer.run_once(tasks).expect("the write is durable"))),
+    };
+    time(criterion, case);
 }
 
 fn log_writes(criterion: &mut Criterion) {
@@ -76,5 +80,5 @@ fn log_writes(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, log_writes);
+criterion_group! { name = benches; config = timed::criterion(); targets = log_writes }
 criterion_main!(benches);

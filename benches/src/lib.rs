@@ -7,10 +7,15 @@
 //! 4. [`machine`] and [`processes`] read what it cost from `/proc`, [`status`] what a server says
 //!    of itself.
 //! 5. [`report`] is a finished row: text, JSON line, Markdown; [`table`] runs the published rows.
+//!
+//! [`loaded`] is a cluster under load for `profile` and `budget`; [`cases`] is what is measured in
+//! small.
 
+pub mod cases;
 pub mod error;
 pub mod keys;
 pub mod load;
+pub mod loaded;
 pub mod machine;
 pub mod playground;
 pub mod processes;

@@ -1,4 +1,4 @@
-//! Reads a server's `/status`, without more of HTTP than that takes.
+//! Reads a server's `/status` and `/metrics`, without more of HTTP than that takes.
 
 use serde_json::Value;
 use std::time::Duration;
@@ -11,6 +11,12 @@ const ANSWER_MAX: Duration = Duration::from_secs(3);
 pub async fn read(address: &str) -> Option<Value> {
     let body = tokio::time::timeout(ANSWER_MAX, get(address, "/status")).await.ok()?.ok()?;
     serde_json::from_str(&body).ok()
+}
+
+/// One figure of the server's `/metrics`, by its name without labels; `None` when it has none.
+pub async fn metric(address: &str, name: &str) -> Option<f64> {
+    let body = tokio::time::timeout(ANSWER_MAX, get(address, "/metrics")).await.ok()?.ok()?;
+    body.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }
 
 async fn get(address: &str, path: &str) -> std::io::Result<String> {

@@ -44,6 +44,8 @@
 #![deny(missing_docs)]
 
 mod batch;
+#[doc(hidden)]
+pub mod bench;
 mod builder;
 mod client;
 mod connection;

@@ -3,11 +3,14 @@
 use procfs::process::Process;
 use prometheus::proto::MetricFamily;
 use prometheus::{Encoder, Gauge, IntGauge, Opts, Registry, TextEncoder};
+use tikv_jemalloc_ctl::{Access, AsName, epoch, stats};
 
 const CPU_SECONDS: &str = "process_cpu_seconds_total";
 const RESIDENT_BYTES: &str = "process_resident_memory_bytes";
 const THREADS: &str = "process_threads";
 const OPEN_FILES: &str = "process_open_fds";
+const ALLOCATIONS: &str = "process_heap_allocations_total";
+const HEAP_BYTES: &str = "process_heap_bytes";
 const BUILD_INFO: &str = "flotilla_build_info";
 
 /// Gathers and prints all metrics of a store.
@@ -18,6 +21,8 @@ pub struct Metrics {
     resident_bytes: IntGauge,
     threads: IntGauge,
     open_files: IntGauge,
+    allocations: IntGauge,
+    heap_bytes: IntGauge,
 }
 
 impl Metrics {
@@ -30,6 +35,14 @@ impl Metrics {
             resident_bytes: IntGauge::new(RESIDENT_BYTES, "Memory in RAM, in bytes.")?,
             threads: IntGauge::new(THREADS, "Threads.")?,
             open_files: IntGauge::new(OPEN_FILES, "Open file descriptors.")?,
+            allocations: IntGauge::new(
+                ALLOCATIONS,
+                "Allocations so far, RocksDB's own apart; 0 without jemalloc.",
+            )?,
+            heap_bytes: IntGauge::new(
+                HEAP_BYTES,
+                "Bytes allocated and not freed, RocksDB's own apart; 0 without jemalloc.",
+            )?,
         };
         let build = IntGauge::with_opts(
             Opts::new(BUILD_INFO, "Always 1; the version is a label.")
@@ -41,6 +54,8 @@ impl Metrics {
         metrics.process.register(Box::new(metrics.resident_bytes.clone()))?;
         metrics.process.register(Box::new(metrics.threads.clone()))?;
         metrics.process.register(Box::new(metrics.open_files.clone()))?;
+        metrics.process.register(Box::new(metrics.allocations.clone()))?;
+        metrics.process.register(Box::new(metrics.heap_bytes.clone()))?;
         Ok(metrics)
     }
 
@@ -50,6 +65,10 @@ impl Metrics {
         // A figure that cannot be read keeps its last value.
         if let Ok(process) = Process::myself() {
             self.read(&process);
+        }
+        if let Ok((allocations, bytes)) = heap() {
+            self.allocations.set(i64::try_from(allocations).unwrap_or(i64::MAX));
+            self.heap_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         }
         let mut families: Vec<MetricFamily> =
             self.parts.iter().flat_map(Registry::gather).collect();
@@ -71,6 +90,17 @@ impl Metrics {
             self.open_files.set(i64::try_from(count).unwrap_or(i64::MAX));
         }
     }
+}
+
+/// Allocations so far and bytes in use, as jemalloc counts them.
+fn heap() -> Result<(u64, usize), tikv_jemalloc_ctl::Error> {
+    // 4096 stands for all arenas together.
+    const SMALL: &[u8] = b"stats.arenas.4096.small.nrequests\0";
+    const LARGE: &[u8] = b"stats.arenas.4096.large.nrequests\0";
+    epoch::advance()?;
+    let small: u64 = SMALL.name().read()?;
+    let large: u64 = LARGE.name().read()?;
+    Ok((small + large, stats::allocated::read()?))
 }
 
 #[cfg(test)]

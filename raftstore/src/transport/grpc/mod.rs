@@ -10,7 +10,7 @@
 //! A broken stream loses what was on it: the store is reported unreachable once and Raft sends
 //! again what matters. [`tune`] gives a tonic server the HTTP/2 settings that this wants.
 
-mod frame;
+pub mod frame;
 mod peer;
 mod queue;
 mod server;
