@@ -76,7 +76,7 @@ inside: build ## the engine alone: proposals made inside three store processes
 	$(BIN)/inside $(INSIDE_FLAGS)
 
 microbench: deps announce ## micro-benchmarks by time (at most 5 minutes)
-	cargo bench --locked --workspace --benches -- --noplot
+	cargo bench --locked --workspace --bench '*' -- --noplot
 
 counts: build ## instructions an operation, compared with docs/instructions.md
 	@scripts/tool valgrind valgrind

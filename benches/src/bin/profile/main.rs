@@ -78,7 +78,7 @@ fn profile(storage: &'static str, time: Duration, out: &Path) -> Result<(), Erro
         let path = out.join(format!("{storage}-{name}.svg"));
         let title = format!("{name}, batched load on {storage}");
         stacks.draw(&title, &path)?;
-        println!("{}: {} samples", path.display(), stacks.samples());
+        println!("{}: {:.2} s of CPU", path.display(), stacks.total_ns() as f64 / 1e9);
         for (function, share) in stacks.top(TOP) {
             println!("  {share:5.1} %  {function}");
         }

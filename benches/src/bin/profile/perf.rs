@@ -93,7 +93,7 @@ impl Recording {
     }
 }
 
-/// Folded stacks: `thread;caller;…;function` and how often each was seen.
+/// Folded stacks: `thread;caller;…;function` and the nanoseconds that each was sampled for.
 #[derive(Debug)]
 pub struct Stacks(Vec<(String, u64)>);
 
@@ -110,8 +110,8 @@ impl Stacks {
         Ok(Stacks(stacks))
     }
 
-    /// All samples.
-    pub fn samples(&self) -> u64 {
+    /// Nanoseconds of CPU of all samples.
+    pub fn total_ns(&self) -> u64 {
         self.0.iter().map(|(_, count)| count).sum()
     }
 
@@ -124,7 +124,7 @@ impl Stacks {
         }
         let mut own: Vec<_> = own.into_iter().collect();
         own.sort_by_key(|(name, count)| (std::cmp::Reverse(*count), *name));
-        let all = self.samples() as f64;
+        let all = self.total_ns() as f64;
         own.into_iter().take(count).map(|(name, n)| (name, n as f64 * 100.0 / all)).collect()
     }
 
@@ -135,7 +135,7 @@ impl Stacks {
             self.0.iter().map(|(stack, count)| format!("{stack} {count}")).collect();
         let mut options = flamegraph::Options::default();
         options.title = title.to_owned();
-        options.count_name = "samples".to_owned();
+        options.count_name = "ns".to_owned();
         let file = File::create(path).map_err(failed())?;
         flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), file)
             .map_err(failed())
@@ -150,7 +150,7 @@ mod tests {
     fn shares_are_of_the_functions_own_samples() {
         let stacks =
             Stacks::parse("net;main;read 30\nnet;main 10\nlog;main;sync;read 60\n").unwrap();
-        assert_eq!(stacks.samples(), 100);
+        assert_eq!(stacks.total_ns(), 100);
         assert_eq!(stacks.top(2), [("read", 90.0), ("main", 10.0)]);
         assert!(Stacks::parse("").is_err());
     }
@@ -160,6 +160,6 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         Stacks::parse("net;main;read 3\n").unwrap().draw("a title", file.path()).unwrap();
         let svg = std::fs::read_to_string(file.path()).unwrap();
-        assert!(svg.contains("a title") && svg.contains("read (3 samples"), "{svg}");
+        assert!(svg.contains("a title") && svg.contains("read (3 ns"), "{svg}");
     }
 }
