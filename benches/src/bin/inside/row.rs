@@ -94,7 +94,7 @@ impl Row {
             p999_us: at(99.9),
             max_us: latency.max(),
             ops_per_core_s: if cpu_s > 0.0 { round(ops as f64 / cpu_s) } else { 0.0 },
-            load_average: measured.load_average,
+            load_average: round(measured.load_average),
             cpu_percent: round(measured.cpu_percent),
             machine: machine::describe(),
             invalid: why_invalid(&measured, ops, errors),
