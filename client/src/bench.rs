@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::batch::Pending;
-use crate::operation::{Job, Operation, Outcome};
+use crate::operation::{Caller, Job, Operation, Outcome};
 use crate::pb;
 use crate::table::Table;
 
@@ -49,8 +49,8 @@ impl Packing {
             let (answer, outcome) = oneshot::channel();
             self.waiting.push(outcome);
             let operation = Operation::Put { key: key.clone(), value: value.clone() };
-            let (region, epoch) = (region.region, region.epoch);
-            queue.push_back(Job { operation, region, epoch, expires, answer });
+            let (region, epoch, caller) = (region.region, region.epoch, Caller::Call(answer));
+            queue.push_back(Job { operation, region, epoch, expires, caller });
         }
         std::iter::from_fn(|| self.pending.pack(&mut queue)).collect()
     }

@@ -119,7 +119,7 @@ impl Router {
     }
 
     pub(crate) fn queues(&self) -> QueueStatus {
-        let waiting = self.inboxes.iter().map(Inbox::from_peers);
+        let waiting = self.inboxes.iter().map(Inbox::peers_waiting);
         QueueStatus {
             proposal_bytes: self.proposal_bytes.load(Ordering::Relaxed),
             proposal_bytes_max: self.config.proposal_bytes_max,

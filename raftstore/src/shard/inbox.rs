@@ -71,7 +71,7 @@ impl Inbox {
     }
 
     /// Peers' messages that wait.
-    pub(crate) fn from_peers(&self) -> usize {
+    pub(crate) fn peers_waiting(&self) -> usize {
         self.shared.from_peers.load(Ordering::Relaxed)
     }
 }
@@ -148,9 +148,9 @@ mod tests {
         };
         assert!(inbox.deliver(StoreId(1), vec![envelope(), envelope()], 3));
         assert!(!inbox.deliver(StoreId(1), vec![envelope(), envelope()], 3));
-        assert_eq!(inbox.from_peers(), 2);
+        assert_eq!(inbox.peers_waiting(), 2);
         assert_eq!(end.take().now_or_never().map(|list| list.len()), Some(1));
-        assert_eq!(inbox.from_peers(), 0);
+        assert_eq!(inbox.peers_waiting(), 0);
         drop(end);
         let (answered, answer) = crossbeam::channel::bounded(1);
         let reply = crate::completion::OnceCompletion::reply(move |outcome| {
