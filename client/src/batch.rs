@@ -18,6 +18,10 @@ use crate::pb;
 /// limit, and so small that one frame does not hold up the next for long.
 const FRAME_BYTES_MAX: usize = 1 << 20;
 
+/// A frame that is not full is sent when it would be at least one of so many that share all that
+/// is in flight. Fewer: larger frames and less CPU an operation (8 clients batched: 12 % more
+/// operations with 4 than without a limit, 30 % more with 2).
+const FRAMES_IN_FLIGHT: usize = 2;
 /// Writes of one region that a frame makes room for at first; the buffer doubles beyond.
 const WRITES_EXPECTED: usize = 8;
 /// Bytes that tags and lengths add to a write, at most.
@@ -30,6 +34,8 @@ pub(crate) struct Pending {
     earliest: Option<Instant>,
     next_id: u64,
     ops_max: usize,
+    /// Operations in `flights`, given-up ones among them.
+    ops: usize,
 }
 
 /// One request in flight. The position of a job is the position of its operation in the request.
@@ -59,11 +65,17 @@ impl Pending {
     /// `ops_max`: operations in one frame at most.
     pub(crate) fn new(ops_max: usize) -> Self {
         assert!(ops_max > 0, "a frame must hold at least one operation");
-        Pending { flights: FxHashMap::default(), earliest: None, next_id: 1, ops_max }
+        Pending { flights: FxHashMap::default(), earliest: None, next_id: 1, ops_max, ops: 0 }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.flights.is_empty()
+    }
+
+    /// Whether `queued` operations should wait for company: their frame would be small, and
+    /// answers are under way that send it or bring it more.
+    pub(crate) fn awaits_company(&self, queued: usize) -> bool {
+        queued < self.ops_max && queued * FRAMES_IN_FLIGHT < self.ops
     }
 
     /// Takes the next frame's worth from the queue's front. `None` when nobody in the queue waits
@@ -107,6 +119,7 @@ impl Pending {
             gets: (open.flight.kind == Kind::Gets).then_some(pb::Gets { keys: open.keys }),
             scan: open.scan,
         };
+        self.ops += open.flight.jobs.len();
         self.flights.insert(id, open.flight);
         request
     }
@@ -115,6 +128,7 @@ impl Pending {
     /// came after its deadline.
     pub(crate) fn answer(&mut self, response: pb::Response) {
         let Some(flight) = self.flights.remove(&response.id) else { return };
+        self.ops -= flight.jobs.len();
         flight.answer(response);
     }
 
@@ -137,7 +151,9 @@ impl Pending {
                     None => {}
                 }
             }
-            flight.jobs.iter().any(Option::is_some)
+            let waited_for = flight.jobs.iter().any(Option::is_some);
+            self.ops -= if waited_for { 0 } else { flight.jobs.len() };
+            waited_for
         });
         self.earliest = earliest;
     }
@@ -145,6 +161,7 @@ impl Pending {
     /// The stream broke: nobody gets an answer any more.
     pub(crate) fn lose_all(&mut self, reason: &Arc<str>) {
         self.earliest = None;
+        self.ops = 0;
         for (_, flight) in self.flights.drain() {
             flight.lose(reason);
         }

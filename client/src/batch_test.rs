@@ -54,6 +54,32 @@ fn writes_and_gets_of_a_region_share_a_request_each() {
 }
 
 #[test]
+fn few_operations_wait_for_company_only_while_more_are_in_flight() {
+    let mut pending = Pending::new(100);
+    assert!(!pending.awaits_company(1), "nothing is in flight");
+    let (mut jobs, mut outcomes) = queue((0..40).map(|i| (put("k", "v"), 1 + i % 2)));
+    let frame = pending.pack(&mut jobs).unwrap();
+    assert!(pending.awaits_company(19) && !pending.awaits_company(20));
+    let (mut jobs, _more) = queue((0..90).map(|_| (put("k", "v"), 3)));
+    pending.pack(&mut jobs).unwrap();
+    assert!(pending.awaits_company(64) && !pending.awaits_company(65), "130 are in flight");
+    assert!(!pending.awaits_company(100), "a full frame goes at once");
+
+    // Answered, given up and lost ones are in flight no longer.
+    let id = frame.requests[0].id;
+    pending.answer(pb::Response { id, revision: 20, ..Default::default() });
+    assert!(pending.awaits_company(54) && !pending.awaits_company(55));
+    outcomes.clear();
+    pending.expire(Instant::now() + std::time::Duration::from_secs(9));
+    assert!(pending.is_empty() && !pending.awaits_company(1));
+    let (mut jobs, _last) = queue([(put("k", "v"), 1), (put("k", "v"), 1), (put("k", "v"), 1)]);
+    pending.pack(&mut jobs).unwrap();
+    assert!(pending.awaits_company(1));
+    pending.lose_all(&"the stream broke".into());
+    assert!(!pending.awaits_company(1));
+}
+
+#[test]
 fn a_frame_holds_at_most_the_allowed_operations() {
     let (mut jobs, _outcomes) = queue((0..250).map(|i| (put("k", "v"), 1 + i % 3)));
     let mut pending = Pending::new(100);

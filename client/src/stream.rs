@@ -2,7 +2,8 @@
 //!
 //! 1. Anybody submits jobs through [`Lane::submit`]; the task takes all that are queued at once.
 //! 2. It packs them into frames ([`Pending::pack`]) and hands those to the stream, as far as that
-//!    takes them; what it does not take yet makes the next frames fuller. Nothing waits for company.
+//!    takes them; what it does not take yet makes the next frames fuller. While much is in flight,
+//!    few operations wait for company, until answers come or for 10 ms at most.
 //! 3. Answers come in any order and go to whoever waits for them.
 //! 4. Every 10 ms, while anybody waits, expired jobs are given up: no timer an operation.
 //! 5. When the stream breaks, what was handed to it is *lost*, what was still queued is *unsent*.
@@ -199,8 +200,12 @@ impl Driver {
     async fn serve(&mut self, mut link: Link) -> String {
         // Since when the store owes an answer without having given any.
         let mut silent_since = Instant::now();
+        let mut overdue = false;
         loop {
-            if let Err(reason) = self.hand_out(&link, &mut silent_since) {
+            // Few operations go with the answers to those in flight, or with the next tick.
+            let hold = !overdue && self.pending.awaits_company(self.queue.len());
+            overdue = false;
+            if !hold && let Err(reason) = self.hand_out(&link, &mut silent_since) {
                 return reason;
             }
             if self.closed && self.queue.is_empty() && self.pending.is_empty() {
@@ -230,8 +235,9 @@ impl Driver {
                     }
                 }
                 // Only a wake-up: the loop's start hands out.
-                _ = link.frames.reserve(), if !self.queue.is_empty() => {}
+                _ = link.frames.reserve(), if !self.queue.is_empty() && link.frames.capacity() == 0 => {}
                 _ = self.tick.tick(), if waiting => {
+                    overdue = true;
                     self.expire_queue();
                     let now = Instant::now();
                     self.pending.expire(now);
