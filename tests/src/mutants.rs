@@ -38,6 +38,8 @@ pub const MUTANTS: &[Mutant] = &[
     mutant("matched_beyond_commit", "an old leader trusts indexes of a newer term", 1_000),
     mutant("commit_beyond_persisted", "a commit ahead of the own disk is stored", 200),
     mutant("applied_apart_from_data", "data and applied index are two writes", 50),
+    mutant("sync_without_checkpoint", "a sync leaves in memory what the table holds", 50),
+    mutant("delete_hides_nothing", "a deleted record in the table shows the older one below", 50),
     mutant("duplicate_apply_after_restart", "replay begins at the applied entry, not after", 50),
     mutant("epoch_unchecked_at_apply", "a command of another epoch is applied", 20),
     mutant("range_unchecked_at_apply", "a key of another region is written", 20),

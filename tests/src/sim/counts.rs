@@ -15,6 +15,8 @@ pub const REQUIRED: &[&str] = &[
     "log writes kept in a crash",
     "log writes torn in a crash",
     "engine writes lost in a crash",
+    "checkpoints of full tables",
+    "checkpoints by syncs",
     "pauses",
     "thread stalls",
     "one-way cuts",

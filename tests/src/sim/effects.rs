@@ -221,6 +221,8 @@ impl World {
             self.trace.remark(|| format!("apply: group {group} {position:?} commit {commit}"));
         }
         self.note("apply", node, [entries.len() as u64, 0, 0]);
+        let full = self.nodes[node].engine.take_checkpoints();
+        self.counts.add_many("checkpoints of full tables", full);
         let problems = self.invariants.applied(node, &self.nodes[node], entries);
         self.violations.extend(problems);
         let delay = self.rng.random_range(10 * MICROS..=self.plan.apply_max);
@@ -253,6 +255,7 @@ impl World {
         process.syncing = Some(process.applied.clone());
         target.engine.begin_slow_sync();
         process.watched.sync()?;
+        self.counts.add_many("checkpoints by syncs", target.engine.take_checkpoints());
         let delay = self.rng.random_range(100 * MICROS..=2 * self.plan.sync_max);
         self.work_after(delay, node, Work::SyncDone);
         Ok(())

@@ -27,6 +27,8 @@ struct Inner {
     /// Syncs take simulated time: `sync` only begins one, the world completes it.
     slow_sync: bool,
     fail_next: bool,
+    /// Made by a table above since somebody asked.
+    checkpoints: u64,
 }
 
 /// One group's records. Writes are numbered from 1 within a group.
@@ -73,6 +75,16 @@ impl SimEngine {
         let mut inner = self.inner.lock();
         inner.slow_sync = false;
         inner.groups.values_mut().for_each(|g| g.make_durable(g.syncing));
+    }
+
+    /// A table above makes a checkpoint.
+    pub fn count_checkpoint(&self) {
+        self.inner.lock().checkpoints += 1;
+    }
+
+    /// Checkpoints since the last call.
+    pub fn take_checkpoints(&self) -> u64 {
+        std::mem::take(&mut self.inner.lock().checkpoints)
     }
 
     /// The next sync fails.

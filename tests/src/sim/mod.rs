@@ -4,7 +4,8 @@
 //! 2. `world.rs` holds the one event heap; `node.rs` a store with its disks and its process.
 //! 3. `effects.rs` runs one piece of work (a shard's round, a log write, an apply batch, a sync)
 //!    and carries its effects on: what the product's threads do.
-//! 4. `net.rs`, `disk.rs`, `engine.rs`, `clock.rs` are the simulated seams; `watched.rs` records
+//! 4. `net.rs`, `disk.rs`, `engine.rs`, `clock.rs` are the simulated seams; `table.rs` puts the
+//!    product's table over the simulated engine; `watched.rs` records
 //!    what the real KV state machine is given.
 //! 5. `faults.rs` breaks things; `clients.rs` and `requests.rs` are the workload.
 //! 6. `run.rs` takes one seed from start to verdict; `sweep.rs` many, `counts.rs` sums up.
@@ -26,6 +27,7 @@ mod requests;
 pub mod run;
 pub mod swarm;
 pub mod sweep;
+pub mod table;
 pub mod trace;
 pub mod watched;
 pub mod world;

@@ -6,7 +6,9 @@
 use super::codec;
 use super::disk::{CrashedLog, SimLog};
 use super::engine::SimEngine;
+use super::table::SimBase;
 use super::watched::Watched;
+use flotilla_kvserver::kv::engine::{Engine, TableEngine};
 use flotilla_kvserver::kv::{KvStateMachine, RegionMeta};
 use flotilla_raftstore::message::{ApplyTask, LogTask, Request, ShardMessage};
 use flotilla_raftstore::{
@@ -26,6 +28,8 @@ pub struct Node {
     pub log: Arc<SimLog>,
     /// The state machine's disk.
     pub engine: Arc<SimEngine>,
+    /// Bytes of the table above it; 0 = no table.
+    table_bytes_max: usize,
     /// Running now.
     pub process: Option<Process>,
     /// Grows with every start: events of an earlier process are void.
@@ -124,11 +128,12 @@ impl Process {
 impl Node {
     /// A store with empty disks, switched off.
     #[must_use]
-    pub fn new(store: StoreId) -> Self {
+    pub fn new(store: StoreId, table_bytes_max: usize) -> Self {
         Node {
             store,
             log: Arc::default(),
             engine: Arc::default(),
+            table_bytes_max,
             process: None,
             incarnation: 0,
             paused_until: 0,
@@ -146,12 +151,15 @@ impl Node {
     ) -> Result<Vec<RecoveredGroup>, String> {
         self.incarnation += 1;
         self.paused_until = 0;
-        let engine = Arc::clone(&self.engine);
+        let engine = self.open_engine();
         let state_machine = KvStateMachine::new(engine).map_err(|e| e.to_string())?;
         for region in regions {
             state_machine.create_region(region).map_err(|e| e.to_string())?;
         }
-        let watched = Arc::new(Watched::new(state_machine, Arc::clone(&self.engine)));
+        // Those of the creations are nobody's.
+        self.engine.take_checkpoints();
+        let table = self.table_bytes_max > 0;
+        let watched = Arc::new(Watched::new(state_machine, Arc::clone(&self.engine), table));
         let log = Arc::clone(&self.log) as Arc<dyn LogStore>;
         let machine = Arc::clone(&watched) as Arc<dyn StateMachine>;
         let recovered = recover(log.as_ref(), machine.as_ref()).map_err(|e| e.to_string())?;
@@ -180,6 +188,14 @@ impl Node {
         });
         self.create_missing(regions, &recovered);
         Ok(recovered)
+    }
+
+    fn open_engine(&self) -> Arc<dyn Engine> {
+        let engine = Arc::clone(&self.engine);
+        match self.table_bytes_max {
+            0 => engine,
+            most => Arc::new(TableEngine::new(Box::new(SimBase(engine)), most)),
+        }
     }
 
     fn create_missing(&mut self, regions: &[RegionMeta], recovered: &[RecoveredGroup]) {

@@ -76,6 +76,8 @@ pub struct Plan {
     pub clients: u64,
     /// A client waits up to this long between operations, in nanoseconds.
     pub think_max: u64,
+    /// Bytes of the table over the engine of every store; 0 = no table.
+    pub table_bytes_max: usize,
 }
 
 impl Plan {
@@ -102,6 +104,7 @@ impl Plan {
             apply_max: *pick(rng, &[MILLIS / 5, MILLIS, 20 * MILLIS]),
             clients: rng.random_range(2..=4),
             think_max: *pick(rng, &[40 * MILLIS, 200 * MILLIS, 600 * MILLIS]),
+            table_bytes_max: *pick(rng, &[0, 0, 400, 4_000, 1 << 20]),
         }
     }
 

@@ -30,6 +30,8 @@ pub struct AppliedEntry {
 pub struct Watched {
     inner: Arc<KvStateMachine>,
     engine: Arc<SimEngine>,
+    /// Applied entries wait in a table for the engine's next write of their group.
+    table: bool,
     applied: Mutex<Vec<AppliedEntry>>,
 }
 
@@ -40,10 +42,10 @@ pub fn command_hash(command: &[u8]) -> u64 {
 }
 
 impl Watched {
-    /// Watches `inner`, which writes to `engine`.
+    /// Watches `inner`, which writes to `engine`, through a table or not.
     #[must_use]
-    pub fn new(inner: Arc<KvStateMachine>, engine: Arc<SimEngine>) -> Self {
-        Watched { inner, engine, applied: Mutex::default() }
+    pub fn new(inner: Arc<KvStateMachine>, engine: Arc<SimEngine>, table: bool) -> Self {
+        Watched { inner, engine, table, applied: Mutex::default() }
     }
 
     /// The state machine itself.
@@ -68,7 +70,7 @@ impl StateMachine for Watched {
         self.inner.apply(batch)?;
         let mut applied = self.applied.lock();
         for GroupApply { group, entries, commit, .. } in &*batch {
-            let engine_write = self.engine.writes(*group).0;
+            let engine_write = self.engine.writes(*group).0 + u64::from(self.table);
             for entry in entries {
                 let commands: Vec<u64> = entry.commands.iter().map(|c| command_hash(c)).collect();
                 let mut content = rustc_hash::FxHasher::default();

@@ -133,7 +133,9 @@ impl World {
         World {
             config: Arc::new(plan.config.clone()),
             rng: SmallRng::seed_from_u64(plan.seed),
-            nodes: (1..=plan.stores).map(|store| Node::new(StoreId(store))).collect(),
+            nodes: (1..=plan.stores)
+                .map(|store| Node::new(StoreId(store), plan.table_bytes_max))
+                .collect(),
             net: Net::new(plan.weather),
             clients: Clients::new(&plan, &regions),
             invariants: Invariants::new(&plan, &regions),

@@ -1,11 +1,14 @@
-//! RocksDB below a table: each checkpoint is one sorted file that the database takes over whole.
+//! RocksDB below a table: a checkpoint is one sorted file that the database takes over whole.
 //!
-//! Nothing goes through RocksDB's log and memtable. One file in one column family is taken over
-//! atomically, so the data and the applied state of all groups are in it together: the `System`
-//! records are one record, [`SYSTEM_KEY`], which sorts first and which no user can write, since
-//! keys of users are not empty. It holds all `System` records that changed since the database was
-//! opened; the next open moves them into their own column family ([`fold`]), so that the database
-//! can be used with and without a table.
+//! Nothing of it goes through RocksDB's log and memtable. One file in one column family is taken
+//! over atomically, so the data and the applied state of all groups are in it together: the
+//! `System` records are one record, [`SYSTEM_KEY`], which sorts first and which no user can
+//! write, since keys of users are not empty. It holds all `System` records that are newer than
+//! those in their own column family. They are moved there ([`fold`]) when the database is opened,
+//! so that it can be used with and without a table.
+//!
+//! A small checkpoint is one synced write through RocksDB's log instead, with what there is to
+//! fold: a few records in a file of their own would cost more syncs and many small files.
 //!
 //! ```text
 //! version u8 = 1, then: key length u32 | value length u32, all ones: deleted | key | value
@@ -19,19 +22,22 @@ use crate::kv::keys;
 use bytes::{Buf, Bytes};
 use flotilla_raftstore::{Fatal, GroupId};
 use parking_lot::{Mutex, RwLock};
-use rocksdb::{DB, IngestExternalFileOptions, Options, SstFileWriter, WriteBatch, WriteOptions};
+use rocksdb::{IngestExternalFileOptions, Options, SstFileWriter, WriteBatch};
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// In the data column family.
-pub(super) const SYSTEM_KEY: &[u8] = b"";
+const SYSTEM_KEY: &[u8] = b"";
 /// Lowest key that a user can have.
 const LOWEST_KEY: &[u8] = &[0];
 /// The file of the checkpoint under way, in the database's folder.
 const FILE: &str = "next.checkpoint";
 const VERSION: u8 = 1;
+/// A checkpoint of up to so many bytes goes through RocksDB's log: three thousand small records.
+const LOGGED_BYTES_MAX: usize = 256 << 10;
 const DELETED: u32 = u32::MAX;
 /// More files than this in the first level slow down reads: a checkpoint waits for compactions.
 const LEVEL_0_FILES_MAX: u64 = 24;
@@ -47,8 +53,9 @@ pub struct RocksBase {
     file_options: Options,
     /// All `System` records. Small: two a group.
     system: RwLock<BTreeMap<Bytes, Bytes>>,
-    /// Those that changed since the open.
+    /// Those that are in [`SYSTEM_KEY`]'s record.
     changed: Mutex<SystemChanges>,
+    pub(super) logged_bytes_max: usize,
 }
 
 impl RocksBase {
@@ -64,6 +71,7 @@ impl RocksBase {
             file_options: RocksEngine::file_options(),
             system: RwLock::new(system),
             changed: Mutex::default(),
+            logged_bytes_max: LOGGED_BYTES_MAX,
         })
     }
 
@@ -86,7 +94,51 @@ impl RocksBase {
             }
             writer.finish()
         };
-        write().map_err(|e: rocksdb::Error| fatal(&e))
+        write().map_err(|e: rocksdb::Error| fatal(&e))?;
+        // RocksDB's writer drops what it wrote from the system's cache. Reads will want it, and
+        // until it is taken over they do not wait for it.
+        let mut file = File::open(&self.file).map_err(|e| fatal(&e))?;
+        io::copy(&mut file, &mut io::sink()).map_err(|e| fatal(&e))?;
+        Ok(())
+    }
+
+    /// Writes the records through RocksDB's log, durably, with what is to fold.
+    fn write_logged(
+        &self,
+        groups: &[GroupCheckpoint<'_>],
+        data: Vec<Sorted<'_>>,
+    ) -> Result<(), Fatal> {
+        let mut changed = self.changed.lock();
+        let mut batch = WriteBatch::default();
+        if !changed.is_empty() {
+            fold_into(&mut batch, &self.engine, std::mem::take(&mut changed));
+        }
+        let (data_family, system_family) = self.engine.families();
+        let system = groups.iter().map(|group| group.system.sorted());
+        let data = data.into_iter().flatten().map(|record| (data_family, record));
+        for (family, (key, value)) in system.flatten().map(|r| (system_family, r)).chain(data) {
+            match value {
+                Some(value) => batch.put_cf(family, key, value),
+                None => batch.delete_cf(family, key),
+            }
+        }
+        self.engine.write_synced(batch)
+    }
+
+    /// Makes a file and has the database take it over.
+    fn write_in_file(
+        &self,
+        groups: &[GroupCheckpoint<'_>],
+        data: Vec<Sorted<'_>>,
+    ) -> Result<(), Fatal> {
+        let mut changed = self.changed.lock();
+        for group in groups {
+            let copy = Bytes::copy_from_slice;
+            changed.extend(group.system.sorted().map(|(key, value)| (copy(key), value.map(copy))));
+        }
+        self.wait_for_compactions()?;
+        self.write_file(&encode(&changed), data)?;
+        self.engine.take_over(&self.file)
     }
 
     fn wait_for_compactions(&self) -> Result<(), Fatal> {
@@ -104,16 +156,13 @@ impl RocksBase {
 
 impl Base for RocksBase {
     fn checkpoint(&self, groups: &[GroupCheckpoint<'_>]) -> Result<(), Fatal> {
-        let mut changed = self.changed.lock();
-        for group in groups {
-            let copy = Bytes::copy_from_slice;
-            changed.extend(group.system.sorted().map(|(key, value)| (copy(key), value.map(copy))));
+        let data = in_order(groups)?;
+        let bytes = |group: &GroupCheckpoint<'_>| group.data.bytes() + group.system.bytes();
+        if groups.iter().map(bytes).sum::<usize>() > self.logged_bytes_max {
+            self.write_in_file(groups, data)?;
+        } else {
+            self.write_logged(groups, data)?;
         }
-        let sorted = in_order(groups)?;
-        self.wait_for_compactions()?;
-        self.write_file(&encode(&changed), sorted)?;
-        self.engine.take_over(&self.file)?;
-
         let mut system = self.system.write();
         for group in groups {
             for (key, value) in group.system.sorted() {
@@ -186,16 +235,20 @@ fn in_order<'a>(groups: &[GroupCheckpoint<'a>]) -> Result<Vec<Sorted<'a>>, Fatal
 }
 
 /// Moves the `System` records of the last checkpoint into their own column family, durably.
-pub(super) fn fold(db: &DB, dir: &Path) -> Result<(), OpenError> {
-    let io = |e: rocksdb::Error| OpenError::io(dir, e);
-    let (data, system) = RocksEngine::families(db);
-    let Some(record) = db.get_cf(data, SYSTEM_KEY).map_err(io)? else {
+pub(super) fn fold(engine: &RocksEngine, dir: &Path) -> Result<(), OpenError> {
+    let Some(record) = engine.get_data(SYSTEM_KEY).map_err(|e| OpenError::io(dir, e))? else {
         return Ok(());
     };
-    let Some(changes) = decode(Bytes::from(record)) else {
+    let Some(changes) = decode(record) else {
         return Err(OpenError::damaged(dir, "the system records of its last checkpoint are cut"));
     };
     let mut batch = WriteBatch::default();
+    fold_into(&mut batch, engine, changes);
+    engine.write_synced(batch).map_err(|e| OpenError::io(dir, e))
+}
+
+fn fold_into(batch: &mut WriteBatch, engine: &RocksEngine, changes: SystemChanges) {
+    let (data, system) = engine.families();
     for (key, value) in changes {
         match value {
             Some(value) => batch.put_cf(system, key, value),
@@ -203,9 +256,6 @@ pub(super) fn fold(db: &DB, dir: &Path) -> Result<(), OpenError> {
         }
     }
     batch.delete_cf(data, SYSTEM_KEY);
-    let mut options = WriteOptions::default();
-    options.set_sync(true);
-    db.write_opt(batch, &options).map_err(io)
 }
 
 /// What `take_over` asks for.
@@ -215,7 +265,7 @@ pub(super) fn ingest_options() -> IngestExternalFileOptions {
     options
 }
 
-fn remove(file: &Path) -> std::io::Result<()> {
+fn remove(file: &Path) -> io::Result<()> {
     match std::fs::remove_file(file) {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
         _ => Ok(()),

@@ -18,8 +18,16 @@ fn each(test: impl Fn(&dyn Engine)) {
     }
 }
 
+/// Every checkpoint is a file, however small.
 fn open_table(dir: &Path, bytes_max: usize) -> TableEngine {
-    TableEngine::new(Box::new(RocksBase::open(dir).unwrap()), bytes_max)
+    open_table_logged(dir, bytes_max, 0)
+}
+
+/// Checkpoints of up to `logged_bytes_max` go through RocksDB's log.
+fn open_table_logged(dir: &Path, bytes_max: usize, logged_bytes_max: usize) -> TableEngine {
+    let mut base = RocksBase::open(dir).unwrap();
+    base.logged_bytes_max = logged_bytes_max;
+    TableEngine::new(Box::new(base), bytes_max)
 }
 
 fn change(column: Column, key: &[u8], value: Option<&[u8]>) -> Change {
@@ -265,7 +273,10 @@ fn rocks_recovers_a_prefix_with_its_state_after_a_crash() {
 /// Number `n` of a group: the same number in every key and in its state.
 fn write_numbers(engine: &dyn Engine, group: GroupId, n: u64) {
     let state = change(Column::System, &keys::state(group), Some(&n.to_be_bytes()));
-    let mut changes = vec![state];
+    // Checkpoints of even numbers are large.
+    let size = if n.is_multiple_of(2) { 10_000 } else { 1 };
+    let meta = change(Column::System, &keys::meta(group), Some(&vec![n as u8; size]));
+    let mut changes = vec![state, meta];
     for key in 0..40_u8 {
         let key = [group.0.to_be_bytes()[7], key];
         // Every third is deleted and comes again.
@@ -280,6 +291,8 @@ fn read_number(engine: &dyn Engine, group: GroupId) -> u64 {
     let view = engine.view(group);
     let state = view.get(Column::System, &keys::state(group)).unwrap().unwrap();
     let n = u64::from_be_bytes(state[..].try_into().unwrap());
+    let meta = view.get(Column::System, &keys::meta(group)).unwrap().unwrap();
+    assert_eq!(meta[0], n as u8);
     let first = group.0.to_be_bytes()[7];
     let (found, _) = view.scan(Column::Data, &[first], &[first + 1], 99, 1 << 20).unwrap();
     let there = |key: &u8| !(n + u64::from(*key)).is_multiple_of(3);
@@ -292,17 +305,25 @@ fn read_number(engine: &dyn Engine, group: GroupId) -> u64 {
 /// A copy of the database at every point where a process or a machine can stop.
 #[test]
 fn a_table_over_rocks_recovers_its_last_checkpoint_whenever_it_stops() {
+    // All in files, all through the log, and one after the other.
+    for logged_bytes_max in [0, usize::MAX, 20_000] {
+        stop_everywhere(logged_bytes_max);
+    }
+}
+
+fn stop_everywhere(logged_bytes_max: usize) {
+    let open = |dir: &Path| open_table_logged(dir, 1 << 20, logged_bytes_max);
     let dir = tempfile::tempdir().unwrap();
     let live = dir.path().join("live");
     let groups = [1, 2, 9].map(GroupId);
-    let engine = open_table(&live, 1 << 20);
+    let engine = open(&live);
     let stopped = |name: &str, expected: u64, harm: &dyn Fn(&Path)| {
         let crashed = dir.path().join(name);
         copy(&live, &crashed);
         harm(&crashed);
         // Again after the first recovery, and with a checkpoint made there.
         for n in [expected, expected, expected + 1_000] {
-            let recovered = open_table(&crashed, 1 << 20);
+            let recovered = open(&crashed);
             assert_eq!(recovered.groups().unwrap(), groups, "{name}");
             if n > expected {
                 groups.iter().for_each(|group| write_numbers(&recovered, *group, n));
@@ -322,7 +343,7 @@ fn a_table_over_rocks_recovers_its_last_checkpoint_whenever_it_stops() {
     let file = |dir: &Path| dir.join("next.checkpoint");
     let newest = |dir: &Path| {
         let files = std::fs::read_dir(dir).unwrap().map(|file| file.unwrap().path());
-        files.filter(|path| path.extension().is_some_and(|e| e == "sst")).max().unwrap()
+        files.filter(|path| path.extension().is_some_and(|e| e == "sst")).max()
     };
     for n in 1..=20 {
         groups.iter().for_each(|group| write_numbers(&engine, *group, n));
@@ -336,11 +357,15 @@ fn a_table_over_rocks_recovers_its_last_checkpoint_whenever_it_stops() {
         stopped("in-the-file", n, &|dir| std::fs::write(file(dir), b"half a ch").unwrap());
         stopped("with-the-file-linked", n, &|dir| {
             // Taken into the folder under a number, not yet into the list of files.
-            std::fs::copy(newest(dir), dir.join("987654.sst")).unwrap();
+            if let Some(newest) = newest(dir) {
+                std::fs::copy(newest, dir.join("987654.sst")).unwrap();
+            }
         });
         stopped("before-the-name-is-gone", n, &|dir| {
             // Part of the database, and still there under its first name.
-            std::fs::hard_link(newest(dir), file(dir)).unwrap();
+            if let Some(newest) = newest(dir) {
+                std::fs::hard_link(newest, file(dir)).unwrap();
+            }
         });
         for name in std::fs::read_dir(dir.path()).unwrap() {
             let path = name.unwrap().path();
@@ -358,7 +383,7 @@ fn a_database_is_used_with_and_without_a_table_in_turns() {
     for n in 1..=9_u64 {
         let engine: Box<dyn Engine> = match n % 3 {
             0 => Box::new(RocksEngine::open(dir.path()).unwrap()),
-            _ => Box::new(open_table(dir.path(), 1 << 20)),
+            part => Box::new(open_table_logged(dir.path(), 1 << 20, part as usize * 10_000)),
         };
         for group in groups {
             if n > 1 {

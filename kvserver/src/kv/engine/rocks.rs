@@ -51,12 +51,13 @@ impl RocksEngine {
         let db =
             DB::open_cf_descriptors(&options, dir, families).map_err(|e| open_error(dir, e))?;
         check_format(&db, dir)?;
-        checkpoint::fold(&db, dir)?;
-        Ok(RocksEngine { db })
+        let engine = RocksEngine { db };
+        checkpoint::fold(&engine, dir)?;
+        Ok(engine)
     }
 
     fn family(&self, column: Column) -> &ColumnFamily {
-        let (data, system) = Self::families(&self.db);
+        let (data, system) = self.families();
         match column {
             Column::Data => data,
             Column::System => system,
@@ -64,8 +65,8 @@ impl RocksEngine {
     }
 
     /// `data` and `system`.
-    pub(super) fn families(db: &DB) -> (&ColumnFamily, &ColumnFamily) {
-        let family = |name| db.cf_handle(name).expect("open names both column families");
+    pub(super) fn families(&self) -> (&ColumnFamily, &ColumnFamily) {
+        let family = |name| self.db.cf_handle(name).expect("open names both column families");
         (family(DATA), family(SYSTEM))
     }
 
@@ -76,6 +77,14 @@ impl RocksEngine {
         options.set_compression_type(DBCompressionType::None);
         options.set_bytes_per_sync(BYTES_PER_SYNC);
         options
+    }
+
+    /// Writes through the log and syncs it.
+    pub(super) fn write_synced(&self, batch: WriteBatch) -> Result<(), Fatal> {
+        let mut options = WriteOptions::default();
+        options.set_sync(true);
+        let written = self.db.write_opt(batch, &options);
+        written.map_err(|e| Fatal::new("write to the KV database", e))
     }
 
     /// Makes a file's records part of `data`, above all others, atomically and durably; the file
