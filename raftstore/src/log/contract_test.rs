@@ -147,6 +147,25 @@ fn truncation_comes_after_the_append_of_the_same_write(f: &mut dyn Fixture) {
     assert_eq!(read(f.log(), 1, 3, 4).unwrap(), entries(3, &[1], 20));
 }
 
+/// An overwritten suffix must not come back when the log was emptied below it.
+fn a_suffix_that_was_overwritten_stays_away(f: &mut dyn Fixture) {
+    f.log().write(&[create(1)]).unwrap();
+    f.log().write(&[append(1, 1, &[1; 10])]).unwrap();
+    f.reopen();
+    f.log().write(&[append(1, 8, &[2])]).unwrap();
+    f.log().write(&[truncate(1, 8, 2)]).unwrap();
+    for _ in 0..2 {
+        f.reopen();
+        let log = loaded(f.log(), 1);
+        assert_eq!((log.truncated.index, log.last_index, log.damage), (8, 8, None));
+        assert_eq!(f.log().live_bytes(), 0);
+    }
+    f.log().write(&[append(1, 9, &[3, 3])]).unwrap();
+    f.reopen();
+    assert_eq!(loaded(f.log(), 1).last_index, 10);
+    assert_eq!(read(f.log(), 1, 9, 11).unwrap(), entries(9, &[3, 3], 20));
+}
+
 fn entries_stop_at_the_byte_limit_but_give_one(f: &mut dyn Fixture) {
     f.log().write(&[create(1)]).unwrap();
     f.log().write(&[append(1, 1, &[1; 10])]).unwrap();
@@ -269,6 +288,7 @@ fn check(open: &dyn Fn() -> Box<dyn Fixture>) {
         an_append_removes_the_longer_suffix,
         truncation_keeps_the_term_of_the_removed_position,
         truncation_comes_after_the_append_of_the_same_write,
+        a_suffix_that_was_overwritten_stays_away,
         entries_stop_at_the_byte_limit_but_give_one,
         a_lost_entry_is_damage_and_spares_other_groups,
         one_write_holds_many_groups,
@@ -319,6 +339,32 @@ impl Fixture for Rocks {
     }
 }
 
+/// With files so small that they are purged all the time.
+struct RaftEngine {
+    log: Option<Arc<RaftEngineLog>>,
+    dir: tempfile::TempDir,
+}
+
+impl RaftEngine {
+    fn open(dir: &tempfile::TempDir) -> Option<Arc<RaftEngineLog>> {
+        let options = RaftEngineLogOptions { sync: false, file_bytes: 4 << 10 };
+        Some(RaftEngineLog::open(dir.path(), options).unwrap())
+    }
+}
+
+impl Fixture for RaftEngine {
+    fn log(&self) -> &dyn LogStore {
+        &**self.log.as_ref().unwrap()
+    }
+    fn reopen(&mut self) {
+        self.log = None;
+        self.log = RaftEngine::open(&self.dir);
+    }
+    fn lose_entry(&mut self, group: GroupId, index: u64) {
+        self.log.as_ref().unwrap().lose_entry(group, index);
+    }
+}
+
 #[test]
 fn the_memory_log_keeps_the_contract() {
     check(&|| Box::new(Memory(MemoryLog::new())));
@@ -329,6 +375,14 @@ fn the_rocks_log_keeps_the_contract() {
     check(&|| {
         let dir = tempfile::tempdir().unwrap();
         Box::new(Rocks { log: Rocks::open(&dir), dir })
+    });
+}
+
+#[test]
+fn the_raft_engine_log_keeps_the_contract() {
+    check(&|| {
+        let dir = tempfile::tempdir().unwrap();
+        Box::new(RaftEngine { log: RaftEngine::open(&dir), dir })
     });
 }
 

@@ -8,7 +8,11 @@
 //! Reads come through `storage.rs` (the consensus library's view), first from `cache.rs`.
 
 pub(crate) mod cache;
+mod choice;
+mod engine;
 mod extent;
+mod folder;
+mod groups;
 mod memory;
 pub mod reader;
 mod rocks;
@@ -17,6 +21,8 @@ pub(crate) mod terms;
 mod wal;
 pub(crate) mod writer;
 
+pub use choice::{LogEngine, LogOptions, open};
+pub use engine::{RaftEngineLog, RaftEngineLogOptions};
 pub use memory::MemoryLog;
 pub use rocks::{RocksLog, RocksLogOptions};
 

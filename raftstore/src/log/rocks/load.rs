@@ -9,16 +9,11 @@
 use super::codec::{self, Key};
 use crate::error::LogError;
 use crate::log::extent::Extent;
+use crate::log::groups::Loaded;
 use crate::log::{GroupLog, LogPosition};
 use crate::types::{GroupId, GroupRecord, HardState};
 use rocksdb::{DB, ErrorKind, ReadOptions};
 use std::ops::Range;
-
-/// A group's log as found, and its indexes.
-pub(super) struct Loaded {
-    pub log: GroupLog,
-    pub extent: Extent,
-}
 
 /// Every group in `db`.
 pub(super) fn load(db: &DB) -> Result<Vec<Loaded>, LogError> {

@@ -6,24 +6,23 @@
 //!    and one sync. Keys and values are in `codec.rs`.
 //! 3. Shards and readers call [`LogStore::entries`] at any time.
 //!
-//! What each group holds (its [`Extent`]) stays in memory, so that an append deletes an old
-//! suffix only when there is one, and a truncation is one range deletion. The lock on it is never
-//! held across I/O. The first failed write fences the log: nothing is written after it.
+//! What each group holds stays in memory (`../groups.rs`), so that an append deletes an old
+//! suffix only when there is one, and a truncation is one range deletion. The first
+//! failed write fences the log: nothing is written after it.
 
-mod codec;
+pub(super) mod codec;
 mod folder;
 mod load;
 
 use self::codec::{Encoder, Key};
 use self::folder::Folder;
-use super::extent::{Extent, Plan};
+use super::extent::Plan;
+use super::groups::{Groups, Prepared};
 use super::{GroupLog, GroupWrite, LogStore};
 use crate::error::{Fatal, LogError};
-use crate::types::{GroupId, GroupRecord, LogEntry};
+use crate::types::{GroupId, LogEntry};
 use parking_lot::Mutex;
 use rocksdb::{DB, ReadOptions, WriteBatch, WriteOptions};
-use rustc_hash::FxHashMap;
-use std::collections::hash_map;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -53,7 +52,7 @@ pub struct RocksLog {
     sync: bool,
     /// What the start found, until it is asked for or outdated.
     found: Mutex<Option<Vec<GroupLog>>>,
-    groups: Mutex<FxHashMap<GroupId, Group>>,
+    groups: Groups,
     /// Held through a write; the log writer is the only one who takes it.
     writer: Mutex<Writer>,
 }
@@ -62,14 +61,6 @@ pub struct RocksLog {
 struct Writer {
     encoder: Encoder,
     fenced: Option<Fatal>,
-}
-
-struct Group {
-    record: GroupRecord,
-    extent: Extent,
-    damage: Option<String>,
-    /// Part of the write under way.
-    writing: bool,
 }
 
 impl RocksLog {
@@ -83,18 +74,7 @@ impl RocksLog {
     /// single groups; the text says what to do. Nothing is changed then.
     pub fn open(dir: &Path, options: RocksLogOptions) -> Result<Arc<Self>, LogError> {
         let folder = folder::open(dir, options.write_buffer_bytes)?;
-        let mut found = Vec::new();
-        let mut groups = FxHashMap::default();
-        for loaded in load::load(&folder.db)? {
-            let group = Group {
-                record: loaded.log.record.clone(),
-                extent: loaded.extent,
-                damage: loaded.log.damage.clone(),
-                writing: false,
-            };
-            groups.insert(loaded.log.group, group);
-            found.push(loaded.log);
-        }
+        let (groups, found) = Groups::new(load::load(&folder.db)?);
         if found.iter().all(|log| log.damage.is_none()) {
             folder.start_compaction()?;
         }
@@ -102,51 +82,13 @@ impl RocksLog {
             folder,
             sync: options.sync,
             found: Mutex::new(Some(found)),
-            groups: Mutex::new(groups),
+            groups,
             writer: Mutex::default(),
         }))
     }
 
     fn db(&self) -> &DB {
         &self.folder.db
-    }
-
-    /// Judges every write and hides what they take away.
-    fn prepare(&self, writes: &[GroupWrite]) -> Result<Vec<Plan>, String> {
-        let mut groups = self.groups.lock();
-        let mut plans = Vec::with_capacity(writes.len());
-        for write in writes {
-            let id = write.group;
-            let group = match (groups.entry(id), &write.record) {
-                (hash_map::Entry::Occupied(held), record) => {
-                    let held = held.into_mut();
-                    if record.as_ref().is_some_and(|record| *record != held.record) {
-                        return Err(format!("group {id} exists with another record"));
-                    }
-                    held
-                }
-                (hash_map::Entry::Vacant(place), Some(record)) => place.insert(Group {
-                    record: record.clone(),
-                    extent: Extent::default(),
-                    damage: None,
-                    writing: false,
-                }),
-                (hash_map::Entry::Vacant(_), None) => {
-                    return Err(format!("group {id} is not created"));
-                }
-            };
-            if group.writing {
-                return Err(format!("group {id} is twice in one write"));
-            }
-            if let Some(damage) = &group.damage {
-                return Err(format!("group {id} is quarantined: {damage}"));
-            }
-            let plan = group.extent.plan(write).map_err(|why| format!("group {id}: {why}"))?;
-            group.extent.shrink(&plan);
-            group.writing = true;
-            plans.push(plan);
-        }
-        Ok(plans)
     }
 
     fn commit(&self, batch: WriteBatch) -> Result<(), String> {
@@ -156,28 +98,6 @@ impl RocksLog {
         let mut options = WriteOptions::default();
         options.set_sync(self.sync);
         self.db().write_opt(batch, &options).map_err(|e| e.to_string())
-    }
-
-    /// Shows what is durable now.
-    fn publish(&self, writes: &[GroupWrite]) {
-        let mut groups = self.groups.lock();
-        for write in writes {
-            let group = groups.get_mut(&write.group).expect("a prepared group exists");
-            group.extent.extend(&write.append);
-            group.writing = false;
-        }
-    }
-
-    /// Checks that the range can be read, and tells how often the group's log was cut so far.
-    fn readable(&self, group: GroupId, low: u64, high: u64) -> Result<u64, LogError> {
-        let damaged = |reason: String| LogError::Damaged { group, reason };
-        let groups = self.groups.lock();
-        let held = groups.get(&group).ok_or_else(|| damaged("not in this log".to_owned()))?;
-        if let Some(damage) = &held.damage {
-            return Err(damaged(damage.clone()));
-        }
-        held.extent.readable(group, low, high)?;
-        Ok(held.extent.changes())
     }
 
     fn read(
@@ -270,17 +190,17 @@ impl LogStore for RocksLog {
             return Err(super::refused(first));
         }
         self.found.lock().take();
-        let done = self.prepare(writes).and_then(|plans| {
+        let done = self.groups.prepare(writes).and_then(|prepared| {
             let bytes: usize = writes.iter().flat_map(|w| &w.append).map(|e| e.data.len()).sum();
             let mut batch = WriteBatch::with_capacity_bytes(bytes + 128 * writes.len());
-            for (write, plan) in writes.iter().zip(&plans) {
+            for (write, Prepared { plan, .. }) in writes.iter().zip(&prepared) {
                 encode(&mut batch, encoder, write, plan);
             }
             self.commit(batch)
         });
         match done {
             Ok(()) => {
-                self.publish(writes);
+                self.groups.publish(writes);
                 Ok(())
             }
             Err(reason) => {
@@ -301,10 +221,10 @@ impl LogStore for RocksLog {
     ) -> Result<(), LogError> {
         let before = out.len();
         loop {
-            let changes = self.readable(group, low, high)?;
+            let changes = self.groups.readable(group, low, high)?;
             let result = self.read(group, low, high, bytes_max, out);
             // A gap may come from a write that cut this log meanwhile: then look again.
-            if result.is_ok() || self.readable(group, low, high)? == changes {
+            if result.is_ok() || self.groups.readable(group, low, high)? == changes {
                 return result;
             }
             out.truncate(before);
@@ -312,7 +232,7 @@ impl LogStore for RocksLog {
     }
 
     fn live_bytes(&self) -> u64 {
-        self.groups.lock().values().map(|group| group.extent.bytes()).sum()
+        self.groups.live_bytes()
     }
 }
 

@@ -1,0 +1,139 @@
+//! Folders that are not ours, not yet ours, or in use, with both engines.
+
+use super::*;
+use crate::log::contract_test::create;
+use crate::log::{LogEngine, LogOptions, LogStore, RocksLog, RocksLogOptions, open};
+use std::sync::Arc;
+
+fn open_with(engine: LogEngine, dir: &Path) -> Result<Arc<dyn LogStore>, LogError> {
+    open(dir, Some(engine), LogOptions::default()).map(|(log, _)| log)
+}
+
+fn refusal(engine: LogEngine, dir: &Path) -> String {
+    match open_with(engine, dir) {
+        Ok(_) => panic!("the log opened"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn a_folder_in_use_is_refused_until_it_is_free() {
+    for engine in LogEngine::ALL {
+        let dir = tempfile::tempdir().unwrap();
+        let first = open_with(engine, dir.path()).unwrap();
+        let error = refusal(engine, dir.path());
+        assert!(error.contains("is in use by another process"), "{error}");
+        assert!(error.contains(dir.path().to_str().unwrap()), "{error}");
+        first.write(&[create(1)]).unwrap();
+        drop(first);
+        assert_eq!(open_with(engine, dir.path()).unwrap().load().unwrap().len(), 1);
+    }
+}
+
+#[test]
+fn a_database_that_another_tool_holds_is_in_use_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || RocksLog::open(dir.path(), RocksLogOptions::default());
+    drop(open().unwrap());
+    let held = rocksdb::DB::open(&rocksdb::Options::default(), dir.path().join("db")).unwrap();
+    let error = refusal(LogEngine::Rocksdb, dir.path());
+    assert!(error.contains("is in use by another process"), "{error}");
+    drop(held);
+    open().unwrap();
+}
+
+#[test]
+fn a_newer_format_and_other_engines_are_refused_untouched() {
+    for (engine, other) in [("rocksdb", "raft-engine"), ("raft-engine", "rocksdb")] {
+        let own: LogEngine = engine.parse().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        drop(open_with(own, dir.path()).unwrap());
+        let format = dir.path().join(FORMAT_FILE);
+        let line = format!("flotilla-raft-log {engine} 1 ready\n");
+        assert_eq!(fs::read_to_string(&format).unwrap(), line);
+        for (line, text) in [
+            (
+                format!("flotilla-raft-log {engine} 2 ready"),
+                "newer format 2, and this build reads up to format 1".to_owned(),
+            ),
+            (
+                format!("flotilla-raft-log {other} 1 ready"),
+                format!("the engine {other}, not {engine}"),
+            ),
+            (
+                format!("flotilla-raft-log {engine} one ready"),
+                "its version \"one\" is not a number".to_owned(),
+            ),
+            (
+                format!("flotilla-raft-log {engine} 1 broken"),
+                "its state \"broken\" is unknown".to_owned(),
+            ),
+            (
+                "something else".to_owned(),
+                "it is not a flotilla-raft-log line: \"something else\"".to_owned(),
+            ),
+        ] {
+            fs::write(&format, &line).unwrap();
+            let error = refusal(own, dir.path());
+            assert!(error.contains(&text), "{error}");
+            assert_eq!(fs::read_to_string(&format).unwrap(), line);
+        }
+    }
+}
+
+#[test]
+fn a_folder_keeps_its_engine_when_none_is_asked_for() {
+    for engine in LogEngine::ALL {
+        let dir = tempfile::tempdir().unwrap();
+        drop(open_with(engine, dir.path()).unwrap());
+        let (_, found) = open(dir.path(), None, LogOptions::default()).unwrap();
+        assert_eq!(found, engine);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (_, found) = open(dir.path(), None, LogOptions::default()).unwrap();
+    assert_eq!(found, LogEngine::default());
+    fs::write(dir.path().join(FORMAT_FILE), "flotilla-raft-log tape 1 ready").unwrap();
+    let error = open(dir.path(), None, LogOptions::default()).map(drop).unwrap_err().to_string();
+    assert!(error.contains("engine \"tape\""), "{error}");
+}
+
+#[test]
+fn a_foreign_folder_is_refused_untouched() {
+    for engine in LogEngine::ALL {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("precious.txt"), "data").unwrap();
+        let error = refusal(engine, dir.path());
+        assert!(error.contains("holds precious.txt but no FORMAT file"), "{error}");
+        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path()).collect();
+        assert!(left.iter().all(|path| path.is_file()), "{left:?}");
+        assert!(!dir.path().join(FORMAT_FILE).exists());
+    }
+}
+
+#[test]
+fn an_interrupted_creation_goes_on() {
+    for (engine, files) in [(LogEngine::Rocksdb, "db"), (LogEngine::RaftEngine, "files")] {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(FORMAT_NEW_FILE), "flotilla-r").unwrap();
+        drop(open_with(engine, dir.path()).unwrap());
+        for files_too in [true, false] {
+            let line = format!("flotilla-raft-log {engine} 1 creating\n");
+            fs::write(dir.path().join(FORMAT_FILE), line).unwrap();
+            if !files_too {
+                fs::remove_dir_all(dir.path().join(files)).unwrap();
+            }
+            assert!(open_with(engine, dir.path()).unwrap().load().unwrap().is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_path_that_cannot_be_a_folder_is_named() {
+    for engine in LogEngine::ALL {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        let error = refusal(engine, &file.join("log"));
+        assert!(error.contains("cannot create") && error.contains("file/log"), "{error}");
+    }
+}
