@@ -5,7 +5,7 @@ mod timed;
 use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
 use flotilla_benches::cases::Case;
-use flotilla_raftstore::log::{MemoryLog, RocksLog, RocksLogOptions};
+use flotilla_raftstore::log::{self, LogEngine, LogOptions, MemoryLog};
 use flotilla_raftstore::message::LogTask;
 use flotilla_raftstore::{
     EntryKind, GroupDesc, GroupId, GroupRecord, GroupWrite, HardState, LogEntry, LogPosition,
@@ -71,10 +71,12 @@ fn bench(criterion: &mut Criterion, name: &str, log: &Arc<dyn LogStore>, groups:
 
 fn log_writes(criterion: &mut Criterion) {
     for (groups, size) in [(1, 64), (24, 800), (24, 4000)] {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let log: Arc<dyn LogStore> =
-            RocksLog::open(dir.path(), RocksLogOptions::default()).expect("an empty log opens");
-        bench(criterion, "rocksdb", &log, groups, size);
+        for engine in LogEngine::ALL {
+            let dir = tempfile::tempdir().expect("a temporary folder");
+            let (log, _) = log::open(dir.path(), Some(engine), LogOptions::default())
+                .expect("an empty log opens");
+            bench(criterion, engine.name(), &log, groups, size);
+        }
         let log: Arc<dyn LogStore> = MemoryLog::new();
         bench(criterion, "memory", &log, groups, size);
     }

@@ -5,7 +5,9 @@
 //! TOML file may hold, [`Settings`] the checked result. Nothing here touches the data folder.
 
 use crate::service::{Limits, MESSAGE_BYTES_MAX};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
+use flotilla_raftstore::log::LogEngine;
 use flotilla_raftstore::transport::grpc::GrpcConfig;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -134,6 +136,12 @@ impl fmt::Display for Storage {
     }
 }
 
+/// Reads the name of a log engine; help lists them all.
+pub fn log_engine_parser() -> impl TypedValueParser<Value = LogEngine> {
+    PossibleValuesParser::new(LogEngine::ALL.map(LogEngine::name))
+        .try_map(|name| name.parse::<LogEngine>())
+}
+
 /// How log lines look on standard error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -163,6 +171,9 @@ pub struct RunArgs {
     /// What holds the data; an existing folder keeps its own [default: rocksdb]
     #[arg(long, env = "FLOTILLA_STORAGE")]
     pub storage: Option<Storage>,
+    /// What keeps the Raft log; an existing folder keeps its own [default: raft-engine]
+    #[arg(long, env = "FLOTILLA_LOG_ENGINE", value_parser = log_engine_parser())]
+    pub log_engine: Option<LogEngine>,
     /// MiB of applied writes held in memory before RocksDB gets them; 0: RocksDB gets every
     /// applied write at once [default: 128]
     #[arg(long, env = "FLOTILLA_KV_TABLE_MIB", value_name = "MIB")]
@@ -216,6 +227,9 @@ pub struct File {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogSettings {
+    /// As `--log-engine`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub engine: Option<LogEngine>,
     /// Sync every log write before it counts. Default on. Off: a power cut may lose what was
     /// acknowledged; for measurements only.
     pub sync: bool,
@@ -223,7 +237,7 @@ pub struct LogSettings {
 
 impl Default for LogSettings {
     fn default() -> Self {
-        LogSettings { sync: true }
+        LogSettings { engine: None, sync: true }
     }
 }
 
@@ -332,7 +346,7 @@ impl Settings {
             log_level: args.log_level.or(file.log_level).unwrap_or_else(|| "info".to_owned()),
             log_format: args.log_format.or(file.log_format).unwrap_or_default(),
             raft: file.raft,
-            log: file.log,
+            log: LogSettings { engine: args.log_engine.or(file.log.engine), ..file.log },
             kv,
             transport: file.transport,
             limits: file.limits,

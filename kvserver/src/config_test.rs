@@ -42,6 +42,12 @@ fn flags_win_over_the_file_and_the_file_over_defaults() {
     let small = format!("{ENOUGH}[kv]\ntable_bytes_max = 1048576\n");
     assert_eq!(table(&[], &small), 1 << 20);
     assert_eq!(table(&["--kv-table-mib", "0"], &small), 0);
+    assert_eq!(settings.log.engine, None);
+    let file = format!("{ENOUGH}[log]\nengine = 'rocksdb'\nsync = false\n");
+    let settings = merge(&[], &file).unwrap();
+    assert_eq!((settings.log.engine, settings.log.sync), (Some(LogEngine::Rocksdb), false));
+    let settings = merge(&["--log-engine", "raft-engine"], &file).unwrap();
+    assert_eq!(settings.log.engine, Some(LogEngine::RaftEngine));
 }
 
 #[test]

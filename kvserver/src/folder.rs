@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DIR/LOCK       held while a process uses the folder
-//! DIR/identity   TOML: format, storage, nonce; cluster and store once placement gave them
+//! DIR/identity   TOML: format, storage, log engine, nonce; cluster and store once placement gave them
 //! DIR/peers      TOML: last known addresses of the other stores
 //! DIR/log        the Raft log
 //! DIR/data       the key-value data
@@ -11,6 +11,7 @@
 //! is somebody else's and stays untouched.
 
 use crate::config::Storage;
+use flotilla_raftstore::log::LogEngine;
 use flotilla_raftstore::{ClusterId, StoreId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -80,6 +81,18 @@ pub enum FolderError {
         /// What was asked for.
         asked: Storage,
     },
+    /// Another log engine was asked for than the folder holds.
+    #[error(
+        "folder {path} holds a log of the engine {holds}, not {asked}: leave out --log-engine or choose another --dir"
+    )]
+    OtherLogEngine {
+        /// The folder.
+        path: PathBuf,
+        /// What it holds.
+        holds: LogEngine,
+        /// What was asked for.
+        asked: LogEngine,
+    },
     /// The identity file does not parse.
     #[error(
         "folder {path}: its file '{file}' is damaged: {reason}; restore it from a copy or let a store with an empty --dir take its place"
@@ -101,11 +114,19 @@ pub struct Identity {
     pub format: u32,
     /// What holds the data.
     pub storage: Storage,
+    /// What keeps the log. Folders that do not say it are older than the choice.
+    #[serde(default = "first_log_engine")]
+    pub log_engine: LogEngine,
     /// Made with the folder: lets placement give the same id when the first answer got lost.
     pub nonce: String,
     /// Cluster and store, once registered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub member: Option<Member>,
+}
+
+/// What every folder held before there was a choice.
+pub(crate) fn first_log_engine() -> LogEngine {
+    LogEngine::Rocksdb
 }
 
 /// A store of a cluster.
@@ -134,9 +155,13 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Opens or creates the folder of a store. `storage` as asked for; a new folder without it
-    /// gets RocksDB.
-    pub fn open(path: &Path, storage: Option<Storage>) -> Result<Folder, FolderError> {
+    /// Opens or creates the folder of a store. `storage` and `log_engine` as asked for; a new
+    /// folder without them gets RocksDB and the default engine.
+    pub fn open(
+        path: &Path,
+        storage: Option<Storage>,
+        log_engine: Option<LogEngine>,
+    ) -> Result<Folder, FolderError> {
         let lock = FolderLock::acquire(path, IDENTITY, "Flotilla store")?;
         let identity = match read_text(path, IDENTITY)? {
             Some(text) => parse_identity(path, &text)?,
@@ -144,6 +169,7 @@ impl Folder {
                 let identity = Identity {
                     format: FORMAT,
                     storage: storage.unwrap_or(Storage::Rocksdb),
+                    log_engine: log_engine.unwrap_or_default(),
                     nonce: format!("{:032x}", rand::random::<u128>()),
                     member: None,
                 };
@@ -151,13 +177,15 @@ impl Folder {
                 identity
             }
         };
-        match storage {
-            Some(asked) if asked != identity.storage => Err(FolderError::OtherStorage {
-                path: path.to_owned(),
-                holds: identity.storage,
-                asked,
-            }),
-            _ => Ok(Folder { path: path.to_owned(), identity, _lock: lock }),
+        let path = path.to_owned();
+        match (storage, log_engine) {
+            (Some(asked), _) if asked != identity.storage => {
+                Err(FolderError::OtherStorage { path, holds: identity.storage, asked })
+            }
+            (_, Some(asked)) if asked != identity.log_engine => {
+                Err(FolderError::OtherLogEngine { path, holds: identity.log_engine, asked })
+            }
+            _ => Ok(Folder { path, identity, _lock: lock }),
         }
     }
 

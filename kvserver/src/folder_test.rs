@@ -4,7 +4,7 @@ use super::*;
 use std::os::unix::fs::PermissionsExt;
 
 fn refused(path: &Path, storage: Option<Storage>) -> String {
-    Folder::open(path, storage).unwrap_err().to_string()
+    Folder::open(path, storage, None).unwrap_err().to_string()
 }
 
 fn member() -> Member {
@@ -15,7 +15,7 @@ fn member() -> Member {
 fn a_new_folder_keeps_its_identity() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("deep/er");
-    let mut folder = Folder::open(&path, Some(Storage::Memory)).unwrap();
+    let mut folder = Folder::open(&path, Some(Storage::Memory), None).unwrap();
     assert_eq!(folder.identity().member, None);
     assert!(!Folder::is_registered(&path) && !Folder::is_registered(dir.path()));
     let nonce = folder.identity().nonce.clone();
@@ -23,7 +23,7 @@ fn a_new_folder_keeps_its_identity() {
     folder.peers_file().write(&BTreeMap::from([(StoreId(1), "h:1".to_owned())])).unwrap();
     assert!(Folder::is_registered(&path));
     drop(folder);
-    let folder = Folder::open(&path, None).unwrap();
+    let folder = Folder::open(&path, None, None).unwrap();
     assert_eq!(folder.identity().member, Some(member()));
     assert_eq!(folder.identity().nonce, nonce);
     assert_eq!(folder.identity().storage, Storage::Memory);
@@ -33,18 +33,36 @@ fn a_new_folder_keeps_its_identity() {
 #[test]
 fn a_folder_in_use_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let folder = Folder::open(dir.path(), None).unwrap();
+    let folder = Folder::open(dir.path(), None, None).unwrap();
     assert!(refused(dir.path(), None).contains("in use by another process"));
     drop(folder);
-    Folder::open(dir.path(), None).unwrap();
+    Folder::open(dir.path(), None, None).unwrap();
 }
 
 #[test]
 fn another_storage_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    drop(Folder::open(dir.path(), None).unwrap());
+    drop(Folder::open(dir.path(), None, None).unwrap());
     let error = refused(dir.path(), Some(Storage::Memory));
     assert!(error.contains("storage rocksdb, not memory"), "{error}");
+}
+
+#[test]
+fn a_folder_keeps_its_log_engine() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = |asked| Folder::open(dir.path(), None, asked);
+    assert_eq!(open(None).unwrap().identity().log_engine, LogEngine::RaftEngine);
+    let error = open(Some(LogEngine::Rocksdb)).unwrap_err().to_string();
+    assert!(error.contains("engine raft-engine, not rocksdb"), "{error}");
+    // As written before there was a choice.
+    let path = dir.path().join(IDENTITY);
+    let text = fs::read_to_string(&path).unwrap();
+    let old = text.replace("log_engine = \"raft-engine\"\n", "");
+    assert_ne!(old, text);
+    fs::write(&path, old).unwrap();
+    assert_eq!(open(None).unwrap().identity().log_engine, LogEngine::Rocksdb);
+    let error = open(Some(LogEngine::RaftEngine)).unwrap_err().to_string();
+    assert!(error.contains("engine rocksdb, not raft-engine"), "{error}");
 }
 
 #[test]
@@ -61,7 +79,7 @@ fn a_file_a_foreign_folder_and_a_closed_folder_are_refused() {
     fs::create_dir(&closed).unwrap();
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o555)).unwrap();
     // Root may write everywhere: then there is nothing to refuse.
-    if let Err(error) = Folder::open(&closed, None) {
+    if let Err(error) = Folder::open(&closed, None, None) {
         assert!(error.to_string().contains("permissions"), "{error}");
     }
 }
@@ -69,7 +87,7 @@ fn a_file_a_foreign_folder_and_a_closed_folder_are_refused() {
 #[test]
 fn a_newer_format_and_damage_are_told_apart() {
     let dir = tempfile::tempdir().unwrap();
-    drop(Folder::open(dir.path(), None).unwrap());
+    drop(Folder::open(dir.path(), None, None).unwrap());
     fs::write(dir.path().join(IDENTITY), "format = 9\nwhat = 'ever'\n").unwrap();
     let error = refused(dir.path(), None);
     assert!(error.contains("format 9") && error.contains("up to 1"), "{error}");

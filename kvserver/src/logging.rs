@@ -6,7 +6,8 @@ use tracing_subscriber::EnvFilter;
 
 /// Starts logging with a filter such as `info` or `info,flotilla_raftstore=debug`.
 pub fn start(level: &str, format: LogFormat) -> Result<(), String> {
-    let filter = EnvFilter::builder().parse(level).map_err(|e| {
+    // Of the log's engine an operator needs to hear what is wrong only; `level` may say otherwise.
+    let filter = EnvFilter::builder().parse(format!("raft_engine=warn,{level}")).map_err(|e| {
         format!("--log-level '{level}': {e}; use error, warn, info, debug, trace or target=level,…")
     })?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);

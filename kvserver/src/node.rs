@@ -17,7 +17,7 @@ use crate::status::StatusSource;
 use crate::stop::Stop;
 use crate::{http, logging, service};
 use flotilla_placement::client::PlacementClient;
-use flotilla_raftstore::log::{RocksLog, RocksLogOptions};
+use flotilla_raftstore::log::{self, LogEngine, LogOptions};
 use flotilla_raftstore::transport::grpc::{self, GrpcTransport};
 use flotilla_raftstore::{
     Fatal, GroupId, LogError, LogStore, OnceCompletion, ReplicaDesc, ReplicaRole, StartError,
@@ -105,7 +105,7 @@ pub fn run(settings: Settings) -> Result<(), NodeError> {
 /// the groups are recovered and just before the port is served; it must not block.
 pub fn run_embedded(settings: Settings, embedder: impl FnOnce(Embedded)) -> Result<(), NodeError> {
     let listener = bind(&settings.addr)?;
-    let folder = Folder::open(&settings.dir, settings.storage)?;
+    let folder = Folder::open(&settings.dir, settings.storage, settings.log.engine)?;
     let runtime = runtime(settings.server.worker_threads)
         .map_err(|source| NodeError::Io { what: "starting the runtime", source })?;
     let result = runtime.block_on(live(settings, listener, folder, embedder));
@@ -148,8 +148,9 @@ async fn live(
     let placement = settings.placement.iter().map(Address::to_string).collect();
     let client = PlacementClient::connect(placement).map_err(AgentError::Address)?;
     let storage = folder.identity().storage;
-    let options = RocksLogOptions { sync: settings.log.sync, ..RocksLogOptions::default() };
-    let log = RocksLog::open(&folder.log_dir(), options)?;
+    let options = LogOptions { sync: settings.log.sync };
+    let log_engine = folder.identity().log_engine;
+    let (log, _) = log::open(&folder.log_dir(), Some(log_engine), options)?;
     let engine = open_engine(storage, &settings, &folder)?;
     let machine = KvStateMachine::new(engine)?;
     let member = match folder.identity().member.clone() {
@@ -159,7 +160,7 @@ async fn live(
             _ = stop.requested() => return Ok(()),
         },
     };
-    let node = Node::start(settings, member, storage, log, machine)?;
+    let node = Node::start(settings, member, (storage, log_engine), log, machine)?;
     embedder(Embedded { store: node.store.clone(), machine: Arc::clone(&node.machine) });
     node.serve(listener, client, folder, &stop).await
 }
@@ -180,6 +181,7 @@ struct Node {
     settings: Settings,
     member: Member,
     storage: Storage,
+    log_engine: LogEngine,
     machine: Arc<KvStateMachine>,
     transport: Arc<GrpcTransport>,
     directory: Arc<Directory>,
@@ -191,7 +193,7 @@ impl Node {
     fn start(
         settings: Settings,
         member: Member,
-        storage: Storage,
+        (storage, log_engine): (Storage, LogEngine),
         log: Arc<dyn LogStore>,
         machine: Arc<KvStateMachine>,
     ) -> Result<Node, NodeError> {
@@ -223,7 +225,7 @@ impl Node {
         transport.set_inbound(Arc::new(store.clone()));
         let address = settings.advertise.to_string();
         let directory = Arc::new(Directory::new(cluster, member.store, address));
-        Ok(Node { settings, member, storage, machine, transport, directory, store })
+        Ok(Node { settings, member, storage, log_engine, machine, transport, directory, store })
     }
 
     async fn serve(
@@ -267,6 +269,7 @@ impl Node {
             cluster = self.member.cluster,
             address = %self.settings.addr,
             storage = %self.storage,
+            log_engine = %self.log_engine,
             regions = self.store.groups().len(),
             "serving"
         );
@@ -306,6 +309,7 @@ impl Node {
             member: self.member.clone(),
             address: self.settings.advertise.to_string(),
             storage: self.storage,
+            log_engine: self.log_engine,
             log_sync: self.settings.log.sync,
             pipeline: self.settings.raft.pipeline,
             started: Instant::now(),

@@ -5,6 +5,7 @@ use crate::folder::Member;
 use crate::kv::{KvStateMachine, RegionMeta};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use flotilla_raftstore::log::LogEngine;
 use flotilla_raftstore::status::QueueStatus;
 use flotilla_raftstore::transport::grpc::{GrpcTransport, PeerStatus};
 use flotilla_raftstore::{GroupId, ReplicaDesc, ReplicaStatus, Role, Store};
@@ -27,6 +28,8 @@ pub struct StatusSource {
     pub address: String,
     /// What holds its data.
     pub storage: Storage,
+    /// What keeps its log.
+    pub log_engine: LogEngine,
     /// Whether log writes are synced.
     pub log_sync: bool,
     /// Whether many appends are in flight to a follower.
@@ -42,6 +45,7 @@ struct StatusBody {
     store: u64,
     address: String,
     storage: Storage,
+    log_engine: LogEngine,
     log_sync: bool,
     pipeline: bool,
     pid: u32,
@@ -92,6 +96,7 @@ impl StatusSource {
             store: self.member.store.0,
             address: self.address.clone(),
             storage: self.storage,
+            log_engine: self.log_engine,
             log_sync: self.log_sync,
             pipeline: self.pipeline,
             pid: std::process::id(),

@@ -137,6 +137,9 @@ fn a_new_store_waits_for_placement_holds_its_folder_and_stops_on_sigterm() {
     let mut other = run(&folder, free_port());
     other.args(["--storage", "memory"]);
     refused(other, 1, &["storage rocksdb, not memory"]);
+    let mut other = run(&folder, free_port());
+    other.args(["--log-engine", "rocksdb"]);
+    refused(other, 1, &["engine raft-engine, not rocksdb", "--log-engine"]);
 }
 
 #[test]
@@ -155,14 +158,16 @@ fn a_store_ends_with_the_parent_that_holds_its_input() {
 fn help_names_every_flag() {
     let help = |command: &str| text(&kvserver().args([command, "--help"]).output().unwrap());
     let run = help("run");
-    for flag in ["dir", "addr", "advertise-addr", "placement", "storage", "config", "log-level"] {
+    for flag in ["dir", "addr", "advertise-addr", "placement", "storage", "log-engine", "config"] {
         assert!(run.contains(&format!("--{flag} ")), "{flag} in {run}");
     }
     for setting in ["[raft]", "pipeline = true", "[log]", "sync = true", "[limits]", "[server]"] {
         assert!(run.contains(setting), "{setting} in {run}");
     }
     let playground = help("playground");
-    for flag in ["stores", "regions", "split-at", "storage", "dir", "base-port", "config"] {
+    for flag in
+        ["stores", "regions", "split-at", "storage", "log-engine", "dir", "base-port", "config"]
+    {
         assert!(playground.contains(&format!("--{flag} ")), "{flag} in {playground}");
     }
 }

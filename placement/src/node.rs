@@ -16,7 +16,7 @@ use crate::service::{PlacementService, Shared};
 use crate::state::{Answer, Command};
 use crate::status;
 use flotilla_client::pb::kv_server::KvServer;
-use flotilla_raftstore::log::{RocksLog, RocksLogOptions};
+use flotilla_raftstore::log::{self, LogOptions};
 use flotilla_raftstore::transport::grpc::{GrpcConfig, GrpcTransport};
 use flotilla_raftstore::{
     ClusterId, Fatal, GroupDesc, GroupId, GroupRecord, LogError, OnceCompletion, ReplicaDesc,
@@ -109,7 +109,8 @@ impl Node {
         let identity = folder.identity();
         let machine = MapMachine::open(folder.path(), GROUP)?;
         check_cluster(&folder, machine.read(|map| map.cluster))?;
-        let log = RocksLog::open(&folder.log_dir(), RocksLogOptions::default())?;
+        // An old folder's log keeps its engine.
+        let (log, log_engine) = log::open(&folder.log_dir(), None, LogOptions::default())?;
 
         let me = member_id(identity.member);
         let runtime = tokio::runtime::Handle::current();
@@ -141,6 +142,7 @@ impl Node {
             cluster = %identity.cluster,
             member = identity.member,
             dir = %settings.dir.display(),
+            %log_engine,
             "placement member started"
         );
         Ok(Node { shared, transport, stop, server, join, _folder: folder })

@@ -13,7 +13,8 @@ pub const PARENT_PIPE: &str = "FLOTILLA_PARENT_PIPE";
 
 /// Starts log lines on standard error, with a filter such as `info` or `info,tonic=debug`.
 pub fn start_logging(level: &str, format: LogFormat) -> Result<(), String> {
-    let filter = EnvFilter::builder().parse(level).map_err(|e| {
+    // Of the log's engine an operator needs to hear what is wrong only; `level` may say otherwise.
+    let filter = EnvFilter::builder().parse(format!("raft_engine=warn,{level}")).map_err(|e| {
         format!("--log-level '{level}': {e}; use error, warn, info, debug, trace or target=level,…")
     })?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);

@@ -20,11 +20,13 @@ pub struct Options {
     pub regions: u32,
     /// `rocksdb` or `memory`.
     pub storage: &'static str,
+    /// `rocksdb` or `raft-engine`.
+    pub log_engine: &'static str,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { stores: 3, regions: 6, storage: "rocksdb" }
+        Options { stores: 3, regions: 6, storage: "rocksdb", log_engine: "raft-engine" }
     }
 }
 
@@ -59,6 +61,7 @@ impl Cluster {
             let mut words = run_words(&cluster.store_dir(number - 1), base_port + number);
             words.extend(["--placement".to_owned(), placement.clone()]);
             words.extend(["--storage".to_owned(), options.storage.to_owned()]);
+            words.extend(["--log-engine".to_owned(), options.log_engine.to_owned()]);
             let name = format!("store-{number}");
             let log = log(cluster.dir.path(), &name);
             cluster.stores.push(Process::new(&name, "kvserver", words, log));

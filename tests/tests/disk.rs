@@ -10,9 +10,9 @@ const END_MAX: Duration = Duration::from_secs(30);
 
 /// The first log write that fails ends the process: it is not tried again, nothing is
 /// acknowledged on the strength of it, and the last line says why.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_cannot_write_its_log_ends_with_a_clear_line() {
-    let mut cluster = Cluster::start(Options { regions: 2, ..Options::default() }).await;
+async fn a_store_that_cannot_write_its_log_ends(log_engine: &'static str) {
+    let options = Options { regions: 2, log_engine, ..Options::default() };
+    let mut cluster = Cluster::start(options).await;
     assert!(cluster.store(0).terminate().success());
     cluster.store(0).start_with_file_limit(FILE_KIB_MAX);
     cluster.wait_serving().await;
@@ -44,4 +44,14 @@ async fn a_store_that_cannot_write_its_log_ends_with_a_clear_line() {
         let got = client.get(key).await.expect("a get");
         assert_eq!(got.value.map(|value| value.len()), Some(VALUE_BYTES));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_cannot_write_its_log_in_rocksdb_ends_with_a_clear_line() {
+    a_store_that_cannot_write_its_log_ends("rocksdb").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_cannot_write_its_log_in_raft_engine_ends_with_a_clear_line() {
+    a_store_that_cannot_write_its_log_ends("raft-engine").await;
 }

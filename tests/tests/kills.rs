@@ -12,9 +12,9 @@ static ALONE: Mutex<()> = Mutex::const_new(());
 /// rest is for machines that are busy with other things.
 const RESUME_MAX: Duration = Duration::from_secs(20);
 
-async fn stores_die_under_load(storage: &'static str) {
+async fn stores_die_under_load(storage: &'static str, log_engine: &'static str) {
     let _alone = ALONE.lock().await;
-    let mut cluster = Cluster::start(Options { storage, ..Options::default() }).await;
+    let mut cluster = Cluster::start(Options { storage, log_engine, ..Options::default() }).await;
     let client = cluster.client().await;
     let load = Load::start(&client);
     load.wait_written(200, RESUME_MAX).await;
@@ -49,12 +49,17 @@ async fn stores_die_under_load(storage: &'static str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stores_on_rocksdb_die_one_by_one_and_together() {
-    stores_die_under_load("rocksdb").await;
+    stores_die_under_load("rocksdb", "raft-engine").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stores_with_their_log_in_rocksdb_die_one_by_one_and_together() {
+    stores_die_under_load("memory", "rocksdb").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stores_in_memory_die_one_by_one_and_together() {
-    stores_die_under_load("memory").await;
+    stores_die_under_load("memory", "raft-engine").await;
 }
 
 /// A store of three that is dead for good must not hold anything up; placement neither: new

@@ -4,6 +4,7 @@ use super::PlaygroundError;
 use crate::config::{self, Storage};
 use crate::folder::{self, FolderError, FolderLock};
 use clap::Args;
+use flotilla_raftstore::log::LogEngine;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -37,6 +38,9 @@ pub struct PlaygroundArgs {
     /// What holds the data; an existing folder keeps its own [default: rocksdb]
     #[arg(long, env = "FLOTILLA_STORAGE")]
     pub storage: Option<Storage>,
+    /// What keeps the Raft logs; an existing folder keeps its own [default: raft-engine]
+    #[arg(long, env = "FLOTILLA_LOG_ENGINE", value_parser = config::log_engine_parser())]
+    pub log_engine: Option<LogEngine>,
     /// Folder of the cluster; an old one is continued. Without it a temporary one, removed at
     /// the end
     #[arg(long, env = "FLOTILLA_DIR", value_name = "DIR")]
@@ -59,6 +63,9 @@ struct Layout {
     format: u32,
     stores: u16,
     storage: Storage,
+    /// Folders that do not say it are older than the choice.
+    #[serde(default = "folder::first_log_engine")]
+    log_engine: LogEngine,
 }
 
 /// One child: everything that its start takes.
@@ -108,9 +115,10 @@ pub struct Plan {
 impl Plan {
     /// Checks the flags against each other and against what `dir` holds, and locks it.
     pub fn new(args: &PlaygroundArgs, dir: &Path) -> Result<Plan, PlaygroundError> {
+        let mut asked_engine = args.log_engine;
         let config = match &args.config {
             Some(path) => {
-                config::read_file(path)?;
+                asked_engine = asked_engine.or(config::read_file(path)?.log.engine);
                 let path = path.canonicalize();
                 Some(path.map_err(|e| super::io("finding the config file", e))?)
             }
@@ -128,7 +136,7 @@ impl Plan {
             None if args.split_at.is_empty() => args.regions as usize,
             None => args.split_at.len() + 1,
         };
-        let layout = merge_layout(&dir, old, args)?;
+        let layout = merge_layout(&dir, old, args, asked_engine)?;
         let last_port =
             u32::from(args.base_port) + u32::from(STORE_PORT_OFFSET + layout.stores) - 1;
         if last_port > u32::from(u16::MAX) {
@@ -245,6 +253,8 @@ fn store_spec(
         placement,
         "--storage",
         &layout.storage.to_string(),
+        "--log-engine",
+        layout.log_engine.name(),
     ];
     ChildSpec {
         program,
@@ -273,23 +283,29 @@ fn merge_layout(
     dir: &Path,
     old: Option<Layout>,
     args: &PlaygroundArgs,
+    log_engine: Option<LogEngine>,
 ) -> Result<Layout, PlaygroundError> {
     let Some(old) = old else {
         return Ok(Layout {
             format: folder::FORMAT,
             stores: args.stores.unwrap_or(STORES_DEFAULT),
             storage: args.storage.unwrap_or(Storage::Rocksdb),
+            log_engine: log_engine.unwrap_or_default(),
         });
     };
-    match (args.stores, args.storage) {
-        (Some(stores), _) if stores != old.stores => Err(PlaygroundError::Invalid(format!(
+    match (args.stores, args.storage, log_engine) {
+        (Some(stores), _, _) if stores != old.stores => Err(PlaygroundError::Invalid(format!(
             "folder {} holds a playground of {} stores, not {stores}: leave out --stores or \
              choose another --dir",
             dir.display(),
             old.stores
         ))),
-        (_, Some(asked)) if asked != old.storage => {
+        (_, Some(asked), _) if asked != old.storage => {
             Err(FolderError::OtherStorage { path: dir.to_owned(), holds: old.storage, asked }
+                .into())
+        }
+        (_, _, Some(asked)) if asked != old.log_engine => {
+            Err(FolderError::OtherLogEngine { path: dir.to_owned(), holds: old.log_engine, asked }
                 .into())
         }
         _ => Ok(old),

@@ -104,3 +104,5 @@ fn refused(first: &Fatal) -> Fatal {
 
 #[cfg(test)]
 mod contract_test;
+#[cfg(test)]
+mod process_test;

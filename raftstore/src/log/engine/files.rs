@@ -37,7 +37,14 @@ struct Shared {
     /// Held for reading through each read of entries: a file gets its next use after them.
     readers: RwLock<()>,
     failure: OnceLock<String>,
+    #[cfg(test)]
+    watch: Mutex<Option<Watch>>,
 }
+
+/// Called before and after (`true`) each change with its name and place, while no other change
+/// happens; an error before it makes the change fail.
+#[cfg(test)]
+pub(super) type Watch = Box<dyn FnMut(bool, &str, &Path) -> io::Result<()> + Send>;
 
 impl Files {
     /// The files in `dir`, which exists; `span` as it stands there.
@@ -57,6 +64,8 @@ impl Files {
                 spares: Mutex::new(spares),
                 readers: RwLock::new(()),
                 failure: OnceLock::new(),
+                #[cfg(test)]
+                watch: Mutex::default(),
             }),
         })
     }
@@ -64,6 +73,12 @@ impl Files {
     /// What failed first; nothing was changed on disk since.
     pub fn failure(&self) -> Option<&str> {
         self.shared.failure.get().map(String::as_str)
+    }
+
+    /// Watches every change from now on.
+    #[cfg(test)]
+    pub fn watch(&self, watch: Watch) {
+        *self.shared.watch.lock() = Some(watch);
     }
 
     /// Runs a read of entries; no file gets its next use meanwhile.
@@ -84,6 +99,17 @@ impl Shared {
         if let Some(first) = self.failure.get() {
             return Err(io::Error::other(format!("refused after an earlier failure: {first}")));
         }
+        let change = || {
+            #[cfg(test)]
+            let mut watch = self.watch.lock();
+            #[cfg(test)]
+            if let Some(watch) = watch.as_mut() {
+                watch(false, what, path)?;
+                let done = change()?;
+                return watch(true, what, path).map(|()| done);
+            }
+            change()
+        };
         change().inspect_err(|error| {
             // A second thread's failure at the same moment is no news.
             let _ = self.failure.set(format!("cannot {what} {}: {error}", path.display()));
@@ -91,9 +117,9 @@ impl Shared {
     }
 
     fn create(&self, path: &Path) -> io::Result<File> {
-        if is_append(path)
-            && let Some(spare) = self.spares.lock().pop()
-        {
+        // No lock is held while waiting: a reader may wait for a purge, which may delete a file.
+        let spare = if is_append(path) { self.spares.lock().pop() } else { None };
+        if let Some(spare) = spare {
             // Who reads the file's former life must have ended.
             drop(self.readers.write());
             fs::rename(spare, path)?;

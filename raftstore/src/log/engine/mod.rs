@@ -365,3 +365,6 @@ impl RaftEngineLog {
         self.engine.write(&mut batch, false).unwrap();
     }
 }
+
+#[cfg(test)]
+mod damage_test;

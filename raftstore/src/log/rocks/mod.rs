@@ -238,5 +238,3 @@ impl LogStore for RocksLog {
 
 #[cfg(test)]
 mod damage_test;
-#[cfg(test)]
-mod process_test;

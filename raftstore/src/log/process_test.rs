@@ -1,19 +1,33 @@
 //! The log in a process of its own: a write that really fails, kills at any moment.
 
+use super::contract_test::{create, entries};
 use super::*;
-use crate::LogPosition;
-use crate::log::contract_test::{create, entries};
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 /// The variable that makes a test its own child, which uses the log in this folder.
 const CHILD_DIR: &str = "FLOTILLA_TEST_LOG_DIR";
 
 /// A real failing write: the child may not let a file grow beyond 2 MiB.
 #[test]
-fn the_first_failed_write_is_the_last_and_loses_nothing_acknowledged() {
+fn the_first_failed_write_is_the_last_in_rocksdb() {
+    the_first_failed_write_is_the_last(LogEngine::Rocksdb);
+}
+
+#[test]
+fn the_first_failed_write_is_the_last_in_raft_engine() {
+    the_first_failed_write_is_the_last(LogEngine::RaftEngine);
+}
+
+fn open_new(engine: LogEngine, dir: &Path) -> Arc<dyn LogStore> {
+    open(dir, Some(engine), LogOptions::default()).unwrap().0
+}
+
+fn the_first_failed_write_is_the_last(engine: LogEngine) {
     if let Some(dir) = std::env::var_os(CHILD_DIR) {
-        return write_until_it_fails(Path::new(&dir));
+        return write_until_it_fails(&*open_new(engine, Path::new(&dir)));
     }
     let dir = tempfile::tempdir().unwrap();
     let output = child(dir.path(), r#"trap "" XFSZ; ulimit -f 4096; "#).output().unwrap();
@@ -23,15 +37,14 @@ fn the_first_failed_write_is_the_last_and_loses_nothing_acknowledged() {
         .split_once("acknowledged=")
         .and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok())
         .unwrap_or_else(|| panic!("{text}"));
-    let log = RocksLog::open(dir.path(), RocksLogOptions::default()).unwrap();
+    let log = open_new(engine, dir.path());
     let found = log.load().unwrap().remove(0);
     assert_eq!(found.damage, None);
     assert!((acknowledged..=acknowledged + 1).contains(&found.last_index), "{acknowledged}");
     assert!(acknowledged > 100);
 }
 
-fn write_until_it_fails(dir: &Path) {
-    let log = RocksLog::open(dir, RocksLogOptions::default()).unwrap();
+fn write_until_it_fails(log: &dyn LogStore) {
     log.write(&[create(1)]).unwrap();
     let write = |index| {
         let append = entries(index, &[1], 8000);
@@ -61,15 +74,33 @@ fn child(dir: &Path, setup: &str) -> Command {
     command
 }
 
-/// A small memtable, so that tables and write-ahead files come and go all the time.
-fn small_tables() -> RocksLogOptions {
-    RocksLogOptions { write_buffer_bytes: 64 << 10, ..RocksLogOptions::default() }
+/// With small tables or files, so that they come and go all the time.
+fn open_small(engine: LogEngine, dir: &Path) -> Arc<dyn LogStore> {
+    match engine {
+        LogEngine::Rocksdb => {
+            let options = RocksLogOptions { write_buffer_bytes: 64 << 10, ..Default::default() };
+            RocksLog::open(dir, options).unwrap()
+        }
+        LogEngine::RaftEngine => {
+            let options = RaftEngineLogOptions { file_bytes: 64 << 10, ..Default::default() };
+            RaftEngineLog::open(dir, options).unwrap()
+        }
+    }
 }
 
 #[test]
-fn a_kill_at_any_moment_loses_nothing_acknowledged() {
+fn a_kill_at_any_moment_loses_nothing_acknowledged_in_rocksdb() {
+    a_kill_at_any_moment_loses_nothing_acknowledged(LogEngine::Rocksdb);
+}
+
+#[test]
+fn a_kill_at_any_moment_loses_nothing_acknowledged_in_raft_engine() {
+    a_kill_at_any_moment_loses_nothing_acknowledged(LogEngine::RaftEngine);
+}
+
+fn a_kill_at_any_moment_loses_nothing_acknowledged(engine: LogEngine) {
     if let Some(dir) = std::env::var_os(CHILD_DIR) {
-        return write_until_killed(Path::new(&dir));
+        return write_until_killed(&*open_small(engine, Path::new(&dir)));
     }
     let dir = tempfile::tempdir().unwrap();
     let mut acknowledged = 0;
@@ -83,7 +114,7 @@ fn a_kill_at_any_moment_loses_nothing_acknowledged() {
         process.kill().unwrap();
         process.wait().unwrap();
         acknowledged = indexes.last().unwrap_or(acknowledged);
-        let log = RocksLog::open(dir.path(), small_tables()).unwrap();
+        let log = open_small(engine, dir.path());
         let found = log.load().unwrap().remove(0);
         assert_eq!(found.damage, None, "round {round}");
         assert!((acknowledged..=acknowledged + 1).contains(&found.last_index), "round {round}");
@@ -92,8 +123,7 @@ fn a_kill_at_any_moment_loses_nothing_acknowledged() {
     assert!(acknowledged > 400);
 }
 
-fn write_until_killed(dir: &Path) {
-    let log = RocksLog::open(dir, small_tables()).unwrap();
+fn write_until_killed(log: &dyn LogStore) {
     log.write(&[create(1)]).unwrap();
     let mut index = log.load().unwrap()[0].last_index;
     loop {
