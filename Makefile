@@ -18,16 +18,18 @@ CARGO_FLAGS := --release --locked
 SEEDS ?= 1..200
 # Fresh seeds in `make test`, for so many seconds.
 SIM_SECONDS ?= 60
-# make table TABLE_FLAGS="--seconds 10"
-TABLE_FLAGS ?=
+# Flags of the benchmarks: make bench-full BENCH_FLAGS="--seconds 5 --repeats 1"
+BENCH_FLAGS ?=
+# Where they leave rows, page and plots.
+BENCH_OUT ?= bench-results
 
 # make inside INSIDE_FLAGS="--storage memory"; likewise PROFILE_FLAGS, BUDGET_FLAGS
 INSIDE_FLAGS ?=
 PROFILE_FLAGS ?=
 BUDGET_FLAGS ?=
 
-.PHONY: inside microbench counts counts-update profile budget
-.PHONY: deps announce build demo test fmt clippy doc unit sweep sim mutants table clean help
+.PHONY: bench bench-full bench-peers bench-report inside microbench counts counts-update profile budget
+.PHONY: deps announce build demo test fmt clippy doc unit sweep sim mutants clean help
 
 deps: ## install what a build needs and is missing (without root: say how)
 	@scripts/deps
@@ -69,8 +71,19 @@ mutants: deps announce ## plant known mistakes one by one; the simulation must f
 	  --features flotilla-tests/mutants --bin mutants
 	$(BIN)/mutants
 
-table: build ## the throughput table over a cluster that it starts itself
-	$(BIN)/throughput table $(TABLE_FLAGS)
+bench: build ## the published rows and latencies, side by side with ours (at most 6 minutes)
+	$(BIN)/throughput table --out $(BENCH_OUT) $(BENCH_FLAGS)
+
+bench-full: build ## every row three times, median, page and plots (about an hour)
+	$(BIN)/throughput table --suite full --repeats 3 --seconds 6 --warmup 2 --out $(BENCH_OUT) $(BENCH_FLAGS)
+
+bench-peers: deps announce ## the same load on etcd, which it installs (Debian, Ubuntu, with root)
+	@scripts/deps-peers
+	cargo build $(CARGO_FLAGS) --workspace --bins --features flotilla-benches/peers
+	$(BIN)/throughput peers --out $(BENCH_OUT) $(BENCH_FLAGS)
+
+bench-report: build ## docs/throughput.md and its plots from what bench-full and bench-peers left
+	$(BIN)/throughput report --json $(wildcard $(BENCH_OUT)/full.jsonl $(BENCH_OUT)/peers.jsonl) --out docs
 
 inside: build ## the engine alone: proposals made inside three store processes
 	$(BIN)/inside $(INSIDE_FLAGS)

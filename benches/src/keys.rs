@@ -1,6 +1,6 @@
 //! Which keys a workload touches.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use std::fmt;
@@ -77,12 +77,36 @@ impl Keys {
             ),
         }
     }
+}
+
+/// Draws keys; one for each client.
+#[derive(Debug)]
+pub struct Picker {
+    keys: Keys,
+    /// Keys are cut from it: one allocation for many.
+    space: BytesMut,
+}
+
+impl Picker {
+    const SPACE_BYTES: usize = 256 * SPREAD_KEY_BYTES;
+
+    /// Draws from `keys`.
+    #[must_use]
+    pub fn new(keys: Keys) -> Self {
+        Picker { keys, space: BytesMut::new() }
+    }
 
     /// A key, uniformly chosen.
-    pub fn pick(&self, rng: &mut SmallRng) -> Bytes {
-        match self {
+    pub fn pick(&mut self, rng: &mut SmallRng) -> Bytes {
+        match &self.keys {
             Keys::Listed(keys) => keys[rng.random_range(0..keys.len())].clone(),
-            Keys::Spread(count) => spread_key(rng.random_range(0..*count)),
+            Keys::Spread(count) => {
+                if self.space.capacity() < SPREAD_KEY_BYTES {
+                    self.space = BytesMut::with_capacity(Self::SPACE_BYTES);
+                }
+                self.space.extend_from_slice(&spread_key_bytes(rng.random_range(0..*count)));
+                self.space.split().freeze()
+            }
         }
     }
 }
@@ -90,10 +114,14 @@ impl Keys {
 /// Key number `i` of `spread:N`: 8 bytes of a mixed hash of `i`, then `i`, both big-endian.
 #[must_use]
 pub fn spread_key(i: u64) -> Bytes {
+    Bytes::copy_from_slice(&spread_key_bytes(i))
+}
+
+fn spread_key_bytes(i: u64) -> [u8; SPREAD_KEY_BYTES] {
     let mut key = [0; SPREAD_KEY_BYTES];
     key[..8].copy_from_slice(&xxh3_64(&i.to_be_bytes()).to_be_bytes());
     key[8..].copy_from_slice(&i.to_be_bytes());
-    Bytes::copy_from_slice(&key)
+    key
 }
 
 #[cfg(test)]

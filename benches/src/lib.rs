@@ -5,22 +5,30 @@
 //! 2. [`workload`] says what to send, [`keys`] to which keys.
 //! 3. [`load`] sends it through the public client library and counts over one steady window.
 //! 4. [`machine`] and [`processes`] read what it cost from `/proc`, [`status`] what a server says
-//!    of itself.
-//! 5. [`report`] is a finished row: text, JSON line, Markdown; [`table`] runs the published rows.
+//!    of itself, [`leaders`] whether the stores share the work.
+//! 5. [`report`] is a finished row; [`suite`] lists the rows of the table, [`table`] runs them,
+//!    [`peers`] the same load on another system.
+//! 6. [`median`] makes one row of its repetitions, [`document`] a page of all, with [`plots`].
 //!
 //! [`loaded`] is a cluster under load for `profile` and `budget`; [`cases`] is what is measured in
 //! small.
 
 pub mod cases;
+pub mod document;
 pub mod error;
 pub mod keys;
+pub mod leaders;
 pub mod load;
 pub mod loaded;
 pub mod machine;
+pub mod median;
+pub mod peers;
 pub mod playground;
+pub mod plots;
 pub mod processes;
 pub mod report;
 pub mod status;
+pub mod suite;
 pub mod table;
 pub mod workload;
 

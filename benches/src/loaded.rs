@@ -48,6 +48,7 @@ impl Loaded {
             storage: load.storage.to_owned(),
             regions: REGIONS,
             split_at: Vec::new(),
+            log_engine: None,
             config: None,
         };
         let playground = Playground::start(&options, |_| {})?;

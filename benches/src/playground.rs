@@ -33,6 +33,8 @@ pub struct Options {
     pub regions: usize,
     /// Where regions are cut, in the escaped form of the command line.
     pub split_at: Vec<String>,
+    /// What holds the log; `None`: the default.
+    pub log_engine: Option<String>,
     /// A settings file's text for every store.
     pub config: Option<String>,
 }
@@ -65,6 +67,9 @@ impl Playground {
             command.arg("--regions").arg(options.regions.to_string());
         } else {
             command.arg("--split-at").arg(options.split_at.join(","));
+        }
+        if let Some(engine) = &options.log_engine {
+            command.env("FLOTILLA_LOG_ENGINE", engine);
         }
         if let Some(config) = &options.config {
             let path = dir.path().join("store.toml");

@@ -1,7 +1,7 @@
 //! The servers' processes: found by their `--addr`, measured through `/proc`.
 
 use crate::error::Error;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A process to be measured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub struct Server {
 }
 
 /// What a process used over a window.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Usage {
     /// As in [`Server`].
     pub name: String,

@@ -1,14 +1,17 @@
-//! A finished row: as text, as a JSON object, as a line of the Markdown table.
+//! A finished row: as text and as a JSON object, which can be read back.
 
 use crate::load::Measured;
 use crate::machine;
 use crate::processes::{LOAD, Usage};
 use crate::workload::Workload;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 
+/// More errors than this share of all operations make a row invalid.
+const ERRORS_MAX: f64 = 0.001;
+
 /// How the servers are set up, as the first store's `/status` says; `None` where it says nothing.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Setup {
     /// `rocksdb` or `memory`.
     pub storage: Option<String>,
@@ -16,28 +19,46 @@ pub struct Setup {
     pub pipeline: Option<bool>,
     /// Every log write is synced.
     pub sync: Option<bool>,
-    /// Number of regions.
+    /// Number of regions, one group each.
     pub regions: usize,
+    /// What holds the log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_engine: Option<String>,
+    /// MiB of applied writes held in memory before RocksDB; 0: it gets every write at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_table_mib: Option<u64>,
 }
 
-/// One row; its field names are the contract of `--json`.
-#[derive(Clone, Debug, Serialize)]
-pub struct Row {
-    /// The row's name in the table; `run` otherwise.
-    pub row: String,
-    /// What was sent.
-    #[serde(flatten)]
-    pub workload: Workload,
-    /// To what.
-    #[serde(flatten)]
-    pub setup: Setup,
-    /// Operations that succeeded within the window.
-    pub ops: u64,
-    /// The same a second.
-    pub ops_per_s: f64,
-    /// Operations that failed within the window; not among `ops`.
-    pub errors: u64,
-    /// Median latency, in microseconds; the next ones likewise.
+/// What was sent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Sent {
+    /// Client handles, each with its own connections.
+    pub clients: usize,
+    /// Whether a message may carry many operations.
+    pub batching: bool,
+    /// `stream`, `unary`, or `none`: proposals made inside the servers.
+    pub rpc: String,
+    /// Share of puts; the rest are linearizable gets.
+    pub write_percent: u32,
+    /// Bytes of a key.
+    pub key_bytes: usize,
+    /// Bytes of a value.
+    pub value_bytes: usize,
+    /// Which keys.
+    pub keys: String,
+    /// Operations in flight, in total over all clients; in an open loop at most.
+    pub in_flight: usize,
+    /// Length of the counted window.
+    pub seconds: f64,
+    /// Open loop: operations that were to start a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offered_rate: Option<f64>,
+}
+
+/// Latencies in microseconds; in an open loop from the intended start.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Latency {
+    /// The median.
     pub p50_us: u64,
     /// 95 of 100 were as fast or faster.
     pub p95_us: u64,
@@ -47,6 +68,51 @@ pub struct Row {
     pub p999_us: u64,
     /// The slowest.
     pub max_us: u64,
+}
+
+/// How a row came about.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The commit that the programs were built from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// What was typed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
+    /// Which pass over the table, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pass: Option<usize>,
+    /// Of how many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passes: Option<usize>,
+    /// How many rows a whole pass has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<usize>,
+}
+
+/// One row; its field names are the contract of `--json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Row {
+    /// The row's name in the table; `run` otherwise.
+    pub name: String,
+    /// A peer and its version; absent: Flotilla.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
+    /// What was sent.
+    #[serde(flatten)]
+    pub sent: Sent,
+    /// To what.
+    #[serde(flatten)]
+    pub setup: Setup,
+    /// Operations that succeeded.
+    pub ops: u64,
+    /// The same a second.
+    pub ops_per_s: f64,
+    /// Operations that failed; not among `ops`.
+    pub errors: u64,
+    /// How long they took.
+    #[serde(flatten)]
+    pub latency: Latency,
     /// Every server, and `load`, the clients.
     pub processes: Vec<Usage>,
     /// Operations for each processor second of the servers.
@@ -57,76 +123,104 @@ pub struct Row {
     pub cpu_percent: f64,
     /// The machine in one line.
     pub machine: String,
+    /// Why the row does not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invalid: Option<String>,
     /// What the errors said.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub error_texts: Vec<(String, u64)>,
+    /// How it came about.
+    #[serde(flatten)]
+    pub origin: Origin,
 }
 
 impl Row {
-    /// Puts settings and measurement together.
+    /// Puts settings and measurement together; `invalid`: a reason known already why the row does
+    /// not count.
     #[must_use]
-    pub fn new(row: &str, workload: &Workload, setup: Setup, measured: Measured) -> Self {
+    pub fn new(
+        name: &str,
+        workload: &Workload,
+        setup: Setup,
+        measured: Measured,
+        invalid: Option<String>,
+    ) -> Self {
         let servers_cpu_s: f64 =
             measured.processes.iter().filter(|p| p.name != LOAD).map(|p| p.cpu_s).sum();
-        let latency = |percent: f64| measured.latency_us.value_at_percentile(percent);
+        let at = |percent: f64| measured.latency_us.value_at_percentile(percent);
+        let too_many = || {
+            let all = measured.ops + measured.errors;
+            let first = measured.error_texts.first().map_or("", |(text, _)| text);
+            (all == 0 || measured.errors as f64 > ERRORS_MAX * all as f64)
+                .then(|| format!("{} of {all} operations failed: {first}", measured.errors))
+        };
         Row {
-            row: row.to_owned(),
-            workload: workload.clone(),
+            name: name.to_owned(),
+            system: None,
+            sent: Sent::new(workload),
             setup,
             ops: measured.ops,
-            ops_per_s: round(measured.ops as f64 / measured.window.as_secs_f64()),
+            ops_per_s: round(measured.ops as f64 / measured.took.as_secs_f64()),
             errors: measured.errors,
-            p50_us: latency(50.0),
-            p95_us: latency(95.0),
-            p99_us: latency(99.0),
-            p999_us: latency(99.9),
-            max_us: measured.latency_us.max(),
+            latency: Latency {
+                p50_us: at(50.0),
+                p95_us: at(95.0),
+                p99_us: at(99.0),
+                p999_us: at(99.9),
+                max_us: measured.latency_us.max(),
+            },
             ops_per_core_s: if servers_cpu_s > 0.0 {
                 round(measured.ops as f64 / servers_cpu_s)
             } else {
                 0.0
             },
-            processes: measured.processes,
             load_average: measured.load_average,
             cpu_percent: round(measured.cpu_percent),
             machine: machine::describe(),
+            invalid: invalid.or_else(too_many),
+            processes: measured.processes,
             error_texts: measured.error_texts,
+            origin: Origin::default(),
         }
     }
 
     /// Several lines for a terminal.
     #[must_use]
     pub fn text(&self) -> String {
-        let w = &self.workload;
+        let s = &self.sent;
         let mut text = format!(
             "{}: {} clients, batching {}, rpc {}, storage {}, write:read {}, {} B + {} B, \
-             pipeline {}, sync {}, keys {}, {} regions, {} in flight\n",
-            self.row,
-            w.clients,
-            on_off(w.batching),
-            w.rpc.name(),
+             pipeline {}, sync {}, keys {}, {} regions, {} in flight",
+            self.name,
+            s.clients,
+            on_off(s.batching),
+            s.rpc,
             self.storage(),
-            mix(w.write_percent),
-            w.key_bytes,
-            w.value_bytes,
+            mix(s.write_percent),
+            s.key_bytes,
+            s.value_bytes,
             maybe(self.setup.pipeline),
             maybe(self.setup.sync),
-            w.keys,
+            s.keys,
             self.setup.regions,
-            w.in_flight,
+            s.in_flight,
         );
+        if let Some(rate) = s.offered_rate {
+            let _ = write!(text, " at most, {} ops/s offered", thousands(rate as u64));
+        }
+        let l = &self.latency;
         let _ = writeln!(
             text,
-            "  {} ops/s over {:.1} s ({} ops, {} errors)   p50 {} p95 {} p99 {} p99.9 {} max {} ms",
+            "\n  {} ops/s over {:.1} s ({} ops, {} errors)   p50 {} p95 {} p99 {} p99.9 {} max {} ms",
             thousands(self.ops_per_s as u64),
-            w.seconds.as_secs_f64(),
+            s.seconds,
             self.ops,
             self.errors,
-            ms(self.p50_us),
-            ms(self.p95_us),
-            ms(self.p99_us),
-            ms(self.p999_us),
-            ms(self.max_us),
+            ms(l.p50_us),
+            ms(l.p95_us),
+            ms(l.p99_us),
+            ms(l.p999_us),
+            ms(l.max_us),
         );
         let _ = writeln!(
             text,
@@ -140,6 +234,9 @@ impl Row {
                 .collect::<Vec<_>>()
                 .join(", "),
         );
+        if let Some(reason) = &self.invalid {
+            let _ = writeln!(text, "  INVALID: {reason}");
+        }
         for (error, count) in self.error_texts.iter().take(3) {
             let _ = writeln!(text, "  {count} times: {error}");
         }
@@ -152,58 +249,59 @@ impl Row {
         serde_json::to_string(self).expect("a row has only text keys and finite numbers")
     }
 
-    /// Cells of [`HEADER`]; `published` is the figure to stand beside.
+    /// What holds the data.
     #[must_use]
-    pub fn markdown(&self, published: Option<&str>) -> String {
-        let w = &self.workload;
-        let servers: Vec<_> = self.processes.iter().filter(|p| p.name != LOAD).collect();
-        let cells = [
-            w.clients.to_string(),
-            format!("{}, {}", on_off(w.batching), w.rpc.name()),
-            w.in_flight.to_string(),
-            self.storage().to_owned(),
-            mix(w.write_percent),
-            format!("{} B, {} B", w.key_bytes, w.value_bytes),
-            maybe(self.setup.pipeline).to_owned(),
-            maybe(self.setup.sync).to_owned(),
-            w.keys.to_string(),
-            self.setup.regions.to_string(),
-            format!("**{}**", thousands(self.ops_per_s as u64)),
-            self.errors.to_string(),
-            [self.p50_us, self.p95_us, self.p99_us, self.p999_us, self.max_us].map(ms).join(" / "),
-            format!("{:.1}, {:.0} %", self.load_average, self.cpu_percent),
-            format!(
-                "{:.1} s, {} MiB",
-                servers.iter().map(|p| p.cpu_s).sum::<f64>(),
-                servers.iter().map(|p| p.rss_mib).sum::<u64>()
-            ),
-            thousands(self.ops_per_core_s as u64),
-            published.unwrap_or("–").to_owned(),
-        ];
-        format!("| {} |", cells.join(" | "))
+    pub fn storage(&self) -> &str {
+        self.setup.storage.as_deref().unwrap_or("unknown")
     }
 
-    fn storage(&self) -> &str {
-        self.setup.storage.as_deref().unwrap_or("unknown")
+    /// Rows of equal identity are repetitions of one another.
+    #[must_use]
+    pub fn identity(&self) -> [&str; 5] {
+        let system = self.system.as_deref().unwrap_or_default();
+        [&self.name, &self.sent.keys, &self.sent.rpc, self.storage(), system]
+    }
+
+    /// Processor microseconds of the load program for each operation.
+    #[must_use]
+    pub fn load_us_per_op(&self) -> Option<f64> {
+        let load = self.processes.iter().find(|process| process.name == LOAD)?;
+        (self.ops > 0).then(|| load.cpu_s * 1e6 / self.ops as f64)
     }
 }
 
-/// Head of the Markdown table.
-pub const HEADER: &str = "\
-| clients | batching, rpc | in flight | storage | write:read | key, value | pipeline | sync | keys \
-| regions | ops/s | errors | p50 / p95 / p99 / p99.9 / max, ms | load average, CPU \
-| servers' CPU, memory | ops per server core-second | published |
-|--:|---|--:|---|---|---|---|---|---|--:|--:|--:|---|---|---|--:|---|";
+impl Sent {
+    fn new(workload: &Workload) -> Self {
+        Sent {
+            clients: workload.clients,
+            batching: workload.batching,
+            rpc: workload.rpc.name().to_owned(),
+            write_percent: workload.write_percent,
+            key_bytes: workload.key_bytes,
+            value_bytes: workload.value_bytes,
+            keys: workload.keys.to_string(),
+            in_flight: workload.in_flight,
+            seconds: workload.seconds.as_secs_f64(),
+            offered_rate: workload.rate.map(round),
+        }
+    }
+}
 
-fn on_off(on: bool) -> &'static str {
+/// `on` or `off`.
+#[must_use]
+pub fn on_off(on: bool) -> &'static str {
     if on { "on" } else { "off" }
 }
 
-fn maybe(on: Option<bool>) -> &'static str {
+/// [`on_off`], or `unknown`.
+#[must_use]
+pub fn maybe(on: Option<bool>) -> &'static str {
     on.map_or("unknown", on_off)
 }
 
-fn mix(write_percent: u32) -> String {
+/// `9:1`, `writes only`, `reads only`.
+#[must_use]
+pub fn mix(write_percent: u32) -> String {
     match write_percent {
         0 => "reads only".to_owned(),
         100 => "writes only".to_owned(),
@@ -212,7 +310,9 @@ fn mix(write_percent: u32) -> String {
     }
 }
 
-fn ms(us: u64) -> String {
+/// Milliseconds with as many digits as tell something.
+#[must_use]
+pub fn ms(us: u64) -> String {
     let ms = us as f64 / 1000.0;
     if ms < 10.0 { format!("{ms:.2}") } else { format!("{ms:.0}") }
 }

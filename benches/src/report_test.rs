@@ -4,7 +4,7 @@ use crate::workload::Rpc;
 use hdrhistogram::Histogram;
 use std::time::Duration;
 
-fn row() -> Row {
+fn row(errors: u64, invalid: Option<&str>) -> Row {
     let workload = Workload {
         clients: 8,
         batching: true,
@@ -14,6 +14,7 @@ fn row() -> Row {
         value_bytes: 16,
         keys: KeyMode::Spread(1_000_000),
         in_flight: 4096,
+        rate: None,
         seconds: Duration::from_secs(2),
         warmup: Duration::from_secs(1),
     };
@@ -22,6 +23,7 @@ fn row() -> Row {
         pipeline: Some(true),
         sync: Some(true),
         regions: 24,
+        ..Setup::default()
     };
     let mut latency_us = Histogram::new(3).unwrap();
     for us in 1..=1000 {
@@ -30,21 +32,23 @@ fn row() -> Row {
     let usage = |name: &str, cpu_s| Usage { name: name.to_owned(), cpu_s, rss_mib: 7 };
     let measured = Measured {
         ops: 1000,
-        errors: 3,
-        error_texts: vec![("busy".to_owned(), 3)],
+        errors,
+        error_texts: vec![("busy".to_owned(), errors)],
         latency_us,
-        window: Duration::from_secs(2),
+        took: Duration::from_secs(2),
         processes: vec![usage("store-1", 0.5), usage(LOAD, 9.0)],
         cpu_percent: 99.0,
         load_average: 4.5,
     };
-    Row::new("batched-rocksdb", &workload, setup, measured)
+    Row::new("batched-rocksdb", &workload, setup, measured, invalid.map(str::to_owned))
 }
 
 #[test]
 fn json_has_the_names_of_the_contract() {
-    let json: serde_json::Value = serde_json::from_str(&row().json()).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&row(1, None).json()).unwrap();
+    assert_eq!(json["name"], "batched-rocksdb");
     assert_eq!(json["clients"], 8);
+    assert!(json["invalid"].is_null());
     assert_eq!(json["batching"], true);
     assert_eq!(json["pipeline"], true);
     assert_eq!(json["sync"], true);
@@ -54,7 +58,7 @@ fn json_has_the_names_of_the_contract() {
     assert_eq!(json["seconds"], 2.0);
     assert_eq!(json["ops"], 1000);
     assert_eq!(json["ops_per_s"], 500.0);
-    assert_eq!(json["errors"], 3);
+    assert_eq!(json["errors"], 1);
     assert_eq!(json["p50_us"], 500);
     assert_eq!(json["max_us"], 1000);
     assert_eq!(json["processes"][0]["name"], "store-1");
@@ -78,11 +82,19 @@ fn json_has_the_names_of_the_contract() {
 }
 
 #[test]
-fn markdown_has_a_cell_for_every_column() {
-    let bars = |text: &str| text.matches('|').count();
-    let header = HEADER.lines().next().unwrap();
-    assert_eq!(bars(&row().markdown(Some("250 k"))), bars(header));
-    assert_eq!(bars(HEADER.lines().nth(1).unwrap()), bars(header));
+fn a_row_is_read_back_as_it_was_written() {
+    let json = row(1, Some("uneven")).json();
+    let read: Row = serde_json::from_str(&json).unwrap();
+    assert_eq!(read.json(), json);
+}
+
+#[test]
+fn too_many_errors_or_uneven_leaders_make_a_row_invalid() {
+    assert_eq!(row(1, None).invalid, None, "one of 1,001");
+    let reason = row(2, None).invalid.unwrap();
+    assert!(reason.contains("2 of 1002") && reason.contains("busy"), "{reason}");
+    assert_eq!(row(0, Some("uneven")).invalid.unwrap(), "uneven");
+    assert!(row(0, Some("uneven")).text().contains("INVALID: uneven"));
 }
 
 #[test]

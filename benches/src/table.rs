@@ -1,152 +1,35 @@
-//! The table: the four published rows and a few more, over playgrounds of its own.
+//! Runs rows of the [`suite`](crate::suite) over clusters that it starts and stops itself.
 //!
-//! Rows that need the same servers (storage, pipeline) share one playground; the gets come last
-//! on theirs, so that most of their keys exist.
+//! 1. Each pass goes over all rows, so that repetitions of a row lie far apart in time: what
+//!    disturbs the machine for a minute does not hit all of them.
+//! 2. A row is written as soon as it is measured: a run that is cut short leaves what it has.
+//! 3. A cluster that does not start costs its rows, not the table.
 
 use crate::error::Error;
-use crate::keys::{KeyMode, Keys, SPREAD_KEY_BYTES};
-use crate::load::{self, Progress};
-use crate::playground::{Options, Playground};
+use crate::keys::{KeyMode, Keys};
+use crate::leaders::{self, Leaders};
+use crate::load::{self, Flotilla, Progress};
+use crate::playground::Playground;
 use crate::processes;
-use crate::report::{HEADER, Row, Setup};
+use crate::report::{Row, Setup};
 use crate::status;
-use crate::workload::{Rpc, Workload};
+use crate::suite::{Kind, MAXIMUM};
+use crate::workload::Workload;
 use flotilla_client::Client;
 use std::time::Duration;
 
-const REGIONS: usize = 24;
-const VALUE_BYTES: usize = 16;
-/// Keys of the mode `spread` in the table.
-pub const SPREAD_KEYS: u64 = 1_000_000;
+/// How long leaders may take to spread before a row.
+pub const SPREAD_MAX: Duration = Duration::from_secs(20);
 
-/// A row's settings, apart from the key mode and the times.
-#[derive(Clone, Copy, Debug)]
-pub struct Kind {
-    /// As in `--rows`.
-    pub name: &'static str,
-    /// What the published program reached with these settings, on its own machines.
-    pub published: Option<&'static str>,
-    storage: &'static str,
-    pipeline: bool,
-    clients: usize,
-    batching: bool,
-    in_flight: usize,
-    write_percent: u32,
-    start_keys: bool,
-}
-
-/// All rows; the first four are the published ones.
-pub const KINDS: [Kind; 7] = [
-    Kind {
-        name: "unbatched-one-append",
-        published: Some("75 k ops/s on 3 × 16 cores"),
-        storage: "memory",
-        pipeline: false,
-        clients: 2,
-        batching: false,
-        in_flight: 512,
-        write_percent: 90,
-        start_keys: true,
-    },
-    Kind {
-        name: "unbatched",
-        published: Some("100 k+ ops/s on 3 × 16 cores"),
-        storage: "memory",
-        pipeline: true,
-        clients: 2,
-        batching: false,
-        in_flight: 512,
-        write_percent: 90,
-        start_keys: true,
-    },
-    Kind {
-        name: "batched-memory",
-        published: Some("400 k+ ops/s on 3 × 16 cores"),
-        storage: "memory",
-        pipeline: true,
-        clients: 8,
-        batching: true,
-        in_flight: 4096,
-        write_percent: 90,
-        start_keys: true,
-    },
-    Kind {
-        name: "batched-rocksdb",
-        published: Some("250 k+ ops/s on 3 × 16 cores"),
-        storage: "rocksdb",
-        pipeline: true,
-        clients: 8,
-        batching: true,
-        in_flight: 4096,
-        write_percent: 90,
-        start_keys: true,
-    },
-    Kind { name: "one-put", in_flight: 1, write_percent: 100, ..ONE },
-    Kind { name: "one-get", in_flight: 1, write_percent: 0, ..ONE },
-    Kind { name: "gets", in_flight: 512, write_percent: 0, ..ONE },
-];
-
-const ONE: Kind = Kind {
-    name: "",
-    published: None,
-    storage: "rocksdb",
-    pipeline: true,
-    clients: 1,
-    batching: false,
-    in_flight: 1,
-    write_percent: 0,
-    start_keys: false,
-};
-
-impl Kind {
-    /// The rows among [`KINDS`] that are compared with published figures.
-    #[must_use]
-    pub fn published() -> Vec<Kind> {
-        KINDS.into_iter().filter(|kind| kind.published.is_some()).collect()
-    }
-
-    fn same_servers(&self, other: &Kind) -> bool {
-        self.storage == other.storage && self.pipeline == other.pipeline
-    }
-
-    fn workload(&self, keys: KeyMode, times: Times) -> Workload {
-        Workload {
-            clients: self.clients,
-            batching: self.batching,
-            rpc: Rpc::Stream,
-            write_percent: self.write_percent,
-            key_bytes: SPREAD_KEY_BYTES,
-            value_bytes: VALUE_BYTES,
-            keys,
-            in_flight: self.in_flight,
-            seconds: times.seconds,
-            warmup: times.warmup,
-        }
-    }
-
-    /// The servers' storage.
-    #[must_use]
-    pub fn storage(&self) -> &'static str {
-        self.storage
-    }
-}
-
-/// How long each row runs.
+/// How long each row runs, and how often.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
     /// The counted window.
     pub seconds: Duration,
     /// Before it.
     pub warmup: Duration,
-}
-
-/// Which key modes a table has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Modes {
-    /// The published program's and ours.
-    Both,
-    /// Spread keys only.
-    SpreadOnly,
+    /// Passes over all rows.
+    pub passes: usize,
 }
 
 /// What the table tells while it runs.
@@ -155,47 +38,90 @@ pub trait Observer {
     fn starting(&mut self, text: &str);
     /// A row's load runs; `row` is its name and keys.
     fn running(&mut self, row: &str, progress: Progress);
-    /// A row is finished.
-    fn finished(&mut self, row: &Row);
+    /// A row of pass `pass` is finished. An error ends the table.
+    fn finished(&mut self, row: Row, pass: usize) -> Result<(), Error>;
+    /// Rows that could not be measured, and why.
+    fn failed(&mut self, rows: &str, error: &Error);
 }
 
-/// Runs `kinds`, one playground for each kind of servers, and returns the rows with what stands
-/// beside them.
-pub async fn run(
-    kinds: &[Kind],
-    modes: Modes,
-    times: Times,
-    observer: &mut dyn Observer,
-) -> Result<Vec<(Row, Option<&'static str>)>, Error> {
-    let mut rows = Vec::new();
-    for servers in kinds.chunk_by(Kind::same_servers) {
-        let Kind { storage, pipeline, .. } = servers[0];
-        observer.starting(&format!(
-            "starting 1 placement and 3 stores: {storage}, pipeline {}",
-            if pipeline { "on" } else { "off" }
-        ));
-        let options = Options {
-            storage: storage.to_owned(),
-            regions: REGIONS,
-            split_at: Vec::new(),
-            config: (!pipeline).then(|| "[raft]\npipeline = false\n".to_owned()),
-        };
-        let playground = blocking(move || Playground::start(&options, |_| {})).await?;
-        for kind in servers {
-            for keys in [KeyMode::StartKey, KeyMode::Spread(SPREAD_KEYS)] {
-                if keys == KeyMode::StartKey && !(kind.start_keys && modes == Modes::Both) {
-                    continue;
+/// Runs all passes over `kinds`, one cluster for each kind of servers.
+pub async fn run(kinds: &[Kind], times: Times, observer: &mut dyn Observer) -> Result<(), Error> {
+    for pass in 1..=times.passes {
+        let mut maximum = None;
+        for kinds in kinds.chunk_by(|a, b| a.servers == b.servers) {
+            let servers = kinds[0].servers;
+            observer.starting(&format!(
+                "pass {pass} of {}: starting 1 placement and 3 stores: {}",
+                times.passes,
+                servers.text()
+            ));
+            let options = servers.options();
+            match blocking(move || Playground::start(&options, |_| {})).await {
+                Ok(playground) => {
+                    run_rows(kinds, &playground, times, pass, &mut maximum, observer).await?;
+                    blocking(move || playground.stop()).await?;
                 }
-                let workload = kind.workload(keys, times);
-                let at = [playground.placement().to_owned()];
-                let row = run_row(kind.name, &workload, &at, observer).await?;
-                observer.finished(&row);
-                rows.push((row, kind.published));
+                Err(error) => observer.failed(&names(kinds), &error),
             }
         }
-        blocking(move || playground.stop()).await?;
     }
-    Ok(rows)
+    Ok(())
+}
+
+fn names(kinds: &[Kind]) -> String {
+    kinds.iter().map(|kind| kind.name).collect::<Vec<_>>().join(", ")
+}
+
+async fn run_rows(
+    kinds: &[Kind],
+    playground: &Playground,
+    times: Times,
+    pass: usize,
+    maximum: &mut Option<f64>,
+    observer: &mut dyn Observer,
+) -> Result<(), Error> {
+    let at = [playground.placement().to_owned()];
+    for kind in kinds {
+        if kind.share.is_some() && maximum.is_none() {
+            let missing = format!("the row {MAXIMUM} with spread keys gave no rate to take of");
+            observer.failed(kind.name, &Error::Cluster(missing));
+            continue;
+        }
+        let workload = kind.workload(times.seconds, times.warmup, *maximum);
+        match run_row(kind.name, &workload, &at, SPREAD_MAX, observer).await {
+            Ok(mut row) => {
+                if kind.servers.direct {
+                    row.setup.kv_table_mib = Some(0);
+                }
+                row.invalid = row.invalid.take().or_else(|| wrong_servers(kind, &row));
+                let spread = matches!(kind.keys, KeyMode::Spread(_));
+                if kind.name == MAXIMUM && spread && row.invalid.is_none() {
+                    *maximum = Some(row.ops_per_s);
+                }
+                observer.finished(row, pass)?;
+            }
+            Err(error) => observer.failed(kind.name, &error),
+        }
+    }
+    Ok(())
+}
+
+/// Servers that are not what the row is named after.
+fn wrong_servers(kind: &Kind, row: &Row) -> Option<String> {
+    let (asked, got) = (kind.servers, &row.setup);
+    let wrong = |what: &str, is: String| Some(format!("{what} of the servers is {is}"));
+    if got.storage.as_deref() != Some(asked.storage) {
+        return wrong("storage", format!("{:?}", got.storage));
+    }
+    if got.pipeline != Some(asked.pipeline) || got.sync != Some(asked.sync) {
+        return wrong("pipeline, sync", format!("{:?}, {:?}", got.pipeline, got.sync));
+    }
+    // Servers that do not say have RocksDB's log only.
+    let log_engine = got.log_engine.as_deref().unwrap_or("rocksdb");
+    if asked.log_engine.is_some_and(|asked| asked != log_engine) {
+        return wrong("log engine", log_engine.to_owned());
+    }
+    None
 }
 
 /// Runs what waits for processes away from the tasks.
@@ -205,17 +131,19 @@ pub async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.expect("starting and stopping children does not panic")
 }
 
-/// Runs one load against the cluster at `placements`.
+/// Runs one load against the cluster at `placements`, once its leaders are spread evenly or
+/// `patience` is over.
 pub async fn run_row(
     name: &str,
     workload: &Workload,
     placements: &[String],
+    patience: Duration,
     observer: &mut dyn Observer,
 ) -> Result<Row, Error> {
     workload.validate()?;
     let mut clients: Vec<Client> = Vec::new();
     for _ in 0..workload.clients {
-        clients.push(load::connect(placements, workload).await?);
+        clients.push(Flotilla::connect(placements, workload).await?);
     }
     let routes = clients[0].routes().await.map_err(|error| {
         Error::Cluster(format!("the cluster does not tell its regions: {error}"))
@@ -226,24 +154,28 @@ pub async fn run_row(
     }
     let stores: Vec<_> = routes.stores.iter().map(|s| (s.store, s.address.clone())).collect();
     let servers = processes::find(&stores, placements)?;
-    let status = status::read(&stores[0].1).await.unwrap_or_default();
-    let setup = Setup {
-        storage: status["storage"].as_str().map(str::to_owned),
-        pipeline: status["pipeline"].as_bool(),
-        sync: status["log_sync"].as_bool(),
-        regions: starts.len(),
-    };
+    let setup = read_setup(&stores[0].1, starts.len()).await;
     let keys = Keys::new(workload.keys, &starts, workload.key_bytes);
     let label = format!("{name}, {}", workload.keys);
+
+    let before = Leaders::wait_even(&stores, starts.len(), patience).await;
+    let targets = clients.iter().map(Flotilla::new).collect();
     let progress = |progress| observer.running(&label, progress);
-    let measured = load::run(workload, clients, keys, &servers, progress).await?;
-    Ok(Row::new(name, workload, setup, measured))
+    let measured = load::run(workload, targets, keys, &servers, progress).await?;
+    let after = Leaders::read(&stores).await;
+    let invalid = leaders::why_invalid(before.as_ref(), after.as_ref(), starts.len());
+    Ok(Row::new(name, workload, setup, measured, invalid))
 }
 
-/// The Markdown table of `rows` beside the published figures.
-#[must_use]
-pub fn markdown(rows: &[(Row, Option<&str>)]) -> String {
-    let mut lines = vec![HEADER.to_owned()];
-    lines.extend(rows.iter().map(|(row, published)| row.markdown(*published)));
-    lines.join("\n")
+async fn read_setup(address: &str, regions: usize) -> Setup {
+    let status = status::read(address).await.unwrap_or_default();
+    let text = |field: &str| status[field].as_str().map(str::to_owned);
+    Setup {
+        storage: text("storage"),
+        pipeline: status["pipeline"].as_bool(),
+        sync: status["log_sync"].as_bool(),
+        regions,
+        log_engine: text("log_engine"),
+        kv_table_mib: status["kv_table_mib"].as_u64(),
+    }
 }

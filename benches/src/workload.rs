@@ -2,7 +2,6 @@
 
 use crate::error::Error;
 use crate::keys::{KeyMode, SPREAD_KEY_BYTES};
-use serde::{Serialize, Serializer};
 use std::time::Duration;
 
 /// Longest key and value that the servers take.
@@ -12,8 +11,7 @@ const VALUE_BYTES_MAX: usize = 1 << 20;
 pub const BATCH_OPS_MAX: usize = 100;
 
 /// How requests travel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Rpc {
     /// Many requests in flight on one bidirectional stream a store.
     Stream,
@@ -32,8 +30,8 @@ impl Rpc {
     }
 }
 
-/// One closed-loop load.
-#[derive(Clone, Debug, Serialize)]
+/// One load.
+#[derive(Clone, Debug)]
 pub struct Workload {
     /// Client handles, each with its own connections.
     pub clients: usize,
@@ -48,24 +46,15 @@ pub struct Workload {
     /// Bytes of a value.
     pub value_bytes: usize,
     /// Which keys.
-    #[serde(serialize_with = "as_text")]
     pub keys: KeyMode,
-    /// Operations in flight, in total over all clients.
+    /// Operations in flight, in total over all clients; in an open loop at most.
     pub in_flight: usize,
+    /// Open loop: operations that start a second, over all clients. `None`: a closed loop.
+    pub rate: Option<f64>,
     /// Length of the steady window that is counted.
-    #[serde(serialize_with = "as_seconds")]
     pub seconds: Duration,
     /// Time before it, with the same load.
-    #[serde(skip)]
     pub warmup: Duration,
-}
-
-fn as_text<S: Serializer>(keys: &KeyMode, to: S) -> Result<S::Ok, S::Error> {
-    to.collect_str(keys)
-}
-
-fn as_seconds<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_f64(time.as_secs_f64())
 }
 
 impl Workload {
@@ -100,6 +89,11 @@ impl Workload {
                 self.value_bytes
             ));
         }
+        if let Some(rate) = self.rate
+            && !(rate.is_finite() && rate >= 1.0)
+        {
+            return invalid(format!("--rate {rate} is not a number of operations a second"));
+        }
         if self.seconds < Duration::from_millis(100) {
             return invalid("--seconds is less than 0.1".to_owned());
         }
@@ -127,6 +121,7 @@ mod tests {
             value_bytes: 16,
             keys: KeyMode::Spread(10),
             in_flight: 512,
+            rate: None,
             seconds: Duration::from_secs(1),
             warmup: Duration::ZERO,
         }
@@ -155,5 +150,6 @@ mod tests {
         check(|w| w.key_bytes = 20, "--key-bytes");
         check(|w| w.value_bytes = 2 << 20, "--value-bytes");
         check(|w| w.seconds = Duration::ZERO, "--seconds");
+        check(|w| w.rate = Some(0.0), "--rate");
     }
 }

@@ -22,7 +22,7 @@ fn a_row_is_measured_and_written_as_json() {
     let output = throughput(&format!("{line} {}", file.display()));
     assert!(output.status.success(), "{}", text(&output.stderr));
     let markdown = text(&output.stdout);
-    assert!(markdown.contains("| 75 k ops/s on 3 × 16 cores |"), "{markdown}");
+    assert!(markdown.contains("| 75 k |"), "{markdown}");
 
     let rows: Vec<Value> = std::fs::read_to_string(&file)
         .unwrap()
@@ -32,6 +32,7 @@ fn a_row_is_measured_and_written_as_json() {
     assert_eq!(rows.len(), 2, "one row for each key mode");
     for (row, keys) in rows.iter().zip(["startkey", "spread:1000000"]) {
         assert_eq!(row["keys"], keys);
+        assert_eq!(row["name"], "unbatched-one-append");
         assert_eq!(row["storage"], "memory");
         assert_eq!(row["pipeline"], false);
         assert_eq!(row["sync"], true);
@@ -50,7 +51,8 @@ fn wrong_usage_names_the_flag_and_ends_with_two() {
         ("run --write-percent 101", "--write-percent"),
         ("run --keys spread:none", "--keys"),
         ("run --key-bytes 8", "--key-bytes"),
-        ("table --rows gets --storage memory", "--rows"),
+        ("run --rate 0", "--rate"),
+        ("table --rows gets-512 --storage memory", "--rows"),
     ] {
         let output = throughput(line);
         assert_eq!(output.status.code(), Some(2), "{line}");

@@ -32,8 +32,13 @@ impl Cluster {
     ) -> Result<Self, Error> {
         let printed = Arc::new(Mutex::new(Vec::new()));
         let lines = printed.clone();
-        let options =
-            Options { storage: "rocksdb".to_owned(), regions: 24, split_at, config: None };
+        let options = Options {
+            storage: "rocksdb".to_owned(),
+            regions: 24,
+            split_at,
+            log_engine: None,
+            config: None,
+        };
         let listener = move |line: &str| {
             lines.lock().expect("nobody panics with it").push(line.to_owned());
             show(line);

@@ -1,5 +1,6 @@
 //! What the demo shows: numbered steps, facts under them, and a line that moves meanwhile.
 
+use flotilla_benches::Error;
 use flotilla_benches::load::Progress;
 use flotilla_benches::report::{Row, thousands};
 use flotilla_benches::table::Observer;
@@ -79,21 +80,41 @@ impl Screen {
     }
 }
 
-impl Observer for Screen {
+/// Shows rows while they are measured, and keeps them.
+pub struct Rows<'a> {
+    screen: &'a mut Screen,
+    /// The finished ones.
+    pub rows: Vec<Row>,
+}
+
+impl<'a> Rows<'a> {
+    /// None yet.
+    pub fn new(screen: &'a mut Screen) -> Self {
+        Rows { screen, rows: Vec::new() }
+    }
+}
+
+impl Observer for Rows<'_> {
     fn starting(&mut self, text: &str) {
-        self.busy(text);
+        self.screen.busy(text);
     }
 
     fn running(&mut self, row: &str, progress: Progress) {
         let rate = thousands(progress.ops_per_s as u64);
         let seconds = progress.elapsed.as_secs_f64();
         let total = progress.total.as_secs_f64();
-        self.busy(format!("{row}: {rate} ops/s, {seconds:.0} of {total:.0} s"));
+        self.screen.busy(format!("{row}: {rate} ops/s, {seconds:.0} of {total:.0} s"));
     }
 
-    fn finished(&mut self, row: &Row) {
+    fn finished(&mut self, row: Row, _pass: usize) -> Result<(), Error> {
         for line in row.text().lines() {
-            self.say(line);
+            self.screen.say(line);
         }
+        self.rows.push(row);
+        Ok(())
+    }
+
+    fn failed(&mut self, rows: &str, error: &Error) {
+        self.screen.say(&format!("{rows}: {error}"));
     }
 }

@@ -5,11 +5,13 @@ use crate::cluster::{Cluster, Store};
 use crate::consumers::{self, Consumers, Ledger};
 use crate::leaders::Leaders;
 use crate::pauses::{self, Pauses};
-use crate::screen::Screen;
+use crate::screen::{Rows, Screen};
 use crate::{layout, metadata, places};
+use flotilla_benches::keys::KeyMode;
 use flotilla_benches::playground::sibling;
 use flotilla_benches::report::{Row, thousands};
-use flotilla_benches::table::{self, Kind, Modes, Times};
+use flotilla_benches::suite;
+use flotilla_benches::table::{self, Times};
 use flotilla_benches::{Error, machine};
 use flotilla_client::Client;
 use std::path::Path;
@@ -301,14 +303,23 @@ async fn throughput(args: &Args, screen: &mut Screen) -> Result<Vec<Row>, Error>
         return Ok(Vec::new());
     }
     let seconds = Duration::from_secs(args.seconds.into());
-    let times = Times { seconds, warmup: Duration::from_secs(1) };
-    let rows = table::run(&Kind::published(), Modes::SpreadOnly, times, screen).await?;
-    for (row, _) in &rows {
+    let times = Times { seconds, warmup: Duration::from_secs(1), passes: 1 };
+    let kinds: Vec<_> = suite::short()
+        .into_iter()
+        .filter(|kind| kind.published.is_some() && kind.keys != KeyMode::StartKey)
+        .collect();
+    let mut measured = Rows::new(screen);
+    table::run(&kinds, times, &mut measured).await?;
+    let rows = measured.rows;
+    if rows.len() < kinds.len() {
+        return broken(format!("{} of {} rows were measured", rows.len(), kinds.len()));
+    }
+    for row in &rows {
         if row.ops == 0 {
-            return broken(format!("row {}: no operation succeeded", row.row));
+            return broken(format!("row {}: no operation succeeded", row.name));
         }
     }
-    Ok(rows.into_iter().map(|(row, _)| row).collect())
+    Ok(rows)
 }
 
 /// All that the last lines say.
@@ -349,8 +360,8 @@ fn conclude(proof: &Proof, screen: &Screen) {
         println!(
             "  - {} ops/s: {} clients, batching {}, {}, pipeline {}, synced, 9:1, spread keys, {} errors.",
             thousands(row.ops_per_s as u64),
-            row.workload.clients,
-            if row.workload.batching { "on" } else { "off" },
+            row.sent.clients,
+            if row.sent.batching { "on" } else { "off" },
             row.setup.storage.as_deref().unwrap_or("?"),
             if row.setup.pipeline == Some(true) { "on" } else { "off" },
             row.errors,

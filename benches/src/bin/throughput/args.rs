@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use flotilla_benches::keys::KeyMode;
-use flotilla_benches::table::KINDS;
+use flotilla_benches::suite::{self, Kind};
 use flotilla_benches::workload::{Rpc, Workload};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,6 +21,11 @@ pub enum Command {
     Run(RunArgs),
     /// The published rows and ours, over clusters that it starts and stops itself.
     Table(TableArgs),
+    /// A page with plots, from the JSON lines of earlier runs.
+    Report(ReportArgs),
+    /// The same load on Flotilla and on etcd, which it starts and stops itself.
+    #[cfg(feature = "peers")]
+    Peers(PeersArgs),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -38,7 +43,7 @@ pub struct RunArgs {
     /// Client handles, each with its own connections, all in this process.
     #[arg(long, default_value_t = 8)]
     pub clients: usize,
-    /// Operations in flight, in total over all clients.
+    /// Operations in flight, in total over all clients; with --rate at most.
     #[arg(long, default_value_t = 512)]
     pub in_flight: usize,
     /// Whether a request message carries up to 100 operations, or one.
@@ -60,6 +65,10 @@ pub struct RunArgs {
     /// byte space).
     #[arg(long, default_value = "spread:1000000")]
     pub keys: KeyMode,
+    /// Open loop: start so many operations a second, whatever the answers do; latencies count from
+    /// the intended starts.
+    #[arg(long, value_name = "OPS")]
+    pub rate: Option<f64>,
     /// Length of the counted window, in seconds.
     #[arg(long, default_value = "10", value_parser = seconds)]
     pub seconds: Duration,
@@ -82,21 +91,48 @@ impl RunArgs {
             value_bytes: self.value_bytes,
             keys: self.keys,
             in_flight: self.in_flight,
+            rate: self.rate,
             seconds: self.seconds,
             warmup: self.warmup,
         }
     }
 }
 
+/// Which rows a table has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Suite {
+    /// The published rows and the latencies.
+    Short,
+    /// Everything.
+    Full,
+}
+
+/// How long rows run, how often, and where results go.
 #[derive(Debug, Args)]
-pub struct TableArgs {
+pub struct TimesArgs {
     /// Length of each row's counted window, in seconds.
-    #[arg(long, default_value = "10", value_parser = seconds)]
+    #[arg(long, default_value = "8", value_parser = seconds)]
     pub seconds: Duration,
     /// Load before each window, in seconds.
     #[arg(long, default_value = "3", value_parser = seconds)]
     pub warmup: Duration,
-    /// Only these rows, separated by commas.
+    /// Passes over all rows; the median of a row's repetitions is shown.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100))]
+    pub repeats: u16,
+    /// Write rows (JSON lines), page and plots into this folder.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Write the rows to this file too, one JSON object a line, each as soon as it is measured.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct TableArgs {
+    /// Which rows.
+    #[arg(long, value_enum, default_value = "short")]
+    pub suite: Suite,
+    /// Only these rows, of whichever suite, separated by commas.
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', value_parser = row_names())]
     pub rows: Vec<String>,
     /// Only rows on this storage.
@@ -105,13 +141,47 @@ pub struct TableArgs {
     /// Windows of 3 seconds after 1 second, spread keys only.
     #[arg(long, conflicts_with_all = ["seconds", "warmup"])]
     pub quick: bool,
-    /// Write the rows to this file, one JSON object a line.
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
+    #[command(flatten)]
+    pub times: TimesArgs,
+}
+
+impl TableArgs {
+    /// The rows that are wanted.
+    pub fn kinds(&self) -> Vec<Kind> {
+        let all = if self.suite == Suite::Full || !self.rows.is_empty() {
+            suite::full()
+        } else {
+            suite::short()
+        };
+        all.into_iter()
+            .filter(|kind| self.rows.is_empty() || self.rows.iter().any(|name| name == kind.name))
+            .filter(|kind| self.storage.as_deref().is_none_or(|s| s == kind.servers.storage))
+            .filter(|kind| !self.quick || kind.keys != KeyMode::StartKey)
+            .collect()
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Files of JSON lines, as `table --json` writes them.
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    pub json: Vec<PathBuf>,
+    /// Write the page and its plots into this folder.
+    #[arg(long, value_name = "DIR", default_value = "docs")]
+    pub out: PathBuf,
+}
+
+#[cfg(feature = "peers")]
+#[derive(Debug, Args)]
+pub struct PeersArgs {
+    #[command(flatten)]
+    pub times: TimesArgs,
 }
 
 fn row_names() -> clap::builder::PossibleValuesParser {
-    KINDS.map(|kind| kind.name).into()
+    let mut names: Vec<&'static str> = suite::full().iter().map(|kind| kind.name).collect();
+    names.dedup();
+    names.into()
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -151,6 +221,8 @@ mod tests {
             "run --write-percent many",
             "table --rows none-such",
             "table --quick --seconds 3",
+            "table --repeats 0",
+            "report",
             "",
         ] {
             let arguments = std::iter::once("throughput").chain(line.split_whitespace());

@@ -1,43 +1,51 @@
-//! `throughput`: one measured load (`run`), or the whole table over clusters of its own (`table`).
+//! `throughput`: one measured load (`run`), the whole table over clusters of its own (`table`), a
+//! page and plots from earlier rows (`report`), and, with the feature `peers`, the same load on
+//! another system (`peers`).
 //!
 //! Exit codes: 0 done, 1 no result (or not one operation succeeded), 2 wrong usage.
 
 mod args;
+mod record;
 mod show;
 
-use args::{Cli, Command, RunArgs, TableArgs};
+use args::{Cli, Command, ReportArgs, RunArgs, Suite, TableArgs, TimesArgs};
 use clap::Parser;
-use flotilla_benches::table::{self, KINDS, Kind, Modes, Times};
-use flotilla_benches::{Error, machine};
+use flotilla_benches::report::Row;
+use flotilla_benches::suite::Kind;
+use flotilla_benches::table::{self, Times};
+use flotilla_benches::{Error, document, machine};
+use record::{Record, open, write_line};
 use show::Show;
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 // What the load costs is taken from the servers: 3.3 µs of CPU an operation with this allocator,
-// 4.8 with the system's (batched row, spread keys).
+// 4.8 with the system's (batched row, spread keys, a future for each operation).
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// How long `run` waits for leaders to spread over a cluster that it did not start.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    // Half of the cores: servers run beside it, and fewer threads wake each other less.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores.div_ceil(2))
+        .enable_all()
+        .build();
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return fail(&Error::system("cannot start the runtime")(error)),
     };
-    let work = async {
-        match &cli.command {
-            Command::Run(args) => run(args).await,
-            Command::Table(args) => run_table(args).await,
-        }
-    };
     let result = runtime.block_on(async {
-        // A dropped future drops its playground, which stops its servers.
-        tokio::select! {
-            result = work => result,
-            () = interrupted() => Err(Error::Cluster("interrupted".to_owned())),
+        match &cli.command {
+            Command::Run(args) => or_interrupted(run(args)).await,
+            Command::Table(args) => run_table(args).await,
+            Command::Report(args) => report(args),
+            #[cfg(feature = "peers")]
+            Command::Peers(args) => run_peers(args).await,
         }
     });
     runtime.shutdown_timeout(Duration::from_secs(25));
@@ -52,7 +60,14 @@ fn fail(error: &Error) -> ExitCode {
     ExitCode::from(if matches!(error, Error::Invalid(_)) { 2 } else { 1 })
 }
 
-/// SIGINT or SIGTERM.
+/// Ends `work` at SIGINT or SIGTERM; a dropped future drops its playground, which stops its servers.
+async fn or_interrupted(work: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+    tokio::select! {
+        result = work => result,
+        () = interrupted() => Err(Error::Cluster("interrupted".to_owned())),
+    }
+}
+
 async fn interrupted() {
     use tokio::signal::unix::{SignalKind, signal};
     let Ok(mut term) = signal(SignalKind::terminate()) else { return std::future::pending().await };
@@ -67,7 +82,8 @@ async fn run(args: &RunArgs) -> Result<(), Error> {
     workload.validate()?;
     let mut json = args.json.as_deref().map(|path| open(path, true)).transpose()?;
     let mut show = Show::new();
-    let row = table::run_row("run", &workload, &args.placement, &mut show).await?;
+    let mut watch = show::Watch(&mut show);
+    let row = table::run_row("run", &workload, &args.placement, PATIENCE, &mut watch).await?;
     show.clear();
     print!("{}", row.text());
     if let Some(json) = &mut json {
@@ -81,48 +97,51 @@ async fn run(args: &RunArgs) -> Result<(), Error> {
 }
 
 async fn run_table(args: &TableArgs) -> Result<(), Error> {
-    let kinds: Vec<Kind> = KINDS
-        .into_iter()
-        .filter(|kind| args.rows.is_empty() || args.rows.iter().any(|name| name == kind.name))
-        .filter(|kind| args.storage.as_deref().is_none_or(|storage| storage == kind.storage()))
-        .collect();
+    let kinds: Vec<Kind> = args.kinds();
     if kinds.is_empty() {
         return Err(Error::Invalid("--rows and --storage together leave no row".to_owned()));
     }
-    let mut json = args.json.as_deref().map(|path| open(path, false)).transpose()?;
-    let (modes, times) = if args.quick {
-        let times = Times { seconds: Duration::from_secs(3), warmup: Duration::from_secs(1) };
-        (Modes::SpreadOnly, times)
-    } else {
-        (Modes::Both, Times { seconds: args.seconds, warmup: args.warmup })
-    };
-    println!("{}", machine::describe());
-    let mut show = Show::new();
-    let rows = table::run(&kinds, modes, times, &mut show).await?;
-    show.clear();
-    if let Some(json) = &mut json {
-        for (row, _) in &rows {
-            write_line(json, &row.json())?;
-        }
+    let mut times = times(&args.times);
+    if args.quick {
+        (times.seconds, times.warmup) = (Duration::from_secs(3), Duration::from_secs(1));
     }
-    println!("\n{}", table::markdown(&rows));
-    println!("\nMachine of these rows: {}.", machine::describe());
-    println!(
-        "Published: 3 servers of 16 cores each, and 2 or 8 clients of 8 cores, one row's keys = startkey."
-    );
+    let name = if args.suite == Suite::Full { "full" } else { "short" };
+    let mut record = Record::new(name, &args.times, times.passes, kinds.len())?;
+    println!("{}", machine::describe());
+    let whole = args.suite == Suite::Full && args.rows.is_empty() && args.storage.is_none();
+    let result = or_interrupted(async {
+        table::run(&kinds, times, &mut record).await?;
+        if whole { record.run_inside(times).await } else { Ok(()) }
+    })
+    .await;
+    record.finish()?;
+    result
+}
+
+#[cfg(feature = "peers")]
+async fn run_peers(args: &args::PeersArgs) -> Result<(), Error> {
+    use flotilla_benches::peers::run;
+    let times = times(&args.times);
+    let mut record = Record::new("peers", &args.times, times.passes, run::ROWS_A_PASS)?;
+    println!("{}", machine::describe());
+    let result = or_interrupted(run::run(times, &mut record)).await;
+    record.finish()?;
+    result
+}
+
+fn times(args: &TimesArgs) -> Times {
+    Times { seconds: args.seconds, warmup: args.warmup, passes: usize::from(args.repeats) }
+}
+
+fn report(args: &ReportArgs) -> Result<(), Error> {
+    let mut rows: Vec<Row> = Vec::new();
+    for path in &args.json {
+        rows.extend(document::read(path)?);
+    }
+    if rows.is_empty() {
+        return Err(Error::Invalid("--json: the files hold no row".to_owned()));
+    }
+    document::write(&rows, &args.out)?;
+    println!("wrote {}", args.out.display());
     Ok(())
-}
-
-fn open(path: &Path, append: bool) -> Result<File, Error> {
-    OpenOptions::new()
-        .create(true)
-        .write(true)
-        .append(append)
-        .truncate(!append)
-        .open(path)
-        .map_err(Error::system(format!("cannot write --json {}", path.display())))
-}
-
-fn write_line(file: &mut File, line: &str) -> Result<(), Error> {
-    writeln!(file, "{line}").map_err(Error::system("cannot write --json"))
 }

@@ -1,5 +1,6 @@
 //! Progress on the terminal while rows run; nothing where there is no terminal.
 
+use flotilla_benches::Error;
 use flotilla_benches::load::Progress;
 use flotilla_benches::report::{Row, thousands};
 use flotilla_benches::table::Observer;
@@ -24,15 +25,18 @@ impl Show {
     pub fn clear(&self) {
         self.0.finish_and_clear();
     }
-}
 
-impl Observer for Show {
-    fn starting(&mut self, text: &str) {
+    /// A cluster is being started.
+    pub fn starting(&mut self, text: &str) {
         self.0.reset();
         self.0.set_message(text.to_owned());
+        if self.0.is_hidden() {
+            eprintln!("{text}");
+        }
     }
 
-    fn running(&mut self, row: &str, progress: Progress) {
+    /// A load runs.
+    pub fn running(&mut self, row: &str, progress: Progress) {
         self.0.set_length(progress.total.as_millis() as u64);
         self.0.set_position(progress.elapsed.min(progress.total).as_millis() as u64);
         let phase = if progress.ops_per_s > 0.0 {
@@ -43,7 +47,30 @@ impl Observer for Show {
         self.0.set_message(format!("{row}: {phase}"));
     }
 
-    fn finished(&mut self, row: &Row) {
-        self.0.suspend(|| print!("{}", row.text()));
+    /// Prints above the bar.
+    pub fn print(&self, text: &str) {
+        self.0.suspend(|| print!("{text}"));
+    }
+}
+
+/// Shows the progress of a single row.
+pub struct Watch<'a>(pub &'a mut Show);
+
+impl Observer for Watch<'_> {
+    fn starting(&mut self, text: &str) {
+        self.0.starting(text);
+    }
+
+    fn running(&mut self, row: &str, progress: Progress) {
+        self.0.running(row, progress);
+    }
+
+    fn finished(&mut self, row: Row, _pass: usize) -> Result<(), Error> {
+        self.0.print(&row.text());
+        Ok(())
+    }
+
+    fn failed(&mut self, rows: &str, error: &Error) {
+        self.0.print(&format!("{rows}: {error}\n"));
     }
 }

@@ -1,30 +1,35 @@
-//! The load: closed loops through the public client library, counted over one common window.
+//! The load: closed or open loops, counted over one common window.
 //!
-//! 1. Every client is a handle with its own connections; its window is as many tasks, each with
-//!    one operation in flight.
-//! 2. Warm-up and window are one uninterrupted load. An operation counts when its answer comes
-//!    within the window; machine and processes are sampled at the window's two ends.
-//! 3. An operation that ends in an error is counted as an error and as nothing else.
+//! 1. Every client is a handle with its own connections and one task ([`drive`](self)), which keeps the
+//!    client's share of the operations in flight (closed loop) or submits at the times of a
+//!    schedule whatever the answers do (open loop).
+//! 2. Warm-up and window are one uninterrupted load; machine and processes are sampled at the
+//!    window's two ends.
+//! 3. Closed loop: an operation counts when its answer comes within the window. Open loop: when its
+//!    intended start lies within the window, whenever the answer comes; its latency counts from
+//!    the intended start, so that time in the client's own queue is in it.
+//! 4. An operation that ends in an error is counted as an error and as nothing else.
+
+mod drive;
+mod pace;
+mod target;
+
+pub use target::{Call, Ended, Flotilla, Target};
 
 use crate::error::Error;
 use crate::keys::Keys;
 use crate::machine::{self, MachineTime};
 use crate::processes::{Sample, Server, Usage};
-use crate::workload::{BATCH_OPS_MAX, Rpc, Workload};
-use bytes::Bytes;
-use flotilla_client::Client;
+use crate::workload::Workload;
 use hdrhistogram::Histogram;
-use rand::rngs::SmallRng;
-use rand::{Rng, RngCore, SeedableRng};
+use pace::Pacer;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// How often progress is told.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
-/// Pause of a loop after an error, so that refusals do not become the load.
-const ERROR_PAUSE: Duration = Duration::from_millis(5);
-/// How long after the window a loop may wait for its last answer.
+/// How long after the window an answer may come.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// Latencies above this are recorded as this, in microseconds.
 const LATENCY_MAX_US: u64 = 120_000_000;
@@ -32,16 +37,17 @@ const LATENCY_MAX_US: u64 = 120_000_000;
 /// What a run measured.
 #[derive(Debug)]
 pub struct Measured {
-    /// Operations that succeeded within the window.
+    /// Operations that succeeded.
     pub ops: u64,
-    /// Operations that failed within the window.
+    /// Operations that failed.
     pub errors: u64,
     /// The commonest error texts, with how often each came.
     pub error_texts: Vec<(String, u64)>,
     /// Latencies of the successful ones, in microseconds.
     pub latency_us: Histogram<u64>,
-    /// The window's true length.
-    pub window: Duration,
+    /// How long it took to do `ops`: the window; in an open loop, until the last answer to them if
+    /// that came after it.
+    pub took: Duration,
     /// Use of each server, and of this process.
     pub processes: Vec<Usage>,
     /// Share of the machine's processors that was busy, in percent.
@@ -61,45 +67,34 @@ pub struct Progress {
     pub ops_per_s: f64,
 }
 
-/// Connects a client handle with connections of its own.
-pub async fn connect(addresses: &[String], workload: &Workload) -> Result<Client, Error> {
-    Client::builder()
-        .batching(workload.batching)
-        .batch_ops_max(BATCH_OPS_MAX)
-        .rpc(match workload.rpc {
-            Rpc::Stream => flotilla_client::Rpc::Stream,
-            Rpc::Unary => flotilla_client::Rpc::Unary,
-        })
-        .connect(addresses)
-        .await
-        .map_err(|error| Error::Cluster(format!("cannot connect to the cluster: {error}")))
-}
-
-/// Runs `workload` with `clients` (one handle each) over `keys` and measures `servers` beside it.
-pub async fn run(
+/// Runs `workload` with `targets` (one a client) over `keys` and measures `servers` beside it.
+pub async fn run<T: Target>(
     workload: &Workload,
-    clients: Vec<Client>,
+    targets: Vec<T>,
     keys: Keys,
     servers: &[Server],
     mut progress: impl FnMut(Progress),
 ) -> Result<Measured, Error> {
     let began = Instant::now();
-    let window =
-        Window { start: began + workload.warmup, end: began + workload.warmup + workload.seconds };
+    let start = began + workload.warmup;
+    let window = Window { start, end: start + workload.seconds };
     let plan = Arc::new(Plan {
         write_percent: workload.write_percent,
         value_bytes: workload.value_bytes,
         keys,
         window,
     });
+    let pacer = workload.rate.map(|rate| Pacer::start(rate, workload.clients, began));
     let mut counters = Vec::new();
     let mut tasks = tokio::task::JoinSet::new();
-    for (number, client) in clients.into_iter().enumerate() {
+    for (number, target) in targets.into_iter().enumerate() {
         let counter = Arc::new(Mutex::new(Counter::default()));
-        for _ in 0..workload.window_of(number) {
-            let seed = rand::random();
-            tasks.spawn(closed_loop(client.clone(), plan.clone(), counter.clone(), seed));
-        }
+        let in_flight = workload.window_of(number);
+        let driver = drive::Driver::new(target, plan.clone(), counter.clone(), in_flight);
+        match &pacer {
+            None => tasks.spawn(driver.closed_loop()),
+            Some(pacer) => tasks.spawn(driver.open_loop(pacer.schedule(number))),
+        };
         counters.push(counter);
     }
 
@@ -110,11 +105,22 @@ pub async fn run(
     let load_average = machine::load_average()?;
     let drained = async { while tasks.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(DRAIN_MAX, drained).await;
+    tasks.shutdown().await;
 
     let mut sum = Counter::default();
     for counter in &counters {
         sum.add(&lock(counter));
     }
+    if let Some(pacer) = &pacer {
+        // What was due and has neither succeeded nor failed by now.
+        let due: u64 = (0..counters.len()).map(|i| pacer.schedule(i).due_within(window)).sum();
+        let missing = due.saturating_sub(sum.ended());
+        if missing > 0 {
+            let text = format!("no answer {} s after the window", DRAIN_MAX.as_secs());
+            sum.errors.insert(text, missing);
+        }
+    }
+    let last = sum.last_ended.map_or(window.end, |last| last.max(window.end));
     let mut error_texts: Vec<_> = sum.errors.into_iter().collect();
     error_texts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     Ok(Measured {
@@ -122,20 +128,27 @@ pub async fn run(
         errors: error_texts.iter().map(|(_, count)| count).sum(),
         error_texts,
         latency_us: sum.latency_us,
-        window: workload.seconds,
+        took: last - window.start,
         processes: after.since(&before, servers),
         cpu_percent: machine_after.percent_since(machine_before),
         load_average,
     })
 }
 
+/// The time that is counted.
 #[derive(Clone, Copy, Debug)]
 struct Window {
     start: Instant,
     end: Instant,
 }
 
-/// What all loops of a run share.
+impl Window {
+    fn contains(&self, at: Instant) -> bool {
+        (self.start..self.end).contains(&at)
+    }
+}
+
+/// What all drivers of a run share.
 struct Plan {
     write_percent: u32,
     value_bytes: usize,
@@ -143,17 +156,19 @@ struct Plan {
     window: Window,
 }
 
-/// One client's operations within the window.
+/// One client's operations that count.
 struct Counter {
     latency_us: Histogram<u64>,
     errors: BTreeMap<String, u64>,
+    /// When the last of them ended.
+    last_ended: Option<Instant>,
 }
 
 impl Default for Counter {
     fn default() -> Self {
         let latency_us = Histogram::new_with_bounds(1, LATENCY_MAX_US, 3)
             .expect("bounds and digits are legal constants");
-        Counter { latency_us, errors: BTreeMap::new() }
+        Counter { latency_us, errors: BTreeMap::new(), last_ended: None }
     }
 }
 
@@ -163,68 +178,16 @@ impl Counter {
         for (text, count) in &other.errors {
             *self.errors.entry(text.clone()).or_default() += count;
         }
+        self.last_ended = self.last_ended.max(other.last_ended);
+    }
+
+    fn ended(&self) -> u64 {
+        self.latency_us.len() + self.errors.values().sum::<u64>()
     }
 }
 
 fn lock(counter: &Mutex<Counter>) -> MutexGuard<'_, Counter> {
-    counter.lock().expect("no loop panics while it counts")
-}
-
-/// One operation in flight, again and again, until the window ends.
-async fn closed_loop(client: Client, plan: Arc<Plan>, counter: Arc<Mutex<Counter>>, seed: u64) {
-    let mut rng = SmallRng::seed_from_u64(seed);
-    let values = Values::new(plan.value_bytes, &mut rng);
-    loop {
-        let key = plan.keys.pick(&mut rng);
-        let write = rng.random_range(0..100) < plan.write_percent;
-        let began = Instant::now();
-        if began >= plan.window.end {
-            return;
-        }
-        let result = if write {
-            client.put(key, values.pick(&mut rng)).await.map(drop)
-        } else {
-            client.get(key).await.map(drop)
-        };
-        let ended = Instant::now();
-        if (plan.window.start..plan.window.end).contains(&ended) {
-            let latency_us = u64::try_from((ended - began).as_micros()).unwrap_or(u64::MAX);
-            let mut counter = lock(&counter);
-            match &result {
-                Ok(()) => counter.latency_us.saturating_record(latency_us.max(1)),
-                Err(error) => *counter.errors.entry(error_kind(error)).or_default() += 1,
-            }
-        }
-        if result.is_err() {
-            tokio::time::sleep(ERROR_PAUSE).await;
-        }
-    }
-}
-
-/// An error's text without its numbers, so that equal causes count together.
-fn error_kind(error: &flotilla_client::Error) -> String {
-    error.to_string().chars().map(|c| if c.is_ascii_digit() { '#' } else { c }).collect()
-}
-
-/// Values cut from a few random bytes: no copy an operation, and no two alike in a row.
-struct Values {
-    pool: Bytes,
-    value_bytes: usize,
-}
-
-impl Values {
-    const SLACK: usize = 1 << 10;
-
-    fn new(value_bytes: usize, rng: &mut SmallRng) -> Self {
-        let mut pool = vec![0; value_bytes + Self::SLACK];
-        rng.fill_bytes(&mut pool);
-        Values { pool: Bytes::from(pool), value_bytes }
-    }
-
-    fn pick(&self, rng: &mut SmallRng) -> Bytes {
-        let at = rng.random_range(0..Self::SLACK);
-        self.pool.slice(at..at + self.value_bytes)
-    }
+    counter.lock().expect("no driver panics while it counts")
 }
 
 async fn report_until(
@@ -247,3 +210,7 @@ async fn report_until(
         (last, last_ops) = (now, ops);
     }
 }
+
+#[cfg(test)]
+#[path = "load_test.rs"]
+mod tests;

@@ -1,0 +1,154 @@
+//! Keeps the rows of a table: each is printed and written as soon as it is measured, so that a run
+//! that is cut short leaves what it has.
+
+use crate::args::TimesArgs;
+use crate::show::Show;
+use flotilla_benches::load::Progress;
+use flotilla_benches::playground::sibling;
+use flotilla_benches::report::{Origin, Row};
+use flotilla_benches::table::{Observer, Times};
+use flotilla_benches::{Error, document, median};
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// See the module.
+pub struct Record {
+    show: Show,
+    rows: Vec<Row>,
+    files: Vec<File>,
+    out: Option<PathBuf>,
+    origin: Origin,
+    /// Rows that could not be measured, with the reason.
+    failed: Vec<String>,
+}
+
+impl Record {
+    /// `name` is that of the file of rows in the folder `--out`.
+    pub fn new(name: &str, args: &TimesArgs, passes: usize, rows: usize) -> Result<Self, Error> {
+        let mut files = Vec::new();
+        if let Some(out) = &args.out {
+            std::fs::create_dir_all(out)
+                .map_err(Error::system(format!("cannot make --out {}", out.display())))?;
+            files.push(open(&out.join(format!("{name}.jsonl")), false)?);
+        }
+        if let Some(path) = &args.json {
+            files.push(open(path, false)?);
+        }
+        let origin = Origin {
+            commit: commit(),
+            command: Some(command()),
+            pass: None,
+            passes: Some(passes),
+            rows: Some(rows),
+        };
+        let (show, out) = (Show::new(), args.out.clone());
+        Ok(Record { show, rows: Vec::new(), files, out, origin, failed: Vec::new() })
+    }
+
+    /// Measures the engine alone with the program for that.
+    pub async fn run_inside(&mut self, times: Times) -> Result<(), Error> {
+        let program = sibling("inside")?;
+        for pass in 1..=times.passes {
+            self.show.starting(&format!("pass {pass} of {}: the engine alone", times.passes));
+            let dir = tempfile::tempdir().map_err(Error::system("cannot create a folder"))?;
+            let json = dir.path().join("inside.jsonl");
+            let mut child = tokio::process::Command::new(&program)
+                .args(["--seconds", &times.seconds.as_secs_f64().to_string()])
+                .args(["--warmup", &times.warmup.as_secs_f64().to_string()])
+                .arg("--json")
+                .arg(&json)
+                .stdout(std::process::Stdio::null())
+                .spawn()
+                .map_err(Error::system("cannot start inside"))?;
+            let status = child.wait().await.map_err(Error::system("cannot wait for inside"))?;
+            for row in document::read(&json)? {
+                self.keep(row, None)?;
+            }
+            if !status.success() {
+                let error = Error::Cluster(format!("inside ended with {status}"));
+                self.failed("the engine alone", &error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Prints the table of medians and writes the page, also after an interruption.
+    pub fn finish(self) -> Result<(), Error> {
+        self.show.clear();
+        let repeated = median::of(&self.rows);
+        println!("\n{}", document::table(&repeated.iter().collect::<Vec<_>>()));
+        for text in &self.failed {
+            println!("not measured: {text}");
+        }
+        if let Some(out) = self.out.filter(|_| !self.rows.is_empty()) {
+            document::write(&self.rows, &out)?;
+            println!("wrote {}", out.display());
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, mut row: Row, pass: Option<usize>) -> Result<(), Error> {
+        row.origin = Origin { pass, ..self.origin.clone() };
+        for file in &mut self.files {
+            write_line(file, &row.json())?;
+        }
+        self.show.print(&row.text());
+        self.rows.push(row);
+        Ok(())
+    }
+}
+
+impl Observer for Record {
+    fn starting(&mut self, text: &str) {
+        self.show.starting(text);
+    }
+
+    fn running(&mut self, row: &str, progress: Progress) {
+        self.show.running(row, progress);
+    }
+
+    fn finished(&mut self, row: Row, pass: usize) -> Result<(), Error> {
+        self.keep(row, Some(pass))
+    }
+
+    fn failed(&mut self, rows: &str, error: &Error) {
+        let text = format!("{rows}: {error}");
+        self.show.print(&format!("FAILED {text}\n"));
+        self.failed.push(text);
+    }
+}
+
+/// What was typed, with the program's bare name.
+fn command() -> String {
+    let arguments = std::env::args().skip(1);
+    std::iter::once("throughput".to_owned()).chain(arguments).collect::<Vec<_>>().join(" ")
+}
+
+/// The commit of the folder this runs in, marked when files of it were changed.
+fn commit() -> Option<String> {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").args(arguments).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
+    let changed = !git(&["status", "--porcelain", "--untracked-files=no"])?.is_empty();
+    Some(if changed { format!("{commit} with changes") } else { commit })
+}
+
+/// Opens a file of JSON lines for writing.
+pub fn open(path: &Path, append: bool) -> Result<File, Error> {
+    OpenOptions::new()
+        .create(true)
+        .write(true)
+        .append(append)
+        .truncate(!append)
+        .open(path)
+        .map_err(Error::system(format!("cannot write --json {}", path.display())))
+}
+
+/// Appends one.
+pub fn write_line(file: &mut File, line: &str) -> Result<(), Error> {
+    writeln!(file, "{line}").map_err(Error::system("cannot write --json"))
+}

@@ -1,0 +1,242 @@
+//! The report: one Markdown page and its plots, from the JSON lines of one or more runs.
+
+use crate::error::Error;
+use crate::median::{self, Repeated};
+use crate::peers;
+use crate::plots;
+use crate::report::{Row, maybe, mix, ms, on_off, thousands};
+use crate::suite::{self, Published, SECTIONS};
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::Path;
+
+const PAGE: &str = "throughput.md";
+
+/// Reads rows from JSON lines, naming the line that is none.
+pub fn read(path: &Path) -> Result<Vec<Row>, Error> {
+    let text = std::fs::read_to_string(path)
+        .map_err(Error::system(format!("cannot read --json {}", path.display())))?;
+    let numbered = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    numbered
+        .map(|(number, line)| {
+            serde_json::from_str(line).map_err(|error| {
+                let at = number + 1;
+                Error::Invalid(format!("--json {}, line {at}: no row: {error}", path.display()))
+            })
+        })
+        .collect()
+}
+
+/// Writes the page and its plots into `out`; returns the page's text.
+pub fn write(rows: &[Row], out: &Path) -> Result<String, Error> {
+    std::fs::create_dir_all(out)
+        .map_err(Error::system(format!("cannot make {}", out.display())))?;
+    let repeated = median::of(rows);
+    let plots = plots::draw(&repeated, out)?;
+    let page = page(rows, &repeated, &plots);
+    let path = out.join(PAGE);
+    std::fs::write(&path, &page)
+        .map_err(Error::system(format!("cannot write {}", path.display())))?;
+    Ok(page)
+}
+
+fn page(rows: &[Row], repeated: &[Repeated], plots: &[plots::Plot]) -> String {
+    let ours: Vec<&Repeated> = repeated.iter().filter(|r| !peers::is_peers_row(&r.row)).collect();
+    let mut page = head(rows);
+    if ours.iter().any(|r| published(&r.row).is_some()) {
+        page += "\n## In short\n\n";
+        page += &short(&ours);
+    }
+    for plot in plots {
+        let _ = write!(page, "\n## {}\n\n![{}]({})\n", plot.question, plot.question, plot.file);
+    }
+    for (key, title) in SECTIONS {
+        let rows: Vec<&Repeated> =
+            ours.iter().copied().filter(|r| section(&r.row) == Some(key)).collect();
+        if !rows.is_empty() {
+            let _ = write!(page, "\n## {title}\n\n{}", table(&rows));
+        }
+    }
+    let other: Vec<&Repeated> =
+        ours.iter().copied().filter(|r| section(&r.row).is_none()).collect();
+    if !other.is_empty() {
+        let _ = write!(page, "\n## Other rows\n\n{}", table(&other));
+    }
+    page += &peers::compare(repeated);
+    page
+}
+
+fn head(rows: &[Row]) -> String {
+    let set = |of: fn(&Row) -> Option<&str>| -> String {
+        let values: BTreeSet<&str> = rows.iter().filter_map(of).collect();
+        values.into_iter().map(|text| format!("`{text}`")).collect::<Vec<_>>().join(", ")
+    };
+    let machines = set(|row| Some(&row.machine));
+    let commits = set(|row| row.origin.commit.as_deref());
+    let commands = set(|row| row.origin.command.as_deref());
+    let passes = rows.iter().filter_map(|row| row.origin.passes).max().unwrap_or(1);
+    let mut text = format!(
+        "# Throughput\n\n\
+         <!-- Made by `throughput report`; change that program, not this page. -->\n\n\
+         Machine: {machines}. Commit: {commits}. Command: {commands}.\n\n\
+         Everything runs on this one machine: three stores, the placement driver and all clients.\n\
+         Each row is one common window of steady load after a warm-up. Every get of every row goes\n\
+         through ReadIndex: linearizable, without a lease. \"ok\" to a put means synced on a majority\n\
+         and applied, except where a row says sync off. Errors are counted apart; a row with more than\n\
+         0.1 % of them, or whose leaders were uneven or moved, is marked invalid and is no result.\n"
+    );
+    if passes > 1 {
+        let _ = writeln!(
+            text,
+            "Rows ran {passes} times, each pass over the whole table; shown is the repetition of median\n\
+             operations a second (open loop: of median p99), of two the worse."
+        );
+    }
+    if is_incomplete(rows) {
+        text += "\n**Not every row was measured, or as often: a run was cut short, or servers did not start.**\n";
+    }
+    text
+}
+
+/// Whether a command left fewer rows than it set out to measure.
+fn is_incomplete(rows: &[Row]) -> bool {
+    let commands: BTreeSet<Option<&str>> =
+        rows.iter().map(|row| row.origin.command.as_deref()).collect();
+    commands.into_iter().any(|command| {
+        let rows: Vec<&Row> = rows
+            .iter()
+            .filter(|row| row.origin.command.as_deref() == command && row.origin.pass.is_some())
+            .collect();
+        let planned = |row: &&Row| Some(row.origin.passes? * row.origin.rows?);
+        rows.iter().find_map(planned).is_some_and(|planned| rows.len() < planned)
+    })
+}
+
+/// The published figure beside a row, if it has one.
+#[must_use]
+pub fn published(row: &Row) -> Option<Published> {
+    suite::full().into_iter().find(|kind| kind.name == row.name).and_then(|kind| kind.published)
+}
+
+fn section(row: &Row) -> Option<&'static str> {
+    if row.sent.rpc == "none" {
+        return Some("inside");
+    }
+    suite::full().into_iter().find(|kind| kind.name == row.name).map(|kind| kind.section)
+}
+
+/// What the README shows.
+#[must_use]
+pub fn short(rows: &[&Repeated]) -> String {
+    let mut text = "\
+| clients | batching | in flight | storage | work | pipeline | keys | ops/s | p50 / p99, ms \
+| ops per server core-second | published (48 server cores) |
+|--:|---|--:|---|---|---|---|--:|--:|--:|--:|
+"
+    .to_owned();
+    let names: BTreeSet<&str> = suite::short().iter().map(|kind| kind.name).collect();
+    for Repeated { row, .. } in rows {
+        if !names.contains(row.name.as_str()) {
+            continue;
+        }
+        let cells = [
+            row.sent.clients.to_string(),
+            on_off(row.sent.batching).to_owned(),
+            in_flight(row),
+            row.storage().to_owned(),
+            mix(row.sent.write_percent),
+            maybe(row.setup.pipeline).to_owned(),
+            row.sent.keys.clone(),
+            rate(row),
+            format!("{} / {}", ms(row.latency.p50_us), ms(row.latency.p99_us)),
+            thousands(row.ops_per_core_s as u64),
+            published(row).map_or("–", |published| published.text).to_owned(),
+        ];
+        let _ = writeln!(text, "| {} |", cells.join(" | "));
+    }
+    text
+}
+
+fn rate(row: &Row) -> String {
+    match &row.invalid {
+        None => format!("**{}**", thousands(row.ops_per_s as u64)),
+        Some(reason) => format!("invalid: {reason}"),
+    }
+}
+
+fn in_flight(row: &Row) -> String {
+    match row.sent.offered_rate {
+        None => thousands(row.sent.in_flight as u64),
+        Some(rate) => format!("open loop, {}/s", thousands(rate as u64)),
+    }
+}
+
+const HEADER: &str = "\
+| row | clients | batching, rpc | in flight | storage | write:read | value | pipeline | sync | keys \
+| groups | ops/s | all runs, k/s | errors | p50 / p95 / p99 / p99.9 / max, ms | CPU, load average \
+| servers' CPU, most memory | load's CPU an operation | ops per server core-second | published |
+|---|--:|---|--:|---|---|--:|---|---|---|--:|--:|---|--:|---|---|---|--:|--:|--:|
+";
+
+/// All that is known of `rows`, one a line.
+#[must_use]
+pub fn table(rows: &[&Repeated]) -> String {
+    let mut text = HEADER.to_owned();
+    for repeated in rows {
+        let _ = writeln!(text, "| {} |", cells(repeated).join(" | "));
+    }
+    text
+}
+
+fn cells(Repeated { row, all, .. }: &Repeated) -> [String; 20] {
+    let servers: Vec<_> = row.processes.iter().filter(|p| p.name.starts_with("store")).collect();
+    let l = &row.latency;
+    let storage = match (&row.setup.log_engine, row.setup.kv_table_mib) {
+        (None, None) => row.storage().to_owned(),
+        (log, table) => {
+            let log = log.as_ref().map(|log| format!(", log {log}")).unwrap_or_default();
+            let direct = if table == Some(0) { ", every applied write" } else { "" };
+            format!("{}{log}{direct}", row.storage())
+        }
+    };
+    [
+        row.name.clone(),
+        row.sent.clients.to_string(),
+        format!("{}, {}", on_off(row.sent.batching), row.sent.rpc),
+        in_flight(row),
+        storage,
+        mix(row.sent.write_percent),
+        format!("{} B", thousands(row.sent.value_bytes as u64)),
+        maybe(row.setup.pipeline).to_owned(),
+        maybe(row.setup.sync).to_owned(),
+        row.sent.keys.clone(),
+        thousands(row.setup.regions as u64),
+        rate(row),
+        all.iter().map(|rate| format!("{:.1}", rate / 1e3)).collect::<Vec<_>>().join(", "),
+        row.errors.to_string(),
+        [l.p50_us, l.p95_us, l.p99_us, l.p999_us, l.max_us].map(ms).join(" / "),
+        format!("{:.0} %, {:.1}", row.cpu_percent, row.load_average),
+        format!(
+            "{:.1} s, {} MiB",
+            servers.iter().map(|p| p.cpu_s).sum::<f64>(),
+            servers.iter().map(|p| p.rss_mib).max().unwrap_or(0)
+        ),
+        row.load_us_per_op().map_or_else(|| "–".to_owned(), |us| format!("{us:.2} µs")),
+        thousands(row.ops_per_core_s as u64),
+        published(row).map_or("–", |published| published.text).to_owned(),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_have_a_cell_for_every_column() {
+        let columns = |line: &str| line.matches('|').count() - 1;
+        let mut lines = HEADER.lines();
+        let names = columns(lines.next().unwrap());
+        assert_eq!(names, 20);
+        assert_eq!(columns(lines.next().unwrap()), names);
+    }
+}

@@ -1,0 +1,94 @@
+use super::*;
+use crate::keys::KeyMode;
+use crate::workload::Rpc;
+use std::collections::VecDeque;
+
+/// Answers each call a fixed time after it was made, except while it stands still.
+struct Slow {
+    submitted: VecDeque<(Instant, usize)>,
+    delay: Duration,
+    /// Nothing is answered between the two.
+    pause: Option<(Instant, Instant)>,
+    fails: bool,
+}
+
+impl Slow {
+    fn new(delay: Duration) -> Self {
+        Slow { submitted: VecDeque::new(), delay, pause: None, fails: false }
+    }
+}
+
+impl Target for Slow {
+    fn submit(&mut self, slot: usize, _: Call) {
+        self.submitted.push_back((Instant::now() + self.delay, slot));
+    }
+
+    async fn wait(&mut self, ended: &mut Vec<Ended>) {
+        let (mut due, _) = *self.submitted.front().expect("something is in flight");
+        if let Some((from, to)) = self.pause
+            && due >= from
+        {
+            due = due.max(to);
+        }
+        tokio::time::sleep_until(due.into()).await;
+        let (_, slot) = self.submitted.pop_front().expect("it was there");
+        ended.push(Ended { slot, error: self.fails.then(|| "refused 17".to_owned()) });
+    }
+}
+
+fn workload(rate: Option<f64>, in_flight: usize) -> Workload {
+    Workload {
+        clients: 1,
+        batching: false,
+        rpc: Rpc::Stream,
+        write_percent: 50,
+        key_bytes: 16,
+        value_bytes: 16,
+        keys: KeyMode::Spread(100),
+        in_flight,
+        rate,
+        seconds: Duration::from_millis(600),
+        warmup: Duration::from_millis(100),
+    }
+}
+
+async fn measure(workload: &Workload, target: Slow) -> Measured {
+    run(workload, vec![target], Keys::Spread(100), &[], |_| {}).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_closed_loop_counts_answers_within_the_window() {
+    let measured = measure(&workload(None, 1), Slow::new(Duration::from_millis(10))).await;
+    assert!((30..=60).contains(&measured.ops), "{}", measured.ops);
+    assert!(measured.latency_us.value_at_quantile(0.0) >= 9_900);
+    assert_eq!((measured.errors, measured.took), (0, Duration::from_millis(600)));
+}
+
+#[tokio::test]
+async fn an_open_loop_starts_what_is_due_whatever_the_answers_do() {
+    let measured = measure(&workload(Some(500.0), 64), Slow::new(Duration::from_millis(10))).await;
+    assert_eq!((measured.ops, measured.errors), (300, 0));
+}
+
+/// Coordinated omission would report one slow operation here.
+#[tokio::test]
+async fn time_in_the_clients_own_queue_counts() {
+    let mut slow = Slow::new(Duration::ZERO);
+    let now = Instant::now();
+    slow.pause = Some((now + Duration::from_millis(200), now + Duration::from_millis(500)));
+    let measured = measure(&workload(Some(1000.0), 4), slow).await;
+    assert_eq!((measured.ops, measured.errors), (600, 0));
+    let stalled = measured.latency_us.count_between(50_000, 400_000);
+    assert!(stalled >= 200, "starts due while nothing was answered waited: {stalled}");
+    assert!(measured.latency_us.max() >= 250_000, "{}", measured.latency_us.max());
+}
+
+#[tokio::test]
+async fn errors_are_no_results() {
+    let mut slow = Slow::new(Duration::ZERO);
+    slow.fails = true;
+    let measured = measure(&workload(None, 2), slow).await;
+    assert_eq!(measured.ops, 0);
+    assert!(measured.errors > 10 && measured.errors < 400, "{}", measured.errors);
+    assert_eq!(measured.error_texts[0].0, "refused ##");
+}

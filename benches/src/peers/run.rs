@@ -1,0 +1,127 @@
+//! Drives Flotilla, then etcd, with the same rows.
+
+use super::etcd::{self, Cluster};
+use super::{KEYS, PREFIX};
+use crate::error::Error;
+use crate::keys::{KeyMode, Keys, SPREAD_KEY_BYTES};
+use crate::load;
+use crate::playground::{Options, Playground};
+use crate::processes;
+use crate::report::{Row, Setup};
+use crate::suite::REGIONS;
+use crate::table::{self, Observer, SPREAD_MAX, Times, blocking};
+use crate::workload::{BATCH_OPS_MAX, Rpc, Workload};
+
+/// Name, in flight, percent of writes.
+const ROWS: [(&str, usize, u32); 6] = [
+    ("put-1", 1, 100),
+    ("put-64", 64, 100),
+    ("put-512", 512, 100),
+    ("mix-512", 512, 90),
+    ("get-1", 1, 0),
+    ("get-512", 512, 0),
+];
+/// Transactions of 100 puts in flight.
+const TRANSACTIONS: usize = 64;
+/// The row of batches and transactions.
+const BATCHES: &str = "put-100";
+
+/// How many rows a pass has.
+pub const ROWS_A_PASS: usize = 3 * ROWS.len() + 2;
+
+/// Runs all passes.
+pub async fn run(times: Times, observer: &mut dyn Observer) -> Result<(), Error> {
+    let version = etcd::version()?;
+    for pass in 1..=times.passes {
+        observer.starting(&format!("pass {pass} of {}: starting Flotilla", times.passes));
+        flotilla(times, pass, observer).await?;
+        observer
+            .starting(&format!("pass {pass} of {}: starting 3 nodes of {version}", times.passes));
+        let cluster = Cluster::start().await?;
+        for (name, in_flight, write_percent) in ROWS {
+            let workload = workload(times, Rpc::Unary, false, in_flight, write_percent);
+            let row = etcd_row(name, &workload, &cluster, &version, observer).await?;
+            observer.finished(row, pass)?;
+        }
+        let transactions = workload(times, Rpc::Unary, true, TRANSACTIONS, 100);
+        let mut row = etcd_row(BATCHES, &transactions, &cluster, &version, observer).await?;
+        row.sent.in_flight *= BATCH_OPS_MAX;
+        observer.finished(row, pass)?;
+    }
+    Ok(())
+}
+
+async fn flotilla(times: Times, pass: usize, observer: &mut dyn Observer) -> Result<(), Error> {
+    let options = Options {
+        storage: "rocksdb".to_owned(),
+        regions: REGIONS,
+        split_at: Vec::new(),
+        log_engine: None,
+        config: None,
+    };
+    let playground = blocking(move || Playground::start(&options, |_| {})).await?;
+    let at = [playground.placement().to_owned()];
+    let mut rows = Vec::new();
+    for (name, in_flight, write_percent) in ROWS {
+        for rpc in [Rpc::Unary, Rpc::Stream] {
+            rows.push((name, workload(times, rpc, false, in_flight, write_percent)));
+        }
+    }
+    rows.push((BATCHES, workload(times, Rpc::Stream, true, TRANSACTIONS * BATCH_OPS_MAX, 100)));
+    for (name, workload) in rows {
+        let name = format!("{PREFIX}{name}");
+        let row = table::run_row(&name, &workload, &at, SPREAD_MAX, observer).await?;
+        observer.finished(row, pass)?;
+    }
+    blocking(move || playground.stop()).await
+}
+
+async fn etcd_row(
+    name: &str,
+    workload: &Workload,
+    cluster: &Cluster,
+    version: &str,
+    observer: &mut dyn Observer,
+) -> Result<Row, Error> {
+    let mut targets = Vec::new();
+    for _ in 0..workload.clients {
+        targets.push(cluster.connect(workload.batching).await?);
+    }
+    let mut servers = cluster.servers();
+    servers.extend(processes::find(&[], &[])?);
+    let label = format!("{version}, {name}");
+    let progress = |progress| observer.running(&label, progress);
+    let keys = Keys::new(workload.keys, &[], workload.key_bytes);
+    let measured = load::run(workload, targets, keys, &servers, progress).await?;
+    let setup = Setup {
+        storage: Some("etcd".to_owned()),
+        sync: Some(true),
+        regions: 1,
+        ..Setup::default()
+    };
+    let mut row = Row::new(&format!("{PREFIX}{name}"), workload, setup, measured, None);
+    row.system = Some(version.to_owned());
+    Ok(row)
+}
+
+fn workload(
+    times: Times,
+    rpc: Rpc,
+    batching: bool,
+    in_flight: usize,
+    write_percent: u32,
+) -> Workload {
+    Workload {
+        clients: in_flight.min(2),
+        batching,
+        rpc,
+        write_percent,
+        key_bytes: SPREAD_KEY_BYTES,
+        value_bytes: 16,
+        keys: KeyMode::Spread(KEYS),
+        in_flight,
+        rate: None,
+        seconds: times.seconds,
+        warmup: times.warmup,
+    }
+}

@@ -1,0 +1,166 @@
+//! The plots of the report, one a question, as SVG.
+
+use crate::document::published;
+use crate::error::Error;
+use crate::median::Repeated;
+use crate::peers;
+use crate::report::{Row, thousands};
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use std::path::Path;
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type Drawn = Result<(), DrawingAreaErrorKind<std::io::Error>>;
+
+const WIDTH: u32 = 960;
+const OURS: RGBColor = RGBColor(31, 119, 180);
+const THEIRS: RGBColor = RGBColor(190, 190, 190);
+const FONT: &str = "sans-serif";
+/// Height of one row of bars.
+const BAR_STEP: i32 = 26;
+/// Where bars begin, right of their names.
+const BARS_AT: i32 = 330;
+
+/// A drawn plot.
+#[derive(Clone, Debug)]
+pub struct Plot {
+    /// What it answers.
+    pub question: &'static str,
+    /// Its file beside the page.
+    pub file: &'static str,
+}
+
+/// Draws every plot that `rows` have something to show in.
+pub fn draw(rows: &[Repeated], out: &Path) -> Result<Vec<Plot>, Error> {
+    let valid: Vec<&Row> = rows
+        .iter()
+        .map(|repeated| &repeated.row)
+        .filter(|row| row.invalid.is_none() && !peers::is_peers_row(row))
+        .collect();
+    let mut plots = Vec::new();
+    let mut add =
+        |question, file: &'static str, height, rows: &[&Row], draw: fn(&Area, &[&Row]) -> Drawn| {
+            if rows.is_empty() {
+                return Ok::<(), Error>(());
+            }
+            let path = out.join(file);
+            let area = SVGBackend::new(&path, (WIDTH, height)).into_drawing_area();
+            let drawn =
+                area.fill(&WHITE).and_then(|()| draw(&area, rows)).and_then(|()| area.present());
+            drawn.map_err(|error| {
+                Error::Cluster(format!("cannot draw {}: {error}", path.display()))
+            })?;
+            plots.push(Plot { question, file });
+            Ok(())
+        };
+    let height = (valid.len() as i32 * BAR_STEP + 60) as u32;
+    add("Throughput by row", "throughput-by-row.svg", height, &valid, bars)?;
+    let open = pick(&valid, |row| row.sent.offered_rate.is_some());
+    add("Latency against offered rate", "latency-by-rate.svg", 420, &open, latency_by_rate)?;
+    let groups = pick(&valid, |row| row.name.starts_with("groups-"));
+    add(
+        "Throughput against number of groups",
+        "throughput-by-groups.svg",
+        420,
+        &groups,
+        by_groups,
+    )?;
+    Ok(plots)
+}
+
+fn pick<'a>(rows: &[&'a Row], which: impl Fn(&Row) -> bool) -> Vec<&'a Row> {
+    rows.iter().copied().filter(|row| which(row)).collect()
+}
+
+fn text(size: i32) -> TextStyle<'static> {
+    (FONT, size).into_font().color(&BLACK)
+}
+
+/// A bar a row, ours in colour, the published figure in grey below it.
+fn bars(area: &Area, rows: &[&Row]) -> Drawn {
+    let most = rows
+        .iter()
+        .map(|row| published(row).map_or(0.0, |p| p.ops_per_s as f64).max(row.ops_per_s))
+        .fold(1.0, f64::max);
+    let scale = f64::from(WIDTH as i32 - BARS_AT - 110) / most;
+    area.draw(&Text::new("operations a second, this machine", (BARS_AT, 12), text(14)))?;
+    let published_text = "published, 48 server cores";
+    area.draw(&Rectangle::new([(BARS_AT + 250, 14), (BARS_AT + 264, 24)], THEIRS.filled()))?;
+    area.draw(&Text::new(published_text, (BARS_AT + 270, 12), text(14)))?;
+    for (number, row) in rows.iter().enumerate() {
+        let top = 36 + number as i32 * BAR_STEP;
+        let name = format!("{}, {}, {}", row.name, row.sent.keys, row.storage());
+        area.draw(&Text::new(name, (8, top + 3), text(13)))?;
+        let end = BARS_AT + (row.ops_per_s * scale) as i32;
+        area.draw(&Rectangle::new([(BARS_AT, top), (end, top + 13)], OURS.filled()))?;
+        area.draw(&Text::new(thousands(row.ops_per_s as u64), (end + 6, top), text(13)))?;
+        if let Some(published) = published(row) {
+            let end = BARS_AT + (published.ops_per_s as f64 * scale) as i32;
+            area.draw(&Rectangle::new([(BARS_AT, top + 14), (end, top + 20)], THEIRS.filled()))?;
+        }
+    }
+    Ok(())
+}
+
+fn latency_by_rate(area: &Area, rows: &[&Row]) -> Drawn {
+    let mut rows = rows.to_vec();
+    rows.sort_by_key(|row| row.sent.offered_rate.map(|rate| rate as u64));
+    let rate = |row: &Row| row.sent.offered_rate.unwrap_or(0.0) / 1e3;
+    let ms = |us: u64| us as f64 / 1e3;
+    let right = rows.iter().map(|row| rate(row)).fold(1.0, f64::max) * 1.05;
+    let top = rows.iter().map(|row| ms(row.latency.p999_us)).fold(1.0, f64::max) * 1.3;
+    let bottom = rows.iter().map(|row| ms(row.latency.p50_us)).fold(top, f64::min).max(0.01) / 1.3;
+    let mut chart = ChartBuilder::on(area)
+        .margin(12)
+        .x_label_area_size(44)
+        .y_label_area_size(64)
+        .build_cartesian_2d(0.0..right, (bottom..top).log_scale())?;
+    chart
+        .configure_mesh()
+        .x_desc("offered, thousand operations a second")
+        .y_desc("latency from the intended start, ms")
+        .label_style(text(13))
+        .draw()?;
+    type Percentile = (&'static str, fn(&Row) -> u64, RGBColor);
+    let lines: [Percentile; 3] = [
+        ("p50", |row| row.latency.p50_us, RGBColor(44, 160, 44)),
+        ("p99", |row| row.latency.p99_us, OURS),
+        ("p99.9", |row| row.latency.p999_us, RGBColor(214, 39, 40)),
+    ];
+    for (label, of, color) in lines {
+        let points: Vec<(f64, f64)> = rows.iter().map(|row| (rate(row), ms(of(row)))).collect();
+        chart
+            .draw_series(LineSeries::new(points.clone(), color.stroke_width(2)))?
+            .label(label)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
+        chart.draw_series(points.into_iter().map(|at| Circle::new(at, 4, color.filled())))?;
+    }
+    let mut labels = chart.configure_series_labels();
+    labels.position(SeriesLabelPosition::UpperLeft).label_font(text(13));
+    labels.background_style(WHITE.mix(0.8)).border_style(BLACK).draw()
+}
+
+fn by_groups(area: &Area, rows: &[&Row]) -> Drawn {
+    let mut rows = rows.to_vec();
+    rows.sort_by_key(|row| row.setup.regions);
+    let points: Vec<(f64, f64)> =
+        rows.iter().map(|row| (row.setup.regions as f64, row.ops_per_s / 1e3)).collect();
+    let top = points.iter().map(|(_, rate)| *rate).fold(1.0, f64::max) * 1.15;
+    let right = points.iter().map(|(groups, _)| *groups).fold(10.0, f64::max) * 1.5;
+    let mut chart = ChartBuilder::on(area)
+        .margin(12)
+        .x_label_area_size(44)
+        .y_label_area_size(64)
+        .build_cartesian_2d((0.8..right).log_scale(), 0.0..top)?;
+    chart
+        .configure_mesh()
+        .x_desc("groups, all active")
+        .y_desc("thousand operations a second")
+        .label_style(text(13))
+        .draw()?;
+    chart.draw_series(LineSeries::new(points.clone(), OURS.stroke_width(2)))?;
+    chart.draw_series(points.iter().map(|at| Circle::new(*at, 4, OURS.filled())))?;
+    let label = |at: &(f64, f64)| Text::new(format!("{:.0}: {:.0} k", at.0, at.1), *at, text(13));
+    chart.draw_series(points.iter().map(label))?;
+    Ok(())
+}
