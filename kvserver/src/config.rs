@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// Smaller tables make a checkpoint of a few writes.
-const TABLE_BYTES_LEAST: usize = 1 << 20;
+pub(crate) const TABLE_BYTES_LEAST: usize = 1 << 20;
 /// Places in a table have 32 bits.
 const TABLE_BYTES_MOST: usize = 2 << 30;
 
@@ -123,7 +123,7 @@ impl From<Address> for String {
 pub enum Storage {
     /// RocksDB: data on disk.
     Rocksdb,
-    /// Ordered maps in memory, dumped to files from time to time; the log is on disk all the same.
+    /// Data in memory, dumped to files from time to time; the log is on disk all the same.
     Memory,
 }
 
@@ -174,8 +174,8 @@ pub struct RunArgs {
     /// What keeps the Raft log; an existing folder keeps its own [default: raft-engine]
     #[arg(long, env = "FLOTILLA_LOG_ENGINE", value_parser = log_engine_parser())]
     pub log_engine: Option<LogEngine>,
-    /// MiB of applied writes held in memory before RocksDB gets them; 0: RocksDB gets every
-    /// applied write at once [default: 128]
+    /// MiB of applied writes held in a table before the storage gets them; 0: RocksDB gets every
+    /// applied write at once, storage memory after 1 MiB [default: 128]
     #[arg(long, env = "FLOTILLA_KV_TABLE_MIB", value_name = "MIB")]
     pub kv_table_mib: Option<usize>,
     /// TOML file with any of these settings and the tables raft, log, kv,
@@ -245,10 +245,10 @@ impl Default for LogSettings {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KvSettings {
-    /// With storage `rocksdb`: bytes of applied writes that are held in memory and given to
-    /// RocksDB as sorted checkpoints; the log replays them after a crash. Default 128 MiB. More
-    /// absorbs more overwrites and takes longer to replay. 0: RocksDB gets every applied write
-    /// at once, which costs several times more CPU a write.
+    /// Bytes of applied writes that are held in a table in memory and given to the storage as
+    /// sorted checkpoints; the log replays them after a crash. Default 128 MiB. More absorbs more
+    /// overwrites and takes longer to replay. 0: RocksDB gets every applied write at once, which
+    /// costs several times more CPU a write; storage `memory` takes the smallest table, 1 MiB.
     pub table_bytes_max: usize,
 }
 

@@ -6,11 +6,11 @@
 //! 4. Wire transport, engine and services together and serve.
 //! 5. Stop on a signal: hand leaderships over, answer who waits, end the threads.
 
-use crate::config::{Address, Settings, Storage};
+use crate::config::{Address, Settings, Storage, TABLE_BYTES_LEAST};
 use crate::directory::Directory;
 use crate::folder::{Folder, FolderError, Member};
 use crate::kv::KvStateMachine;
-use crate::kv::engine::{Engine, MemoryEngine, OpenError, open_rocks};
+use crate::kv::engine::{Engine, OpenError, open_memory, open_rocks};
 use crate::metrics::Metrics;
 use crate::placement_agent::{self, AgentError, Parts, PlacementAgent};
 use crate::status::StatusSource;
@@ -170,10 +170,11 @@ fn open_engine(
     settings: &Settings,
     folder: &Folder,
 ) -> Result<Arc<dyn Engine>, OpenError> {
-    Ok(match storage {
-        Storage::Rocksdb => open_rocks(&folder.data_dir(), settings.kv.table_bytes_max)?,
-        Storage::Memory => Arc::new(MemoryEngine::open(&folder.data_dir())?),
-    })
+    let (dir, table_bytes_max) = (folder.data_dir(), settings.kv.table_bytes_max);
+    match storage {
+        Storage::Rocksdb => open_rocks(&dir, table_bytes_max),
+        Storage::Memory => open_memory(&dir, table_bytes_max.max(TABLE_BYTES_LEAST)),
+    }
 }
 
 /// The wired parts of a running store.

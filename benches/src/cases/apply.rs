@@ -5,7 +5,7 @@ use crate::keys::spread_key;
 use bytes::Bytes;
 use flotilla_client::pb;
 use flotilla_kvserver::kv::command::Command;
-use flotilla_kvserver::kv::engine::{Engine, MemoryEngine, open_rocks};
+use flotilla_kvserver::kv::engine::{Engine, open_memory, open_rocks};
 use flotilla_kvserver::kv::{Epoch, KvStateMachine, RegionMeta};
 use flotilla_raftstore::{ApplyEntry, GroupApply, GroupId, LogPosition, StateMachine};
 use prost::Message;
@@ -99,20 +99,20 @@ fn case(
     )
 }
 
-fn open_memory(dir: &std::path::Path) -> Arc<dyn Engine> {
-    Arc::new(MemoryEngine::open(dir).expect("an empty engine opens"))
+fn open_in_memory(dir: &std::path::Path) -> Arc<dyn Engine> {
+    open_memory(dir, 128 << 20).expect("an empty engine opens")
 }
 
-/// On the memory engine, few keys.
+/// In memory below a table, few keys.
 #[must_use]
 pub fn memory() -> Case<Vec<GroupApply>> {
-    case("memory", FEW_KEYS, open_memory)
+    case("memory", FEW_KEYS, open_in_memory)
 }
 
-/// On the memory engine, 1 M keys.
+/// In memory below a table, 1 M keys.
 #[must_use]
 pub fn memory_large() -> Case<Vec<GroupApply>> {
-    case("memory, 1 M keys", KEYS, open_memory)
+    case("memory, 1 M keys", KEYS, open_in_memory)
 }
 
 /// On RocksDB, 1 M keys, with a table of so many bytes before it.

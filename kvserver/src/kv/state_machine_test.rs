@@ -4,7 +4,7 @@ use super::*;
 use crate::kv::Epoch;
 use crate::kv::answer::{Answer, Refusal};
 use crate::kv::command::Command;
-use crate::kv::engine::{MemoryEngine, RocksEngine, open_rocks};
+use crate::kv::engine::{self, RocksEngine, open_rocks};
 use crate::kv::reader::{Range, ReadError, Reader};
 use flotilla_client::pb;
 use flotilla_raftstore::{ApplyEntry, LogPosition, ReplicaDesc, ReplicaId, ReplicaRole, StoreId};
@@ -40,7 +40,7 @@ fn open_table(dir: &Path) -> Arc<KvStateMachine> {
 }
 
 fn open_memory(dir: &Path) -> Arc<KvStateMachine> {
-    KvStateMachine::new(Arc::new(MemoryEngine::open(&dir.join("memory")).unwrap())).unwrap()
+    KvStateMachine::new(engine::open_memory(&dir.join("memory"), 1 << 20).unwrap()).unwrap()
 }
 
 /// Two regions on each engine: 1 = up to "m", 2 = from there.

@@ -3,7 +3,7 @@
 use super::core::Core;
 use super::*;
 use crate::kv::RegionMeta;
-use crate::kv::engine::MemoryEngine;
+use crate::kv::engine::open_memory;
 use bytes::Bytes;
 use flotilla_client::pb;
 use flotilla_client::pb::error::Kind;
@@ -47,7 +47,7 @@ impl Drop for Fixture {
 impl Fixture {
     fn start() -> Fixture {
         let dir = tempfile::tempdir().unwrap();
-        let machine = KvStateMachine::new(Arc::new(MemoryEngine::open(dir.path()).unwrap()));
+        let machine = KvStateMachine::new(open_memory(dir.path(), 1 << 20).unwrap());
         let machine = machine.unwrap();
         let config = Config { tick_interval_ms: 10, ..Config::default() };
         let store = StoreBuilder {

@@ -10,12 +10,18 @@ const GROUP: GroupId = GroupId(7);
 fn each(test: impl Fn(&dyn Engine)) {
     let dir = tempfile::tempdir().unwrap();
     test(&RocksEngine::open(&dir.path().join("rocks")).unwrap());
-    test(&MemoryEngine::open(&dir.path().join("memory")).unwrap());
     // With a checkpoint now and then, for nearly every write, and by the table's own thread.
     for bytes_max in [1 << 20, 200, 10_000] {
         let engine = open_table(&dir.path().join(format!("table-{bytes_max}")), bytes_max);
         test(&engine.with_flusher().unwrap());
+        let dir = dir.path().join(format!("memory-{bytes_max}"));
+        test(&*open_memory(&dir, bytes_max).unwrap());
     }
+}
+
+/// A checkpoint is made by `sync` only.
+fn open_memory_large(dir: &Path) -> Result<Arc<dyn Engine>, OpenError> {
+    open_memory(dir, 1 << 20)
 }
 
 /// Every checkpoint is a file, however small.
@@ -137,21 +143,21 @@ fn a_view_never_sees_half_a_write() {
 #[test]
 fn memory_recovers_the_last_dump_and_nothing_later() {
     let dir = tempfile::tempdir().unwrap();
-    let engine = MemoryEngine::open(dir.path()).unwrap();
+    let engine = open_memory_large(dir.path()).unwrap();
     let state = |n: u8| change(Column::System, &keys::state(GROUP), Some(&[n]));
     for n in 0..2_000_u32 {
-        write(&engine, GROUP, vec![put(&n.to_be_bytes(), b"old"), state(1)]);
+        write(&*engine, GROUP, vec![put(&n.to_be_bytes(), b"old"), state(1)]);
     }
-    write(&engine, GroupId(8), vec![put(b"other", b"value")]);
+    write(&*engine, GroupId(8), vec![put(b"other", b"value")]);
     engine.sync().unwrap();
-    write(&engine, GROUP, vec![put(&0_u32.to_be_bytes(), b"new"), state(2)]);
+    write(&*engine, GROUP, vec![put(&0_u32.to_be_bytes(), b"new"), state(2)]);
     drop(engine);
 
     // What a kill in the middle of a dump leaves.
     std::fs::write(dir.path().join("group-7.tmp"), b"half a du").unwrap();
-    let engine = MemoryEngine::open(dir.path()).unwrap();
+    let engine = open_memory_large(dir.path()).unwrap();
     assert!(!dir.path().join("group-7.tmp").exists());
-    assert_eq!(get(&engine, &0_u32.to_be_bytes()).unwrap(), "old");
+    assert_eq!(get(&*engine, &0_u32.to_be_bytes()).unwrap(), "old");
     let view = engine.view(GROUP);
     assert_eq!(view.get(Column::System, &keys::state(GROUP)).unwrap().unwrap(), &[1][..]);
     assert_eq!(view.scan(Column::Data, b"", b"", 9_999, 1 << 20).unwrap().0.len(), 2_000);
@@ -162,22 +168,49 @@ fn memory_recovers_the_last_dump_and_nothing_later() {
 #[test]
 fn memory_dumps_only_what_changed() {
     let dir = tempfile::tempdir().unwrap();
-    let engine = MemoryEngine::open(dir.path()).unwrap();
-    write(&engine, GROUP, vec![put(b"a", b"1")]);
-    write(&engine, GroupId(8), vec![put(b"b", b"1")]);
+    let engine = open_memory_large(dir.path()).unwrap();
+    write(&*engine, GROUP, vec![put(b"a", b"1")]);
+    write(&*engine, GroupId(8), vec![put(b"b", b"1")]);
     engine.sync().unwrap();
     std::fs::remove_file(dir.path().join("group-7.dump")).unwrap();
-    write(&engine, GroupId(8), vec![put(b"b", b"2")]);
+    write(&*engine, GroupId(8), vec![put(b"b", b"2")]);
     engine.sync().unwrap();
     assert!(!dir.path().join("group-7.dump").exists());
     assert!(dir.path().join("group-8.dump").exists());
 }
 
 #[test]
+fn memory_ends_at_the_first_failed_dump_and_loses_nothing_of_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open_memory_large(dir.path()).unwrap();
+    for (value, works) in [(b"1", true), (b"2", false)] {
+        for group in [GROUP, GroupId(8), GroupId(9)] {
+            write(&*engine, group, vec![put(b"key", value)]);
+        }
+        if !works {
+            // In the way of the second group's file.
+            std::fs::create_dir(dir.path().join("group-8.tmp")).unwrap();
+        }
+        assert_eq!(engine.sync().is_ok(), works);
+    }
+    let error = engine.sync().err().unwrap().to_string();
+    assert!(error.contains("dump group 8"), "{error}");
+    assert!(engine.write(&[]).is_err());
+    let value = |engine: &dyn Engine, group| {
+        engine.view(GroupId(group)).get(Column::Data, b"key").unwrap().unwrap()
+    };
+    assert_eq!([7, 8, 9].map(|group| value(&*engine, group)), ["2", "2", "2"]);
+    drop(engine);
+    std::fs::remove_dir(dir.path().join("group-8.tmp")).unwrap();
+    let engine = open_memory_large(dir.path()).unwrap();
+    assert_eq!([7, 8, 9].map(|group| value(&*engine, group)), ["2", "1", "1"]);
+}
+
+#[test]
 fn a_damaged_dump_is_an_error_wherever_it_is_damaged() {
     let dir = tempfile::tempdir().unwrap();
-    let engine = MemoryEngine::open(dir.path()).unwrap();
-    write(&engine, GROUP, vec![put(b"key", b"value")]);
+    let engine = open_memory_large(dir.path()).unwrap();
+    write(&*engine, GROUP, vec![put(b"key", b"value")]);
     engine.sync().unwrap();
     drop(engine);
     let path = dir.path().join("group-7.dump");
@@ -186,38 +219,38 @@ fn a_damaged_dump_is_an_error_wherever_it_is_damaged() {
         let mut bad = good.clone();
         bad[at] ^= 0x40;
         std::fs::write(&path, &bad).unwrap();
-        let error = MemoryEngine::open(dir.path()).err().expect("damage is found").to_string();
+        let error = open_memory_large(dir.path()).err().expect("damage is found").to_string();
         assert!(error.contains("group-7.dump"), "{error}");
         std::fs::write(&path, &good[..at]).unwrap();
-        let error = MemoryEngine::open(dir.path()).err().expect("a cut is found").to_string();
+        let error = open_memory_large(dir.path()).err().expect("a cut is found").to_string();
         assert!(error.contains("damaged") && error.contains("rebuilt"), "{error}");
     }
     std::fs::write(&path, &good).unwrap();
-    MemoryEngine::open(dir.path()).unwrap();
+    open_memory_large(dir.path()).unwrap();
     std::fs::rename(&path, dir.path().join("group-9.dump")).unwrap();
-    assert!(MemoryEngine::open(dir.path()).is_err(), "a dump in another's place");
+    assert!(open_memory_large(dir.path()).is_err(), "a dump in another's place");
 }
 
 #[test]
 fn a_newer_dump_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
-    let engine = MemoryEngine::open(dir.path()).unwrap();
-    write(&engine, GROUP, vec![put(b"key", b"value")]);
+    let engine = open_memory_large(dir.path()).unwrap();
+    write(&*engine, GROUP, vec![put(b"key", b"value")]);
     engine.sync().unwrap();
     drop(engine);
     let path = dir.path().join("group-7.dump");
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[8] = 2;
     std::fs::write(&path, bytes).unwrap();
-    let error = MemoryEngine::open(dir.path()).err().unwrap();
+    let error = open_memory_large(dir.path()).err().unwrap();
     assert!(matches!(&error, OpenError::NewerFormat { found, .. } if found == "2"), "{error}");
 }
 
 #[test]
 fn a_second_open_is_told_that_the_folder_is_in_use() {
     let dir = tempfile::tempdir().unwrap();
-    let _memory = MemoryEngine::open(dir.path()).unwrap();
-    let error = MemoryEngine::open(dir.path()).err().unwrap();
+    let _memory = open_memory_large(dir.path()).unwrap();
+    let error = open_memory_large(dir.path()).err().unwrap();
     assert!(matches!(error, OpenError::InUse { .. }), "{error}");
     let dir = tempfile::tempdir().unwrap();
     let _rocks = RocksEngine::open(dir.path()).unwrap();
@@ -452,7 +485,7 @@ fn a_folder_that_cannot_be_made_is_named() {
     std::fs::write(&file, b"").unwrap();
     for error in [
         RocksEngine::open(&file.join("data")).err().unwrap(),
-        MemoryEngine::open(&file.join("data")).err().unwrap(),
+        open_memory_large(&file.join("data")).err().unwrap(),
     ] {
         assert!(error.to_string().contains("file/data"), "{error}");
     }

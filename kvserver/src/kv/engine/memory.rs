@@ -1,46 +1,40 @@
-//! Maps in memory, one pair a group; dumped to files by `sync`.
+//! Memory below a table: one content a group, which a checkpoint replaces and dumps to a file.
+//!
+//! 1. A checkpoint merges what changed in a group into a new content (`content.rs`), data and
+//!    applied state alike, so that they are durable together.
+//! 2. It dumps that to the group's file (`dump.rs`), and only then reads see it and the old
+//!    content goes: two contents of one group are in memory at once, never of two.
+//! 3. After the last group it syncs the folder: then the table forgets the changes.
 //!
 //! What a crash leaves is each group's last dump, with the applied index that it holds: the log
-//! is never cut beyond it and replays the rest. `write` runs on apply threads, `sync` on the
-//! maintenance thread; a dump holds a group's lock only while it takes the maps' content.
+//! is never cut beyond it and replays the rest. Made by whoever makes a checkpoint of the table;
+//! read by everyone.
 
-use super::dump::{self, Columns};
-use super::map::Map;
-use super::{Column, Engine, GroupChanges, OpenError, Page, Pair, View};
+use super::content::Content;
+use super::table::{Base, GroupCheckpoint};
+use super::{Column, OpenError, dump};
 use bytes::Bytes;
 use flotilla_raftstore::{Fatal, GroupId};
-use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use parking_lot::RwLock;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-
-/// Locks over the groups: `group % STRIPES`, so the groups of a small store have one each.
-const STRIPES: usize = 256;
+use std::sync::Arc;
 
 /// See the module.
-pub struct MemoryEngine {
+pub struct MemoryBase {
     dir: PathBuf,
-    stripes: Box<[RwLock<Stripe>]>,
-    /// Group → its `writes` at the last dump. Held for a whole `sync`: one at a time.
-    dumped: Mutex<BTreeMap<GroupId, u64>>,
+    /// Held only to get one record, to look a content up or to replace it.
+    contents: RwLock<BTreeMap<GroupId, Arc<Content>>>,
     /// Keeps other processes out of the folder while it is open.
     _lock: File,
 }
 
-type Stripe = BTreeMap<GroupId, Group>;
-
-#[derive(Default)]
-struct Group {
-    columns: Columns,
-    /// Writes since the start.
-    writes: u64,
-}
-
-impl MemoryEngine {
+impl MemoryBase {
     /// Loads the last dumps of `dir`, which is created when it is not there.
-    pub fn open(dir: &Path) -> Result<MemoryEngine, OpenError> {
+    pub fn open(dir: &Path) -> Result<MemoryBase, OpenError> {
         std::fs::create_dir_all(dir).map_err(|e| OpenError::io(dir, e))?;
         let lock = File::create(dir.join("LOCK")).map_err(|e| OpenError::io(dir, e))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
@@ -48,121 +42,61 @@ impl MemoryEngine {
             Err(Errno::WOULDBLOCK) => return Err(OpenError::InUse { dir: dir.to_owned() }),
             Err(e) => return Err(OpenError::io(dir, e)),
         }
-        let stripes = (0..STRIPES).map(|_| RwLock::default()).collect();
-        let dumped = Mutex::default();
-        let engine = MemoryEngine { dir: dir.to_owned(), stripes, dumped, _lock: lock };
-        for (group, columns) in dump::read_all(dir)? {
-            engine.stripe(group).write().insert(group, Group { columns, writes: 0 });
-            engine.dumped.lock().insert(group, 0);
-        }
-        Ok(engine)
+        let contents = dump::read_all(dir)?;
+        let contents = contents.into_iter().map(|content| (content.group(), Arc::new(content)));
+        let contents = RwLock::new(contents.collect());
+        Ok(MemoryBase { dir: dir.to_owned(), contents, _lock: lock })
     }
 
-    fn stripe(&self, group: GroupId) -> &RwLock<Stripe> {
-        &self.stripes[group.0 as usize % STRIPES]
-    }
-
-    /// Dumps `group` if it was written to since the last dump; tells whether it was.
-    fn dump(&self, group: GroupId, dumped: &mut BTreeMap<GroupId, u64>) -> Result<bool, Fatal> {
-        let (columns, writes) = match self.stripe(group).read().get(&group) {
-            Some(found) if dumped.get(&group) != Some(&found.writes) => {
-                (found.columns.content(), found.writes)
-            }
-            _ => return Ok(false),
-        };
-        dump::write(&self.dir, group, &columns)
-            .map_err(|e| Fatal::new(format!("dump group {group} to {}", self.dir.display()), e))?;
-        dumped.insert(group, writes);
-        Ok(true)
+    fn content(&self, group: GroupId) -> Option<Arc<Content>> {
+        self.contents.read().get(&group).cloned()
     }
 }
 
-impl Engine for MemoryEngine {
-    fn write(&self, batch: &[GroupChanges]) -> Result<(), Fatal> {
-        for GroupChanges { group, changes } in batch {
-            let mut stripe = self.stripe(*group).write();
-            let group = stripe.entry(*group).or_default();
-            group.writes += 1;
-            for change in changes {
-                let map = match change.column {
-                    Column::Data => &mut group.columns.data,
-                    Column::System => &mut group.columns.system,
-                };
-                match &change.value {
-                    Some(value) => map.insert(&change.key, value),
-                    None => map.remove(&change.key),
+impl Base for MemoryBase {
+    fn checkpoint(&self, groups: &[GroupCheckpoint<'_>]) -> Result<(), Fatal> {
+        for GroupCheckpoint { group, data, system } in groups {
+            let old = self.content(*group).unwrap_or_else(|| Arc::new(Content::empty(*group)));
+            let next = old.merge(data, system);
+            dump::write(&self.dir, &next).map_err(|e| {
+                Fatal::new(format!("dump group {group} to {}", self.dir.display()), e)
+            })?;
+            // Until the folder is synced the table keeps the changes, so nobody sees that this
+            // is early. `old` is the last one's other owner: it is freed outside of the lock.
+            self.contents.write().insert(*group, Arc::new(next));
+        }
+        dump::sync_dir(&self.dir)
+            .map_err(|e| Fatal::new(format!("sync the folder {}", self.dir.display()), e))
+    }
+
+    fn get(&self, group: GroupId, column: Column, key: &[u8]) -> Result<Option<Bytes>, Fatal> {
+        let contents = self.contents.read();
+        // Copied: a slice of the content would keep all of it in memory.
+        let found = contents.get(&group).and_then(|content| content.get(column, key));
+        Ok(found.map(Bytes::copy_from_slice))
+    }
+
+    fn scan(
+        &self,
+        group: GroupId,
+        column: Column,
+        start: &[u8],
+        end: &[u8],
+        take: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), Fatal> {
+        if let Some(content) = self.content(group) {
+            for (key, value) in content.scan(column, start) {
+                if !(end.is_empty() || key < end) || !take(key, value) {
+                    break;
                 }
             }
         }
         Ok(())
     }
 
-    fn sync(&self) -> Result<(), Fatal> {
-        let mut dumped = self.dumped.lock();
-        let mut renamed = false;
-        for group in self.groups()? {
-            renamed |= self.dump(group, &mut dumped)?;
-        }
-        if renamed {
-            dump::sync_dir(&self.dir)
-                .map_err(|e| Fatal::new(format!("sync the folder {}", self.dir.display()), e))?;
-        }
-        Ok(())
-    }
-
-    fn view(&self, group: GroupId) -> Box<dyn View + '_> {
-        Box::new(MemoryView { stripe: self.stripe(group).read(), group })
-    }
-
     fn groups(&self) -> Result<Vec<GroupId>, Fatal> {
-        let mut groups: Vec<_> = self
-            .stripes
-            .iter()
-            .flat_map(|s| s.read().keys().copied().collect::<Vec<_>>())
-            .collect();
-        groups.sort_unstable();
-        Ok(groups)
-    }
-}
-
-/// Holds the group's lock: writes to it wait.
-struct MemoryView<'a> {
-    stripe: RwLockReadGuard<'a, Stripe>,
-    group: GroupId,
-}
-
-impl MemoryView<'_> {
-    fn map(&self, column: Column) -> Option<&Map> {
-        let columns = &self.stripe.get(&self.group)?.columns;
-        Some(match column {
-            Column::Data => &columns.data,
-            Column::System => &columns.system,
-        })
-    }
-}
-
-impl View for MemoryView<'_> {
-    fn get(&self, column: Column, key: &[u8]) -> Result<Option<Bytes>, Fatal> {
-        Ok(self.map(column).and_then(|map| map.get(key)).map(Bytes::copy_from_slice))
-    }
-
-    fn scan(
-        &self,
-        column: Column,
-        start: &[u8],
-        end: &[u8],
-        limit: usize,
-        bytes_max: usize,
-    ) -> Result<(Vec<Pair>, bool), Fatal> {
-        let mut page = Page::new(limit, bytes_max);
-        let mut more = false;
-        if let Some(map) = self.map(column) {
-            map.scan(start, |key, value| {
-                let inside = end.is_empty() || key < end;
-                more = inside && !page.push(key, value);
-                inside && !more
-            });
-        }
-        Ok((page.pairs, more))
+        let contents = self.contents.read();
+        let with_system = contents.values().filter(|content| !content.is_empty(Column::System));
+        Ok(with_system.map(|content| content.group()).collect())
     }
 }

@@ -1,21 +1,22 @@
-//! The seam to what stores the data: RocksDB, ordered maps in memory, or the simulator's disk.
+//! The seam to what stores the data: RocksDB, memory, or the simulator's disk.
 //!
 //! One key space shared by all regions, so a later split moves no data. An engine knows columns
 //! and bytes; records, revisions and regions belong to the state machine above it.
 //!
-//! - `rocks.rs`: one RocksDB for all groups.
-//! - `table`: a bounded table in memory over one, which gets checkpoints (`checkpoint.rs`).
-//! - `memory.rs`: maps in memory, one a group (`map.rs`), dumped to files (`dump.rs`).
+//! - `table`: a bounded table in memory over a base, which gets checkpoints.
+//! - `rocks.rs`: one RocksDB for all groups; below a table with `checkpoint.rs`.
+//! - `memory.rs`: a base in memory, one sorted content a group (`content.rs`), dumped to files
+//!   (`dump.rs`).
 
 mod checkpoint;
+mod content;
 mod dump;
-mod map;
 mod memory;
 mod rocks;
 pub mod table;
 
 pub use checkpoint::RocksBase;
-pub use memory::MemoryEngine;
+pub use memory::MemoryBase;
 pub use rocks::RocksEngine;
 pub use table::TableEngine;
 
@@ -23,6 +24,7 @@ use bytes::Bytes;
 use flotilla_raftstore::{Fatal, GroupId};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use table::Base;
 
 /// Why an engine's folder cannot be opened. Nothing was changed in it.
 #[derive(Debug, thiserror::Error)]
@@ -147,7 +149,21 @@ pub fn open_rocks(dir: &Path, table_bytes_max: usize) -> Result<Arc<dyn Engine>,
     if table_bytes_max == 0 {
         return Ok(Arc::new(RocksEngine::open(dir)?));
     }
-    let table = TableEngine::new(Box::new(RocksBase::open(dir)?), table_bytes_max);
+    below_table(dir, Box::new(RocksBase::open(dir)?), table_bytes_max)
+}
+
+/// Memory that is dumped to files in `dir`, created when it is not there, below a table of up to
+/// `table_bytes_max` bytes.
+pub fn open_memory(dir: &Path, table_bytes_max: usize) -> Result<Arc<dyn Engine>, OpenError> {
+    below_table(dir, Box::new(MemoryBase::open(dir)?), table_bytes_max)
+}
+
+fn below_table(
+    dir: &Path,
+    base: Box<dyn Base>,
+    table_bytes_max: usize,
+) -> Result<Arc<dyn Engine>, OpenError> {
+    let table = TableEngine::new(base, table_bytes_max);
     Ok(Arc::new(table.with_flusher().map_err(|e| OpenError::io(dir, e))?))
 }
 

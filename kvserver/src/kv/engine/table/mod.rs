@@ -25,9 +25,9 @@ mod records;
 mod view;
 
 pub use base::{Base, GroupCheckpoint};
+pub(super) use records::hash_of;
 pub use records::{Records, Sorted};
 
-use super::dump::Columns;
 use super::{Change, Column, Engine, GroupChanges, View};
 use bytes::Bytes;
 use flotilla_raftstore::{Fatal, GroupId, background, mutant};
@@ -46,12 +46,19 @@ const STRIPES: usize = 256;
 
 type Stripe = BTreeMap<GroupId, Group>;
 
+/// One group's changes.
+#[derive(Default)]
+struct Columns {
+    data: Records,
+    system: Records,
+}
+
 #[derive(Default)]
 struct Group {
     /// Written since the last seal.
-    active: Columns<Records>,
+    active: Columns,
     /// In the checkpoint under way, or in one that failed.
-    sealed: Option<Arc<Columns<Records>>>,
+    sealed: Option<Arc<Columns>>,
     /// Changes in `active`.
     changes: u64,
 }
@@ -279,7 +286,7 @@ impl Table {
     }
 
     /// Swaps the records of every group that was written to.
-    fn seal(&self) -> Vec<(GroupId, Arc<Columns<Records>>)> {
+    fn seal(&self) -> Vec<(GroupId, Arc<Columns>)> {
         let mut sealed = Vec::new();
         let (mut bytes, mut changes) = (0, 0);
         for stripe in &self.stripes {
@@ -304,7 +311,7 @@ impl Table {
     }
 
     /// The base has the records: frees them, outside of the locks.
-    fn drop_sealed(&self, sealed: Vec<(GroupId, Arc<Columns<Records>>)>) {
+    fn drop_sealed(&self, sealed: Vec<(GroupId, Arc<Columns>)>) {
         for (id, _) in &sealed {
             if let Some(group) = self.stripe(*id).write().get_mut(id) {
                 group.sealed = None;

@@ -88,14 +88,14 @@ impl Records {
     /// `None`: the table does not know the key; `Some(None)`: deleted here.
     #[must_use]
     pub fn get(&self, key: &[u8]) -> Option<Option<&[u8]>> {
-        let hash = hash_of(key);
+        let hash = short_hash_of(key);
         let same = |slot: &Slot| slot.hash == hash && self.key(slot.place) == key;
         self.index.find(spread(hash), same).map(|slot| self.value(slot.place))
     }
 
     /// Sets a key's value to a copy of `value`; `None` deletes.
     pub fn set(&mut self, key: &[u8], value: Option<&[u8]>) {
-        let hash = hash_of(key);
+        let hash = short_hash_of(key);
         let log = &mut self.log;
         let same = |slot: &Slot| slot.hash == hash && key_at(log, slot.place) == key;
         if let Some(slot) = self.index.find_mut(spread(hash), same) {
@@ -203,7 +203,12 @@ impl<'a> Iterator for Sorted<'a> {
     }
 }
 
-fn hash_of(key: &[u8]) -> u32 {
+/// For any index of keys.
+pub(in crate::kv::engine) fn hash_of(key: &[u8]) -> u64 {
+    spread(short_hash_of(key))
+}
+
+fn short_hash_of(key: &[u8]) -> u32 {
     // Mixed again: the plain hash has its best bits in the middle.
     (FxBuildHasher.hash_one(key).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
 }
