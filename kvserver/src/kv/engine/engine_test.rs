@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::kv::keys;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -259,12 +260,25 @@ fn a_second_open_is_told_that_the_folder_is_in_use() {
 }
 
 /// Copies a database as a crash of the machine would leave it: files as they are right now.
+/// Copies a database's files as they are at one moment: again when a compaction in the background
+/// changed them meanwhile.
 fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for file in std::fs::read_dir(from).unwrap() {
-        let file = file.unwrap();
-        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    let sizes = || -> BTreeMap<_, _> {
+        let files = std::fs::read_dir(from).unwrap().map(|file| file.unwrap());
+        files.map(|file| (file.file_name(), file.metadata().map_or(0, |m| m.len()))).collect()
+    };
+    for _ in 0..100 {
+        std::fs::create_dir_all(to).unwrap();
+        let before = sizes();
+        let copied =
+            before.keys().all(|name| std::fs::copy(from.join(name), to.join(name)).is_ok());
+        if copied && sizes() == before {
+            return;
+        }
+        std::fs::remove_dir_all(to).unwrap();
+        std::thread::sleep(Duration::from_millis(10));
     }
+    panic!("{} never stands still", from.display());
 }
 
 fn write_ahead_log(dir: &Path) -> PathBuf {
