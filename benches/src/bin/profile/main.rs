@@ -1,12 +1,14 @@
 //! `profile`: where the time goes, as flame graphs of a store and of the load.
 //!
 //! For each storage: a playground under the batched load, `perf record` over one store and over
-//! the load program at the same time, stacks folded and drawn by the `inferno` library. Prints
-//! the files' paths and, of each process, the functions that it spends most time in.
+//! the load program at the same time, and a flame graph of each. Prints the files' paths and, of
+//! each process, the functions that it spends most time in.
 //!
 //! Exit codes: 0 done, 1 no result, 2 wrong usage.
 
+mod flame;
 mod perf;
+mod stacks;
 
 use clap::Parser;
 use flotilla_benches::Error;
@@ -74,11 +76,12 @@ fn profile(storage: &'static str, time: Duration, out: &Path) -> Result<(), Erro
     let row = loaded.finish()?;
     println!("{storage}: {} ops/s while it was recorded", row["ops_per_s"]);
     for (name, recording) in recordings {
-        let stacks = recording.fold()?;
+        let stacks = recording.stacks()?;
         let path = out.join(format!("{storage}-{name}.svg"));
         let title = format!("{name}, batched load on {storage}");
-        stacks.draw(&title, &path)?;
-        println!("{}: {:.2} s of CPU", path.display(), stacks.total_ns() as f64 / 1e9);
+        std::fs::write(&path, flame::draw(&stacks, &title))
+            .map_err(Error::system(format!("cannot write {}", path.display())))?;
+        println!("{}: {:.2} s of CPU", path.display(), stacks.total_ns as f64 / 1e9);
         for (function, share) in stacks.top(TOP) {
             println!("  {share:5.1} %  {function}");
         }
