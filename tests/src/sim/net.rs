@@ -3,10 +3,15 @@
 //! A batch of envelopes travels as one frame. The product's transport never reorders frames of
 //! one direction; with a reorder rate above 0 this one does, which Raft tolerates as well.
 
-use super::clock::{MICROS, MILLIS};
+use super::clock::{MICROS, MILLIS, SECONDS};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use rustc_hash::{FxHashMap, FxHashSet};
+
+/// Share of copies that are stale, and how late those may be: longer than an election, so that a
+/// leader which does not know its successor yet hears answers from before.
+const STALE: f64 = 0.2;
+const STALE_MAX: u64 = 4 * SECONDS;
 
 /// How bad the network is, apart from cuts.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -83,7 +88,10 @@ impl Net {
         let last = self.last_arrival.entry((from, to)).or_default();
         let at = (now + delay).max(*last + 1);
         *last = at;
-        let again = rng.random_bool(duplicate).then(|| at + rng.random_range(0..=5 * delay_max));
+        let again = rng.random_bool(duplicate).then(|| {
+            let longest = if rng.random_bool(STALE) { STALE_MAX } else { 5 * delay_max };
+            at + rng.random_range(0..=longest)
+        });
         Fate::Arrives(at, again)
     }
 }
