@@ -186,6 +186,10 @@ impl StateMachine for KvStateMachine {
     fn sync(&self) -> Result<(), Fatal> {
         self.engine.sync()
     }
+
+    fn may_wait(&self) -> bool {
+        self.engine.may_wait()
+    }
 }
 
 /// Reads a region's record back.

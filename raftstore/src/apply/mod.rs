@@ -78,6 +78,12 @@ pub trait StateMachine: Send + Sync {
     /// maintenance thread, beside `apply`.
     fn sync(&self) -> Result<(), Fatal>;
 
+    /// Whether an `apply` now might wait for the disk for long. Shards then leave even small ones
+    /// to the apply thread: they must go on with their heartbeats.
+    fn may_wait(&self) -> bool {
+        false
+    }
+
     /// This store's replica of `group` has become leader of `term` and has applied everything
     /// of earlier terms.
     fn on_leader_start(&self, _group: GroupId, _term: u64) {}

@@ -38,6 +38,12 @@ impl ApplyWorker {
         ApplyWorker { state_machine }
     }
 
+    /// See [`StateMachine::may_wait`].
+    #[must_use]
+    pub fn may_wait(&self) -> bool {
+        self.state_machine.may_wait()
+    }
+
     /// Applies `tasks` in order as one batch. An error ends the process: an entry is never skipped.
     pub fn run_once(&mut self, tasks: Vec<ApplyTask>) -> Result<ApplyDone, Fatal> {
         let mut done = ApplyDone::default();

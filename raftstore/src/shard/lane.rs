@@ -24,6 +24,9 @@ pub(crate) trait Work: Send {
     /// What it counts for in limits.
     fn bytes(task: &Self::Task) -> usize;
 
+    /// Whether even a small task might block for long now.
+    fn may_wait(&self) -> bool;
+
     /// Does `tasks` in order and carries out what follows. Blocks on the disk.
     fn work(&mut self, tasks: Vec<Self::Task>, shell: &Shell) -> Result<(), Fatal>;
 }
@@ -75,6 +78,7 @@ impl<W: Work> Lane<W> {
         if small
             && self.waiting.load(Ordering::Acquire) == 0
             && let Some(mut worker) = self.worker.try_lock()
+            && !worker.may_wait()
         {
             return worker.work(tasks, shell);
         }

@@ -108,6 +108,11 @@ impl Work for LogWriter {
         task.write.append.iter().map(|e| e.data.len()).sum()
     }
 
+    /// A sync is what a shard reckons with.
+    fn may_wait(&self) -> bool {
+        false
+    }
+
     fn work(&mut self, tasks: Vec<LogTask>, shell: &Shell) -> Result<(), Fatal> {
         let metrics = &shell.router.metrics;
         metrics.log_write_tasks.observe(tasks.len() as f64);
@@ -141,6 +146,10 @@ impl Work for Applier {
 
     fn bytes(task: &ApplyTask) -> usize {
         task.bytes
+    }
+
+    fn may_wait(&self) -> bool {
+        self.worker.may_wait()
     }
 
     fn work(&mut self, tasks: Vec<ApplyTask>, shell: &Shell) -> Result<(), Fatal> {

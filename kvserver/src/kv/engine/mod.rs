@@ -137,6 +137,11 @@ pub trait Engine: Send + Sync {
     /// Every group that has a `System` record, ascending. Read at start.
     fn groups(&self) -> Result<Vec<GroupId>, Fatal>;
 
+    /// Whether a `write` now might wait for the disk for long.
+    fn may_wait(&self) -> bool {
+        false
+    }
+
     /// What it counts, for `/metrics`.
     fn metrics(&self) -> prometheus::Registry {
         prometheus::Registry::new()

@@ -187,6 +187,11 @@ impl Engine for TableEngine {
         Ok(with_system)
     }
 
+    /// Three quarters full: the checkpoint that began at half is late.
+    fn may_wait(&self) -> bool {
+        self.table.bytes.load(Ordering::Relaxed) > self.table.bytes_max / 4 * 3
+    }
+
     fn metrics(&self) -> prometheus::Registry {
         self.table.metrics.registry.clone()
     }

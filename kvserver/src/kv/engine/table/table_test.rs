@@ -385,6 +385,25 @@ fn one_write_larger_than_the_table_is_taken() {
 }
 
 #[test]
+fn says_when_a_write_might_wait_for_a_checkpoint() {
+    let engine = open(&Arc::default(), 4_000);
+    let group = GroupId(1);
+    let mut waits = Vec::new();
+    for n in 0..100_u64 {
+        waits.push(engine.may_wait());
+        write(&engine, group, vec![put(&n.to_be_bytes(), &[0; 50])]).unwrap();
+        if engine.table.metrics.waits.get() > 0 {
+            break;
+        }
+    }
+    assert!(!waits[0] && waits.is_sorted(), "from some fill on: {waits:?}");
+    let late = waits.iter().filter(|wait| **wait).count();
+    assert!((late * 4).abs_diff(waits.len()) <= 4, "in the last quarter: {waits:?}");
+    engine.sync().unwrap();
+    assert!(!engine.may_wait());
+}
+
+#[test]
 fn overwrites_are_absorbed_and_counted() {
     let disk = Arc::new(Disk::default());
     let engine = open(&disk, 10_000);
