@@ -125,14 +125,10 @@ impl Shared {
             fs::rename(spare, path)?;
         }
         let mut options = File::options();
-        let file = options.read(true).write(true).create(true).truncate(false).open(path)?;
-        // From now on the file must exist; it is empty until this is on disk.
-        self.span.lock().created(path, &self.dir)?;
-        Ok(file)
+        options.read(true).write(true).create(true).truncate(false).open(path)
     }
 
     fn delete(&self, path: &Path) -> io::Result<()> {
-        self.span.lock().deleted(path, &self.dir)?;
         let mut spares = self.spares.lock();
         let name = path.file_name().and_then(|name| name.to_str());
         match name.filter(|_| is_append(path) && spares.len() < SPARES_MAX) {
@@ -158,8 +154,11 @@ impl FileSystem for Files {
 
     fn create<P: AsRef<Path>>(&self, path: P) -> io::Result<LogFile> {
         let path = path.as_ref();
-        let file = self.shared.change("create", path, || self.shared.create(path))?;
-        Ok(LogFile::new(file, path, &self.shared))
+        let shared = &self.shared;
+        let file = shared.change("create", path, || shared.create(path))?;
+        // From now on the file must exist; nothing is written to it until this is on disk.
+        shared.change("note in SPAN", path, || shared.span.lock().created(path, &shared.dir))?;
+        Ok(LogFile::new(file, path, shared))
     }
 
     fn open<P: AsRef<Path>>(&self, path: P, permission: Permission) -> io::Result<LogFile> {
@@ -171,7 +170,10 @@ impl FileSystem for Files {
 
     fn delete<P: AsRef<Path>>(&self, path: P) -> io::Result<()> {
         let path = path.as_ref();
-        self.shared.change("delete", path, || self.shared.delete(path))
+        let shared = &self.shared;
+        shared
+            .change("strike from SPAN", path, || shared.span.lock().deleted(path, &shared.dir))?;
+        shared.change("delete", path, || shared.delete(path))
     }
 
     fn rename<P: AsRef<Path>>(&self, from: P, to: P) -> io::Result<()> {

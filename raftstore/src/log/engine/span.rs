@@ -85,7 +85,7 @@ impl Span {
     }
 
     /// Replaces the file durably, and with it makes every change to the folder durable.
-    fn write(&self, dir: &Path) -> std::io::Result<()> {
+    pub fn write(&self, dir: &Path) -> std::io::Result<()> {
         let Span { append, rewrite } = self;
         let numbers = format!(
             "append {} {} rewrite {} {}",
