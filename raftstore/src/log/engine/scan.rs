@@ -23,7 +23,7 @@ use crate::error::LogError;
 use crate::log::folder::io;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// One group's entries as they will be after raft-engine's recovery.
 #[derive(Debug, Default)]
@@ -46,7 +46,8 @@ pub(super) enum Seen {
 /// The groups that have entries.
 pub(super) type Tables = BTreeMap<u64, Table>;
 
-/// Reads every file in `dir`, cuts what was never acknowledged, removes what is not wanted.
+/// Reads every file that raft-engine will read, cuts what was never acknowledged, removes a file
+/// whose creation was cut short, and notes the others in SPAN.
 ///
 /// The caller must have locked the folder.
 pub(super) fn scan(dir: &Path, span: &mut Span) -> Result<Tables, LogError> {
@@ -82,17 +83,20 @@ fn read_queue(
 ) -> Result<(), LogError> {
     let numbers: Numbers = if extension == APPEND { span.append } else { span.rewrite };
     let files = numbers.files(dir, extension)?;
-    let last = files.last().map_or(0, |(number, _)| *number);
+    let number_at = |file: Option<&(u64, PathBuf)>| file.map_or(0, |(number, _)| *number);
+    let (first, last) = (number_at(files.first()), number_at(files.last()));
+    let mut kept: Vec<PathBuf> = files.iter().map(|(_, path)| path.clone()).collect();
     for (number, path) in files {
         let data = fs::read(&path).map_err(|e| io("read", &path, &e))?;
         if !has_header(&data) {
             // A file gets its header before its first batch, and the first file at creation.
             let batch = batch_from(&data, 0, number);
-            if number != last || number <= numbers.first || batch.is_some() {
+            if number != last || number == first || batch.is_some() {
                 return Err(damaged(&path, 0, "its header is not raft-engine's"));
             }
             span.deleted(&path, dir).map_err(|e| io("write SPAN in", dir, &e))?;
             fs::remove_file(&path).map_err(|e| io("remove", &path, &e))?;
+            kept.pop();
             continue;
         }
         let mut at = HEADER_BYTES;
@@ -121,7 +125,10 @@ fn read_queue(
         }
         cut(&path, at, &data[at..])?;
     }
-    Ok(())
+    // What is written to a file from now on is lost with it: all must be noted.
+    kept.iter()
+        .try_for_each(|path| span.created(path, dir))
+        .map_err(|e| io("write SPAN in", dir, &e))
 }
 
 /// The first byte from `from` on at which a batch begins. Any byte is tried: a damaged length

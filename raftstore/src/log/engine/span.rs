@@ -6,12 +6,16 @@
 //!
 //! - a new file is written to SPAN before it holds anything acknowledged, so the file behind the
 //!   last one may exist too;
-//! - a deleted file is taken out of SPAN before it goes, so files before the first may exist too.
+//! - a deleted file is taken out of SPAN before it goes, so the file before the first may exist
+//!   too.
+//!
+//! raft-engine reads such neighbours, so a start does, too; those that it keeps it writes to SPAN.
 //!
 //! Format: one line, `append FIRST LAST rewrite FIRST LAST CRC`, the CRC-32C of what is before.
 
 use crate::error::LogError;
 use crate::log::folder::io;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -49,21 +53,21 @@ impl Span {
         })
     }
 
-    /// Notes that the file at `path` is there now.
+    /// Notes that the file at `path`, beside those known, is there.
     pub fn created(&mut self, path: &Path, dir: &Path) -> std::io::Result<()> {
+        let before = *self;
         if let Some((numbers, number)) = self.numbers(path) {
-            numbers.last = number;
-            if numbers.first == 0 {
-                numbers.first = number;
-            }
+            numbers.last = numbers.last.max(number);
+            numbers.first = if numbers.first == 0 { number } else { numbers.first.min(number) };
         }
-        self.write(dir)
+        if *self == before { Ok(()) } else { self.write(dir) }
     }
 
-    /// Notes that the file at `path`, the first or the last of its queue, goes.
+    /// Notes that the file at `path`, the first or the last of its queue, goes. Nothing changes
+    /// for one that was never noted.
     pub fn deleted(&mut self, path: &Path, dir: &Path) -> std::io::Result<()> {
         match self.numbers(path) {
-            Some((numbers, number)) if numbers.first <= number => {
+            Some((numbers, number)) if (numbers.first..=numbers.last).contains(&number) => {
                 if number == numbers.last {
                     numbers.last -= 1;
                 } else {
@@ -102,28 +106,31 @@ impl Span {
 }
 
 impl Numbers {
-    /// The files of a queue in order, oldest first. Those before the first that must exist are
-    /// not wanted any more.
+    /// The files of a queue in order, oldest first: those that must exist and their neighbours,
+    /// as raft-engine takes them. Files before a gap before the first are not wanted any more.
     pub fn files(self, dir: &Path, extension: &str) -> Result<Vec<(u64, PathBuf)>, LogError> {
-        let mut files = Vec::new();
+        let mut found = BTreeMap::new();
         for entry in fs::read_dir(dir).map_err(|e| io("list", dir, &e))? {
             let path = entry.map_err(|e| io("list", dir, &e))?.path();
             if path.extension().is_some_and(|found| found == extension)
                 && let Some(number) = number(&path)
-                && number >= self.first
             {
-                files.push((number, path));
+                found.insert(number, path);
             }
         }
-        files.sort();
-        for wanted in self.first..=self.last {
-            let at = (wanted - self.first) as usize;
-            if files.get(at).is_none_or(|(number, _)| *number != wanted) {
-                let path = dir.join(format!("{wanted:016}.{extension}"));
-                return Err(lost(&LogError::Io(format!("{} is missing", path.display()))));
-            }
+        let last = found.last_key_value().map_or(self.last, |(number, _)| self.last.max(*number));
+        // An earlier version could write a first number behind the last one.
+        let mut first = self.first.min(self.last);
+        while first > 0 && found.contains_key(&(first - 1)) {
+            first -= 1;
         }
-        Ok(files)
+        let wanted = |number: u64| {
+            found.remove(&number).map(|path| (number, path)).ok_or_else(|| {
+                let path = dir.join(format!("{number:016}.{extension}"));
+                lost(&LogError::Io(format!("{} is missing", path.display())))
+            })
+        };
+        (first..=last).map(wanted).collect()
     }
 }
 
