@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use tempfile::TempDir;
 
 /// A folder in memory where there is one: the damage is made by hand, syncs only cost time.
-fn folder() -> TempDir {
+pub(super) fn folder() -> TempDir {
     tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
 }
 
@@ -25,7 +25,7 @@ fn refusal(dir: &Path) -> String {
     }
 }
 
-fn copy(from: &Path) -> TempDir {
+pub(super) fn copy(from: &Path) -> TempDir {
     let to = folder();
     fs::create_dir(to.path().join("files")).unwrap();
     for part in ["", "files"] {
@@ -208,7 +208,7 @@ fn a_quarantined_group_stays_out_and_the_others_go_on() {
 }
 
 /// Group 1 writes and truncates all the time, group 2 never again.
-fn busy(log: &RaftEngineLog, rounds: Range<u64>) {
+pub(super) fn busy(log: &RaftEngineLog, rounds: Range<u64>) {
     for index in rounds {
         let truncate = (index > 10).then(|| LogPosition { index: index - 10, term: 1 });
         let append = entries(index, &[1], 900);
@@ -218,7 +218,7 @@ fn busy(log: &RaftEngineLog, rounds: Range<u64>) {
 
 const SMALL_FILES: RaftEngineLogOptions = RaftEngineLogOptions { sync: true, file_bytes: 8 << 10 };
 
-fn open_small(dir: &Path) -> Arc<RaftEngineLog> {
+pub(super) fn open_small(dir: &Path) -> Arc<RaftEngineLog> {
     RaftEngineLog::open(dir, SMALL_FILES).unwrap()
 }
 
