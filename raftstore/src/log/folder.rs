@@ -22,6 +22,10 @@ const LOCK_FILE: &str = "LOCK";
 pub(super) const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_NEW_FILE: &str = "FORMAT.new";
 
+/// What to do about lost or damaged files; ends an error's text.
+pub(super) const RESTORE: &str = "keep this store's folder, and restore it from a copy that was \
+    taken while the store was stopped; this version cannot rebuild a store from the others";
+
 /// What an engine writes into FORMAT, and the newest version of it that this build reads.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Format {

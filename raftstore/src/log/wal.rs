@@ -21,6 +21,7 @@
 //! the end of a block are padding.
 
 use crate::error::LogError;
+use crate::log::folder::RESTORE;
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 
@@ -57,8 +58,7 @@ pub(super) fn repair(folder: &Path) -> Result<(), LogError> {
     let files = numbered_files(folder)?;
     let Some(((number, last), before)) = files.split_last() else {
         return Err(LogError::Io(format!(
-            "{} has no write-ahead file (NUMBER.log): acknowledged entries are lost; remove this \
-             store's folder and let the cluster rebuild it, or restore it",
+            "{} has no write-ahead file (NUMBER.log): acknowledged entries are lost; {RESTORE}",
             folder.display()
         )));
     };
@@ -118,7 +118,7 @@ fn followed_by(next: usize) -> String {
 fn damaged(path: &Path, bad: usize, reason: &str, why: &str) -> LogError {
     LogError::Io(format!(
         "{} is damaged at byte {bad} ({reason}), and {why}: acknowledged entries are lost; nothing \
-         was changed; remove this store's folder and let the cluster rebuild it, or restore it",
+         was changed; {RESTORE}",
         path.display()
     ))
 }

@@ -50,7 +50,8 @@ pub enum OpenError {
     },
     /// Checksums or structure are wrong.
     #[error(
-        "KV data {} is damaged: {reason}; this store must be rebuilt from the others",
+        "KV data {} is damaged: {reason}; keep this store's folder, and restore it from a copy that \
+         was taken while the store was stopped; this version cannot rebuild a store from the others",
         .dir.display()
     )]
     Damaged {

@@ -10,6 +10,7 @@ use super::scan::{Seen, Table, Tables};
 use crate::error::LogError;
 use crate::log::GroupLog;
 use crate::log::extent::Extent;
+use crate::log::folder::RESTORE;
 use crate::log::groups::{Loaded, Standing};
 use crate::types::GroupId;
 use raft_engine::{Command, LogBatch};
@@ -136,8 +137,5 @@ fn agree(engine: &Engine, group: GroupId, standing: &Standing) -> Result<(), Str
 }
 
 fn unusable(group: GroupId, what: &str) -> LogError {
-    LogError::Io(format!(
-        "the log's group {group} cannot be used: {what} must be there; remove this store's folder \
-         and let the cluster rebuild it"
-    ))
+    LogError::Io(format!("the log's group {group} cannot be used: {what} must be there; {RESTORE}"))
 }

@@ -27,7 +27,7 @@ use self::codec::{Entries, Entry, RECORD, STANDING};
 use self::files::Files;
 use self::purge::Purger;
 use self::span::Span;
-use super::folder::{Claim, Format, io};
+use super::folder::{Claim, Format, RESTORE, io};
 use super::groups::{Groups, Prepared};
 use super::{GroupLog, GroupWrite, LogEngine, LogStore};
 use crate::error::{Fatal, LogError};
@@ -66,8 +66,7 @@ impl Default for RaftEngineLogOptions {
 /// A [`LogStore`] in TiKV's `raft-engine`: one batch and one sync for all groups of a write.
 ///
 /// Starting checks every record; what is damaged within the entries of some groups quarantines
-/// them. While a group is quarantined, no file is deleted, so the log's folder grows: replace the
-/// replica.
+/// them. While a group is quarantined, no file is deleted, so the log's folder grows.
 pub struct RaftEngineLog {
     // In the order in which they end: thread, engine, lock.
     purger: Purger,
@@ -270,8 +269,7 @@ fn explain(path: &Path, files: &Files, error: &str) -> LogError {
         return super::folder::in_use(path);
     }
     LogError::Io(format!(
-        "cannot open {}: {text}; if files of it are lost or damaged, remove this store's folder \
-         and let the cluster rebuild it",
+        "cannot open {}: {text}; if files of it are lost or damaged, {RESTORE}",
         path.display()
     ))
 }
@@ -366,5 +364,7 @@ impl RaftEngineLog {
     }
 }
 
+#[cfg(test)]
+mod copies_test;
 #[cfg(test)]
 mod damage_test;

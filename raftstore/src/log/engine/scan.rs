@@ -20,7 +20,7 @@ use super::batch::{HEADER_BYTES, Item, batch_at, has_header};
 use super::codec::decode_entry;
 use super::span::{APPEND, Numbers, REWRITE, Span};
 use crate::error::LogError;
-use crate::log::folder::io;
+use crate::log::folder::{RESTORE, io};
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -154,8 +154,7 @@ fn cut(path: &Path, at: usize, rest: &[u8]) -> Result<(), LogError> {
 
 fn damaged(path: &Path, at: usize, why: &str) -> LogError {
     LogError::Io(format!(
-        "{} is damaged at byte {at}: {why}: acknowledged entries are lost; nothing was changed; \
-         remove this store's folder and let the cluster rebuild it, or restore it",
+        "{} is damaged at byte {at}: {why}: acknowledged entries are lost; nothing was changed; {RESTORE}",
         path.display()
     ))
 }

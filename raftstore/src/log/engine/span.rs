@@ -14,7 +14,7 @@
 //! Format: one line, `append FIRST LAST rewrite FIRST LAST CRC`, the CRC-32C of what is before.
 
 use crate::error::LogError;
-use crate::log::folder::io;
+use crate::log::folder::{RESTORE, io};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
@@ -157,7 +157,6 @@ fn parse(line: &str) -> Option<Span> {
 fn lost(error: &LogError) -> LogError {
     let LogError::Io(text) = error else { return error.clone() };
     LogError::Io(format!(
-        "{text}: acknowledged entries may be lost; nothing was changed; remove this store's folder \
-         and let the cluster rebuild it, or restore it"
+        "{text}: acknowledged entries may be lost; nothing was changed; {RESTORE}"
     ))
 }

@@ -13,7 +13,7 @@
 use super::codec;
 use crate::error::LogError;
 use crate::log::LogEngine;
-use crate::log::folder::{Claim, Format, in_use};
+use crate::log::folder::{Claim, Format, RESTORE, in_use};
 use crate::log::wal;
 use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, DBRecoveryMode, LogLevel, Options};
 use std::path::Path;
@@ -92,8 +92,7 @@ fn explain(path: &Path, error: rocksdb::Error) -> LogError {
         return in_use(path);
     }
     LogError::Io(format!(
-        "cannot open {}: {text}; if files of it are lost or damaged, remove this store's folder \
-         and let the cluster rebuild it",
+        "cannot open {}: {text}; if files of it are lost or damaged, {RESTORE}",
         path.display()
     ))
 }

@@ -9,6 +9,7 @@
 use super::codec::{self, Key};
 use crate::error::LogError;
 use crate::log::extent::Extent;
+use crate::log::folder::RESTORE;
 use crate::log::groups::Loaded;
 use crate::log::{GroupLog, LogPosition};
 use crate::types::{GroupId, GroupRecord, HardState};
@@ -34,10 +35,7 @@ pub(super) fn load(db: &DB) -> Result<Vec<Loaded>, LogError> {
 
 fn directory(db: &DB) -> Result<Vec<(GroupId, GroupRecord)>, LogError> {
     let damaged = |why: String| {
-        LogError::Io(format!(
-            "the log's directory of groups is damaged: {why}; remove this store's folder and let \
-             the cluster rebuild it"
-        ))
+        LogError::Io(format!("the log's directory of groups is damaged: {why}; {RESTORE}"))
     };
     let mut groups = Vec::new();
     let mut options = ReadOptions::default();
@@ -69,8 +67,7 @@ fn refuse_any_record(db: &DB) -> Result<(), LogError> {
 
 fn orphan(owner: GroupId) -> LogError {
     LogError::Io(format!(
-        "the log holds records of group {owner} but not the group itself; remove this store's \
-         folder and let the cluster rebuild it"
+        "the log holds records of group {owner} but not the group itself; {RESTORE}"
     ))
 }
 

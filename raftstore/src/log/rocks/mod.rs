@@ -46,7 +46,7 @@ impl Default for RocksLogOptions {
 /// A [`LogStore`] in a RocksDB of its own: one batch and one sync for all groups of a write.
 ///
 /// Starting checks every record; what is damaged within one group quarantines that group. While
-/// a group is quarantined, tables are not merged, so the log's folder grows: replace the replica.
+/// a group is quarantined, tables are not merged, so the log's folder grows.
 pub struct RocksLog {
     folder: Folder,
     sync: bool,
