@@ -13,6 +13,9 @@
 //!          2 command: 1 remove the group; 2 remove entries below an index
 //!          3 key-value: 1 put or 2 delete, key length, key, for a put value length, value
 //! ```
+//!
+//! Copies of many entries go to several batches of one atomic group: each holds a key-value with
+//! the group's number in place of the group, a key of its own, and which part it is.
 
 use bytes::Buf;
 
@@ -22,6 +25,7 @@ const VERSION: u64 = 2;
 pub(super) const HEADER_BYTES: usize = MAGIC.len() + 16;
 const BATCH_HEADER_BYTES: usize = 16;
 const CRC_BYTES: usize = 4;
+const ATOMIC_GROUP_KEY: &[u8] = b"__\x01";
 
 /// Whether the file begins as it must.
 pub(super) fn has_header(data: &[u8]) -> bool {
@@ -48,6 +52,17 @@ pub(super) enum Item {
     Append { group: u64, first: u64, begin: usize, ends: Vec<usize> },
     /// Entries below `index` are removed.
     Compact { group: u64, index: u64 },
+    /// The batch is a part of this atomic group.
+    Atomic { id: u64, part: Part },
+}
+
+/// A batch's place in its atomic group.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Part {
+    Begin,
+    Middle,
+    /// With it all parts count; without it none does.
+    End,
 }
 
 /// The batch at byte `at` of the file with this number, if one begins there.
@@ -111,9 +126,16 @@ impl Batch<'_> {
                 },
                 3 => {
                     let put = byte(&mut rest)? == 1;
-                    skip(&mut rest)?;
-                    if put {
-                        skip(&mut rest)?;
+                    let key = block(&mut rest)?;
+                    let value = if put { block(&mut rest)? } else { &[] };
+                    if put && key == ATOMIC_GROUP_KEY {
+                        let part = match value {
+                            [0] => Part::Begin,
+                            [1] => Part::Middle,
+                            [2] => Part::End,
+                            _ => return None,
+                        };
+                        found.push(Item::Atomic { id: group, part });
                     }
                 }
                 _ => return None,
@@ -139,9 +161,10 @@ fn varint(rest: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// Skips bytes that their length stands before.
-fn skip(rest: &mut &[u8]) -> Option<()> {
+/// Bytes that their length stands before.
+fn block<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     let length = usize::try_from(varint(rest)?).ok()?;
-    *rest = rest.get(length..)?;
-    Some(())
+    let (block, behind) = rest.split_at_checked(length)?;
+    *rest = behind;
+    Some(block)
 }

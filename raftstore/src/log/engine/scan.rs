@@ -16,7 +16,7 @@
 //!
 //! The same pass gives each group's terms and sizes, so that the start reads everything once.
 
-use super::batch::{HEADER_BYTES, Item, batch_at, has_header};
+use super::batch::{HEADER_BYTES, Item, Part, batch_at, has_header};
 use super::codec::decode_entry;
 use super::span::{APPEND, Numbers, REWRITE, Span};
 use crate::error::LogError;
@@ -73,6 +73,14 @@ pub(super) fn scan(dir: &Path, span: &mut Span) -> Result<Tables, LogError> {
 struct Queue {
     tables: Tables,
     compacted: BTreeMap<u64, u64>,
+    /// The atomic groups whose last part did not come yet, by number.
+    unfinished: BTreeMap<u64, Vec<Change>>,
+}
+
+/// What a batch does to one group's entries.
+enum Change {
+    Append { group: u64, first: u64, seen: VecDeque<Seen> },
+    Compact { group: u64, index: u64 },
 }
 
 fn read_queue(
@@ -160,7 +168,10 @@ fn damaged(path: &Path, at: usize, why: &str) -> LogError {
 }
 
 impl Queue {
+    /// Takes one batch; a part of an atomic group waits for the last one, as in raft-engine.
     fn replay(&mut self, items: Vec<Item>, entries: &[u8], whole: bool) {
+        let mut changes = Vec::with_capacity(items.len());
+        let mut atomic = None;
         for item in items {
             match item {
                 Item::Append { group, first, begin, ends } => {
@@ -172,9 +183,39 @@ impl Queue {
                             Seen::Damaged("its checksum does not match")
                         }
                     });
-                    self.tables.entry(group).or_default().append(first, seen.collect());
+                    changes.push(Change::Append { group, first, seen: seen.collect() });
                 }
-                Item::Compact { group, index } => {
+                Item::Compact { group, index } => changes.push(Change::Compact { group, index }),
+                Item::Atomic { id, part } => atomic = Some((id, part)),
+            }
+        }
+        match atomic {
+            None => self.apply(changes),
+            // The number may be that of an unfinished group of an earlier process.
+            Some((id, Part::Begin)) => {
+                self.unfinished.insert(id, changes);
+            }
+            Some((id, Part::Middle)) => {
+                if let Some(before) = self.unfinished.get_mut(&id) {
+                    before.append(&mut changes);
+                }
+            }
+            Some((id, Part::End)) => {
+                if let Some(before) = self.unfinished.remove(&id) {
+                    self.apply(before);
+                    self.apply(changes);
+                }
+            }
+        }
+    }
+
+    fn apply(&mut self, changes: Vec<Change>) {
+        for change in changes {
+            match change {
+                Change::Append { group, first, seen } => {
+                    self.tables.entry(group).or_default().append(first, seen);
+                }
+                Change::Compact { group, index } => {
                     self.tables.entry(group).or_default().compact(index);
                     let compacted = self.compacted.entry(group).or_default();
                     *compacted = index.max(*compacted);
