@@ -219,7 +219,16 @@ pub(super) fn busy(log: &RaftEngineLog, rounds: Range<u64>) {
 const SMALL_FILES: RaftEngineLogOptions = RaftEngineLogOptions { sync: true, file_bytes: 8 << 10 };
 
 pub(super) fn open_small(dir: &Path) -> Arc<RaftEngineLog> {
-    RaftEngineLog::open(dir, SMALL_FILES).unwrap()
+    // A process that another test starts holds the lock for a moment, until its own program runs.
+    for _ in 0..1000 {
+        match RaftEngineLog::open(dir, SMALL_FILES) {
+            Err(error) if error.to_string().contains("in use by another process") => {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            opened => return opened.unwrap(),
+        }
+    }
+    panic!("{} stays in use", dir.display())
 }
 
 fn many_files() -> (TempDir, Vec<GroupLog>) {
