@@ -60,6 +60,7 @@ impl Playground {
         let log_path = dir.path().join("playground.log");
         let log = std::fs::File::create(&log_path).map_err(Error::system("cannot write a log"))?;
         let mut command = Command::new(sibling("kvserver")?);
+        clear_settings(&mut command, "FLOTILLA_");
         command.arg("playground").arg("--storage").arg(&options.storage);
         command.arg("--dir").arg(dir.path().join("cluster"));
         command.arg("--base-port").arg(free_ports()?.to_string());
@@ -159,6 +160,16 @@ pub fn sibling(name: &str) -> Result<PathBuf, Error> {
         std::env::current_exe().map_err(Error::system("cannot tell this program's folder"))?;
     let path = own.with_file_name(name);
     if path.is_file() { Ok(path) } else { Err(Error::NoProgram(path)) }
+}
+
+/// Keeps settings in this program's environment from a server that is to be measured: it has
+/// those of its row.
+pub fn clear_settings(command: &mut Command, prefix: &str) {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with(prefix) {
+            command.env_remove(name);
+        }
+    }
 }
 
 /// The first of a run of ports of which none is in use.

@@ -16,6 +16,8 @@ use crate::status;
 use crate::suite::{Kind, MAXIMUM};
 use crate::workload::Workload;
 use flotilla_client::Client;
+use flotilla_kvserver::config::KvSettings;
+use flotilla_raftstore::log::LogEngine;
 use std::time::Duration;
 
 /// How long leaders may take to spread before a row.
@@ -59,7 +61,9 @@ pub async fn run(kinds: &[Kind], times: Times, observer: &mut dyn Observer) -> R
             match blocking(move || Playground::start(&options, |_| {})).await {
                 Ok(playground) => {
                     run_rows(kinds, &playground, times, pass, &mut maximum, observer).await?;
-                    blocking(move || playground.stop()).await?;
+                    if let Err(error) = blocking(move || playground.stop()).await {
+                        observer.failed(&format!("stopping after {}", names(kinds)), &error);
+                    }
                 }
                 Err(error) => observer.failed(&names(kinds), &error),
             }
@@ -90,9 +94,6 @@ async fn run_rows(
         let workload = kind.workload(times.seconds, times.warmup, *maximum);
         match run_row(kind.name, &workload, &at, SPREAD_MAX, observer).await {
             Ok(mut row) => {
-                if kind.servers.direct {
-                    row.setup.kv_table_mib = Some(0);
-                }
                 row.invalid = row.invalid.take().or_else(|| wrong_servers(kind, &row));
                 let spread = matches!(kind.keys, KeyMode::Spread(_));
                 if kind.name == MAXIMUM && spread && row.invalid.is_none() {
@@ -116,10 +117,14 @@ fn wrong_servers(kind: &Kind, row: &Row) -> Option<String> {
     if got.pipeline != Some(asked.pipeline) || got.sync != Some(asked.sync) {
         return wrong("pipeline, sync", format!("{:?}, {:?}", got.pipeline, got.sync));
     }
-    // Servers that do not say have RocksDB's log only.
-    let log_engine = got.log_engine.as_deref().unwrap_or("rocksdb");
-    if asked.log_engine.is_some_and(|asked| asked != log_engine) {
-        return wrong("log engine", log_engine.to_owned());
+    let log_engine = asked.log_engine.unwrap_or(LogEngine::default().name());
+    if got.log_engine.as_deref() != Some(log_engine) {
+        return wrong("log engine", format!("{:?} instead of {log_engine}", got.log_engine));
+    }
+    let table_bytes = if asked.direct { 0 } else { KvSettings::default().table_bytes_max };
+    let table_mib = (table_bytes >> 20) as u64;
+    if got.kv_table_mib != Some(table_mib) {
+        return wrong("kv_table_mib", format!("{:?} instead of {table_mib}", got.kv_table_mib));
     }
     None
 }

@@ -170,10 +170,18 @@ fn open_engine(
     settings: &Settings,
     folder: &Folder,
 ) -> Result<Arc<dyn Engine>, OpenError> {
-    let (dir, table_bytes_max) = (folder.data_dir(), settings.kv.table_bytes_max);
+    let (dir, table_bytes_max) = (folder.data_dir(), table_bytes_max(storage, settings));
     match storage {
         Storage::Rocksdb => open_rocks(&dir, table_bytes_max),
-        Storage::Memory => open_memory(&dir, table_bytes_max.max(TABLE_BYTES_LEAST)),
+        Storage::Memory => open_memory(&dir, table_bytes_max),
+    }
+}
+
+/// Storage `memory` cannot do without a table.
+fn table_bytes_max(storage: Storage, settings: &Settings) -> usize {
+    match storage {
+        Storage::Rocksdb => settings.kv.table_bytes_max,
+        Storage::Memory => settings.kv.table_bytes_max.max(TABLE_BYTES_LEAST),
     }
 }
 
@@ -312,6 +320,7 @@ impl Node {
             storage: self.storage,
             log_engine: self.log_engine,
             log_sync: self.settings.log.sync,
+            kv_table_bytes_max: table_bytes_max(self.storage, &self.settings),
             pipeline: self.settings.raft.pipeline,
             started: Instant::now(),
         };

@@ -32,6 +32,8 @@ pub struct StatusSource {
     pub log_engine: LogEngine,
     /// Whether log writes are synced.
     pub log_sync: bool,
+    /// Bytes of applied writes held in memory before the storage; 0: none.
+    pub kv_table_bytes_max: usize,
     /// Whether many appends are in flight to a follower.
     pub pipeline: bool,
     /// When the process began to serve.
@@ -47,6 +49,7 @@ struct StatusBody {
     storage: Storage,
     log_engine: LogEngine,
     log_sync: bool,
+    kv_table_mib: usize,
     pipeline: bool,
     pid: u32,
     uptime_s: f64,
@@ -98,6 +101,8 @@ impl StatusSource {
             storage: self.storage,
             log_engine: self.log_engine,
             log_sync: self.log_sync,
+            // No table is smaller than 1 MiB: 0 is none.
+            kv_table_mib: self.kv_table_bytes_max >> 20,
             pipeline: self.pipeline,
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs_f64(),

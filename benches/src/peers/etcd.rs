@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::load::{Call, Ended, Target};
-use crate::playground::{Owned, free_ports};
+use crate::playground::{Owned, clear_settings, free_ports};
 use crate::processes::Server;
 use crate::workload::BATCH_OPS_MAX;
 use etcd_client::{Client, KvClient, Txn, TxnOp};
@@ -55,6 +55,7 @@ impl Cluster {
             let log = std::fs::File::create(dir.path().join(format!("n{node}.log")))
                 .map_err(Error::system("cannot write a log"))?;
             let mut command = Command::new("etcd");
+            clear_settings(&mut command, "ETCD_");
             command.args(["--name", &format!("n{node}"), "--log-level", "error"]);
             command.arg("--data-dir").arg(dir.path().join(format!("n{node}")));
             command.args(["--listen-client-urls", &client_url(node)]);

@@ -29,7 +29,8 @@ const BATCHES: &str = "put-100";
 /// How many rows a pass has.
 pub const ROWS_A_PASS: usize = 3 * ROWS.len() + 2;
 
-/// Runs all passes.
+/// Runs all passes. A system that does not start costs its rows of that pass, a row that cannot be
+/// measured costs itself.
 pub async fn run(times: Times, observer: &mut dyn Observer) -> Result<(), Error> {
     let version = etcd::version()?;
     for pass in 1..=times.passes {
@@ -37,16 +38,7 @@ pub async fn run(times: Times, observer: &mut dyn Observer) -> Result<(), Error>
         flotilla(times, pass, observer).await?;
         observer
             .starting(&format!("pass {pass} of {}: starting 3 nodes of {version}", times.passes));
-        let cluster = Cluster::start().await?;
-        for (name, in_flight, write_percent) in ROWS {
-            let workload = workload(times, Rpc::Unary, false, in_flight, write_percent);
-            let row = etcd_row(name, &workload, &cluster, &version, observer).await?;
-            observer.finished(row, pass)?;
-        }
-        let transactions = workload(times, Rpc::Unary, true, TRANSACTIONS, 100);
-        let mut row = etcd_row(BATCHES, &transactions, &cluster, &version, observer).await?;
-        row.sent.in_flight *= BATCH_OPS_MAX;
-        observer.finished(row, pass)?;
+        peer(times, pass, &version, observer).await?;
     }
     Ok(())
 }
@@ -59,7 +51,13 @@ async fn flotilla(times: Times, pass: usize, observer: &mut dyn Observer) -> Res
         log_engine: None,
         config: None,
     };
-    let playground = blocking(move || Playground::start(&options, |_| {})).await?;
+    let playground = match blocking(move || Playground::start(&options, |_| {})).await {
+        Ok(playground) => playground,
+        Err(error) => {
+            observer.failed("all rows of Flotilla", &error);
+            return Ok(());
+        }
+    };
     let at = [playground.placement().to_owned()];
     let mut rows = Vec::new();
     for (name, in_flight, write_percent) in ROWS {
@@ -70,10 +68,49 @@ async fn flotilla(times: Times, pass: usize, observer: &mut dyn Observer) -> Res
     rows.push((BATCHES, workload(times, Rpc::Stream, true, TRANSACTIONS * BATCH_OPS_MAX, 100)));
     for (name, workload) in rows {
         let name = format!("{PREFIX}{name}");
-        let row = table::run_row(&name, &workload, &at, SPREAD_MAX, observer).await?;
-        observer.finished(row, pass)?;
+        match table::run_row(&name, &workload, &at, SPREAD_MAX, observer).await {
+            Ok(row) => observer.finished(row, pass)?,
+            Err(error) => observer.failed(&format!("{name}, {}", workload.rpc.name()), &error),
+        }
     }
-    blocking(move || playground.stop()).await
+    if let Err(error) = blocking(move || playground.stop()).await {
+        observer.failed("stopping Flotilla", &error);
+    }
+    Ok(())
+}
+
+async fn peer(
+    times: Times,
+    pass: usize,
+    version: &str,
+    observer: &mut dyn Observer,
+) -> Result<(), Error> {
+    let cluster = match Cluster::start().await {
+        Ok(cluster) => cluster,
+        Err(error) => {
+            observer.failed(&format!("all rows of {version}"), &error);
+            return Ok(());
+        }
+    };
+    let mut rows: Vec<_> = ROWS
+        .into_iter()
+        .map(|(name, in_flight, percent)| {
+            (name, workload(times, Rpc::Unary, false, in_flight, percent))
+        })
+        .collect();
+    rows.push((BATCHES, workload(times, Rpc::Unary, true, TRANSACTIONS, 100)));
+    for (name, workload) in rows {
+        match etcd_row(name, &workload, &cluster, version, observer).await {
+            Ok(mut row) => {
+                if workload.batching {
+                    row.sent.in_flight *= BATCH_OPS_MAX;
+                }
+                observer.finished(row, pass)?;
+            }
+            Err(error) => observer.failed(&format!("{PREFIX}{name}, {version}"), &error),
+        }
+    }
+    Ok(())
 }
 
 async fn etcd_row(
