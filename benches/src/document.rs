@@ -4,6 +4,7 @@ use crate::error::Error;
 use crate::median::{self, Repeated};
 use crate::peers;
 use crate::plots;
+use crate::processes::LOAD;
 use crate::report::{Row, maybe, mix, ms, on_off, thousands};
 use crate::suite::{self, Published, SECTIONS};
 use std::collections::BTreeSet;
@@ -135,7 +136,8 @@ pub fn short(rows: &[&Repeated]) -> String {
 "
     .to_owned();
     let names: BTreeSet<&str> = suite::short().iter().map(|kind| kind.name).collect();
-    for Repeated { row, .. } in rows {
+    for repeated in rows {
+        let row = &repeated.row;
         if !names.contains(row.name.as_str()) {
             continue;
         }
@@ -147,9 +149,9 @@ pub fn short(rows: &[&Repeated]) -> String {
             mix(row.sent.write_percent),
             maybe(row.setup.pipeline).to_owned(),
             row.sent.keys.clone(),
-            rate(row),
-            format!("{} / {}", ms(row.latency.p50_us), ms(row.latency.p99_us)),
-            thousands(row.ops_per_core_s as u64),
+            rate(repeated),
+            figure(row, format!("{} / {}", ms(row.latency.p50_us), ms(row.latency.p99_us))),
+            figure(row, thousands(row.ops_per_core_s as u64)),
             published(row).map_or("–", |published| published.text).to_owned(),
         ];
         let _ = writeln!(text, "| {} |", cells.join(" | "));
@@ -157,11 +159,17 @@ pub fn short(rows: &[&Repeated]) -> String {
     text
 }
 
-fn rate(row: &Row) -> String {
+fn rate(repeated: &Repeated) -> String {
+    let row = &repeated.row;
     match &row.invalid {
-        None => format!("**{}**", thousands(row.ops_per_s as u64)),
+        None => format!("**{}**{}", thousands(row.ops_per_s as u64), repeated.how_many()),
         Some(reason) => format!("invalid: {reason}"),
     }
+}
+
+/// An invalid row has no figures: they would be read as results.
+fn figure(row: &Row, text: String) -> String {
+    if row.invalid.is_none() { text } else { "–".to_owned() }
 }
 
 fn in_flight(row: &Row) -> String {
@@ -188,8 +196,14 @@ pub fn table(rows: &[&Repeated]) -> String {
     text
 }
 
-fn cells(Repeated { row, all, .. }: &Repeated) -> [String; 20] {
-    let servers: Vec<_> = row.processes.iter().filter(|p| p.name.starts_with("store")).collect();
+/// A store of ours or a node of etcd.
+fn is_server(process: &str) -> bool {
+    process != LOAD && !process.starts_with("placement")
+}
+
+fn cells(repeated: &Repeated) -> [String; 20] {
+    let Repeated { row, all, .. } = repeated;
+    let servers: Vec<_> = row.processes.iter().filter(|p| is_server(&p.name)).collect();
     let l = &row.latency;
     let storage = match (&row.setup.log_engine, row.setup.kv_table_mib) {
         (None, None) => row.storage().to_owned(),
@@ -211,20 +225,30 @@ fn cells(Repeated { row, all, .. }: &Repeated) -> [String; 20] {
         maybe(row.setup.sync).to_owned(),
         row.sent.keys.clone(),
         thousands(row.setup.regions as u64),
-        rate(row),
-        all.iter().map(|rate| format!("{:.1}", rate / 1e3)).collect::<Vec<_>>().join(", "),
+        rate(repeated),
+        all.iter().map(run_text).collect::<Vec<_>>().join(", "),
         row.errors.to_string(),
-        [l.p50_us, l.p95_us, l.p99_us, l.p999_us, l.max_us].map(ms).join(" / "),
+        figure(row, [l.p50_us, l.p95_us, l.p99_us, l.p999_us, l.max_us].map(ms).join(" / ")),
         format!("{:.0} %, {:.1}", row.cpu_percent, row.load_average),
-        format!(
-            "{:.1} s, {} MiB",
-            servers.iter().map(|p| p.cpu_s).sum::<f64>(),
-            servers.iter().map(|p| p.rss_mib).max().unwrap_or(0)
+        figure(
+            row,
+            format!(
+                "{:.1} s, {} MiB",
+                servers.iter().map(|p| p.cpu_s).sum::<f64>(),
+                servers.iter().map(|p| p.rss_mib).max().unwrap_or(0)
+            ),
         ),
-        row.load_us_per_op().map_or_else(|| "–".to_owned(), |us| format!("{us:.2} µs")),
-        thousands(row.ops_per_core_s as u64),
+        figure(
+            row,
+            row.load_us_per_op().map_or_else(|| "–".to_owned(), |us| format!("{us:.2} µs")),
+        ),
+        figure(row, thousands(row.ops_per_core_s as u64)),
         published(row).map_or("–", |published| published.text).to_owned(),
     ]
+}
+
+fn run_text(rate: &Option<f64>) -> String {
+    rate.map_or_else(|| "invalid".to_owned(), |rate| format!("{:.1}", rate / 1e3))
 }
 
 #[cfg(test)]

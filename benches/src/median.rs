@@ -8,10 +8,22 @@ pub struct Repeated {
     /// The one of median operations a second among the valid ones (open loop: of median p99); of
     /// two the worse. An invalid one when none is valid.
     pub row: Row,
-    /// Operations a second of all repetitions, invalid ones too, in the order they ran.
-    pub all: Vec<f64>,
+    /// Operations a second of all repetitions in the order they ran; `None`: an invalid one.
+    pub all: Vec<Option<f64>>,
     /// How many of them are valid.
     pub valid: usize,
+}
+
+impl Repeated {
+    /// ` (1 of 3 valid)` when the median is of fewer repetitions than were to run.
+    #[must_use]
+    pub fn how_many(&self) -> String {
+        let planned = self.row.origin.passes.unwrap_or(1).max(self.all.len());
+        if self.valid == 0 || self.valid == planned {
+            return String::new();
+        }
+        format!(" ({} of {planned} valid)", self.valid)
+    }
 }
 
 /// Groups rows by name, keys, storage and system, in the order of their first appearance.
@@ -36,7 +48,8 @@ fn choose(group: &[&Row]) -> Repeated {
     }
     let middle = valid.len().saturating_sub(1) / 2;
     let row = valid.get(middle).copied().unwrap_or(group[0]).clone();
-    Repeated { row, all: group.iter().map(|row| row.ops_per_s).collect(), valid: valid.len() }
+    let figure = |row: &&Row| row.invalid.is_none().then_some(row.ops_per_s);
+    Repeated { row, all: group.iter().map(figure).collect(), valid: valid.len() }
 }
 
 #[cfg(test)]
@@ -62,7 +75,7 @@ mod tests {
         let repeated = of(&rows);
         assert_eq!(repeated.len(), 1);
         assert_eq!((repeated[0].row.ops_per_s, repeated[0].valid), (2.0, 3));
-        assert_eq!(repeated[0].all, [3.0, 1.0, 2.0]);
+        assert_eq!(repeated[0].all, [Some(3.0), Some(1.0), Some(2.0)]);
     }
 
     #[test]
@@ -72,6 +85,9 @@ mod tests {
         let repeated = of(&rows);
         assert_eq!(repeated.len(), 2);
         assert_eq!((repeated[0].row.ops_per_s, repeated[0].valid), (2.0, 2));
+        assert_eq!(repeated[0].all, [None, Some(3.0), Some(2.0)]);
+        assert_eq!(repeated[0].how_many(), " (2 of 3 valid)");
+        assert_eq!(repeated[1].how_many(), "");
         let none = of(&rows[..1]);
         assert_eq!(none[0].valid, 0);
         assert!(none[0].row.invalid.is_some());

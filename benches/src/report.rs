@@ -208,12 +208,28 @@ impl Row {
         if let Some(rate) = s.offered_rate {
             let _ = write!(text, " at most, {} ops/s offered", thousands(rate as u64));
         }
+        text.push('\n');
+        match &self.invalid {
+            // Its figures would be read as results.
+            Some(reason) => {
+                let _ = writeln!(text, "  INVALID: {reason}");
+            }
+            None => text += &self.figures(),
+        }
+        for (error, count) in self.error_texts.iter().take(3) {
+            let _ = writeln!(text, "  {count} times: {error}");
+        }
+        text
+    }
+
+    fn figures(&self) -> String {
+        let mut text = String::new();
         let l = &self.latency;
         let _ = writeln!(
             text,
-            "\n  {} ops/s over {:.1} s ({} ops, {} errors)   p50 {} p95 {} p99 {} p99.9 {} max {} ms",
+            "  {} ops/s over {:.1} s ({} ops, {} errors)   p50 {} p95 {} p99 {} p99.9 {} max {} ms",
             thousands(self.ops_per_s as u64),
-            s.seconds,
+            self.sent.seconds,
             self.ops,
             self.errors,
             ms(l.p50_us),
@@ -234,12 +250,6 @@ impl Row {
                 .collect::<Vec<_>>()
                 .join(", "),
         );
-        if let Some(reason) = &self.invalid {
-            let _ = writeln!(text, "  INVALID: {reason}");
-        }
-        for (error, count) in self.error_texts.iter().take(3) {
-            let _ = writeln!(text, "  {count} times: {error}");
-        }
         text
     }
 

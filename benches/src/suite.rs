@@ -199,6 +199,19 @@ pub fn full() -> Vec<Kind> {
     rows
 }
 
+/// `kinds`, and before its first open-loop row the one whose rate that takes its share of, unless
+/// it is there.
+#[must_use]
+pub fn with_maximum(mut kinds: Vec<Kind>) -> Vec<Kind> {
+    let is_maximum = |kind: &Kind| kind.name == MAXIMUM && kind.keys == SPREAD;
+    if let Some(first) = kinds.iter().position(|kind| kind.share.is_some())
+        && !kinds.iter().any(is_maximum)
+    {
+        kinds.splice(first..first, full().into_iter().find(is_maximum));
+    }
+    kinds
+}
+
 /// The batched published rows with the pipeline off, which were published with it on only.
 fn one_append_rows() -> Vec<Kind> {
     let row = |name, servers: Servers| Kind {
@@ -361,6 +374,15 @@ mod tests {
                 assert_eq!(workload.rate.is_some(), kind.share.is_some());
             }
         }
+    }
+
+    #[test]
+    fn an_open_loop_alone_gets_the_row_of_its_maximum_once() {
+        let names = |kinds: &[Kind]| kinds.iter().map(|kind| kind.name).collect::<Vec<_>>();
+        let alone = with_maximum(open_loop_rows());
+        assert_eq!(names(&alone[..2]), [MAXIMUM, "open-25"]);
+        assert_eq!(names(&with_maximum(full())), names(&full()));
+        assert_eq!(names(&with_maximum(latency_rows())), ["one-put", "one-get"]);
     }
 
     #[test]

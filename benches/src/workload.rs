@@ -4,9 +4,10 @@ use crate::error::Error;
 use crate::keys::{KeyMode, SPREAD_KEY_BYTES};
 use std::time::Duration;
 
-/// Longest key and value that the servers take.
+/// Longest key that the servers take.
 const KEY_BYTES_MAX: usize = 4 << 10;
-const VALUE_BYTES_MAX: usize = 1 << 20;
+/// Longest value that the servers take.
+pub const VALUE_BYTES_MAX: usize = 1 << 20;
 /// Operations at most in a message of a client that batches.
 pub const BATCH_OPS_MAX: usize = 100;
 
@@ -72,7 +73,7 @@ impl Workload {
             ));
         }
         if self.write_percent > 100 {
-            return invalid(format!("--write-percent {} is above 100", self.write_percent));
+            return invalid(format!("--write-percent {} is not 0 to 100", self.write_percent));
         }
         if !(1..=KEY_BYTES_MAX).contains(&self.key_bytes) {
             return invalid(format!("--key-bytes {} is not 1 to {KEY_BYTES_MAX}", self.key_bytes));
@@ -85,17 +86,17 @@ impl Workload {
         }
         if self.value_bytes > VALUE_BYTES_MAX {
             return invalid(format!(
-                "--value-bytes {} is above {VALUE_BYTES_MAX}",
+                "--value-bytes {} is not 0 to {VALUE_BYTES_MAX}",
                 self.value_bytes
             ));
         }
         if let Some(rate) = self.rate
             && !(rate.is_finite() && rate >= 1.0)
         {
-            return invalid(format!("--rate {rate} is not a number of operations a second"));
+            return invalid(format!("--rate {rate} is not a number of operations a second from 1"));
         }
         if self.seconds < Duration::from_millis(100) {
-            return invalid("--seconds is less than 0.1".to_owned());
+            return invalid(format!("--seconds {} is less than 0.1", self.seconds.as_secs_f64()));
         }
         Ok(())
     }

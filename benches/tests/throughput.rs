@@ -51,7 +51,10 @@ fn wrong_usage_names_the_flag_and_ends_with_two() {
         ("run --write-percent 101", "--write-percent"),
         ("run --keys spread:none", "--keys"),
         ("run --key-bytes 8", "--key-bytes"),
-        ("run --rate 0", "--rate"),
+        ("run --rate 0", "--rate 0"),
+        ("run --rate -5", "--rate -5"),
+        ("run --seconds 0.01", "'0.01' for '--seconds"),
+        ("run --value-bytes -1", "'-1' for '--value-bytes"),
         ("table --rows gets-512 --storage memory", "--rows"),
     ] {
         let output = throughput(line);

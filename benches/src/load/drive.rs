@@ -190,7 +190,13 @@ impl Generator {
     fn next(&mut self) -> Call {
         #[cfg(feature = "peers")]
         if self.puts_per_call > 1 {
-            return Call::Puts((0..self.puts_per_call).map(|_| self.put()).collect());
+            // A transaction takes no key twice.
+            let mut puts = std::collections::BTreeMap::new();
+            while puts.len() < self.puts_per_call {
+                let (key, value) = self.put();
+                puts.insert(key, value);
+            }
+            return Call::Puts(puts.into_iter().collect());
         }
         if self.rng.random_range(0..100) < self.write_percent {
             let (key, value) = self.put();

@@ -69,7 +69,7 @@ fn line(row: &Row, theirs: Option<&Row>) -> String {
         None => thousands(row.ops_per_s as u64),
         Some(reason) => format!("invalid: {reason}"),
     };
-    let cpu = if row.ops_per_core_s > 0.0 {
+    let cpu = if row.invalid.is_none() && row.ops_per_core_s > 0.0 {
         format!("{:.1} µs", 1e6 / row.ops_per_core_s)
     } else {
         "–".to_owned()
@@ -80,7 +80,11 @@ fn line(row: &Row, theirs: Option<&Row>) -> String {
         row.system.as_deref().unwrap_or("Flotilla").to_owned(),
         row.sent.rpc.clone(),
         rate,
-        format!("{} / {}", ms(row.latency.p50_us), ms(row.latency.p99_us)),
+        if row.invalid.is_none() {
+            format!("{} / {}", ms(row.latency.p50_us), ms(row.latency.p99_us))
+        } else {
+            "–".to_owned()
+        },
         cpu,
         theirs,
         ratio,

@@ -4,7 +4,7 @@ use crate::drive;
 use crate::protocol::{Groups, Order, Tally, Work};
 use flotilla_benches::Error;
 use flotilla_benches::machine::{self, MachineTime};
-use flotilla_benches::playground::{Owned, free_ports, sibling};
+use flotilla_benches::playground::{Owned, clear_settings, free_ports, sibling};
 use flotilla_benches::processes::{Sample, Server, Usage};
 use flotilla_kvserver::config::Storage;
 use flotilla_raftstore::{Clock, SystemClock};
@@ -65,10 +65,13 @@ impl Cluster {
         let base = free_ports()?;
         let address = |offset: usize| format!("127.0.0.1:{}", usize::from(base) + offset);
         let mut command = Command::new(sibling("placement")?);
+        clear_settings(&mut command, "FLOTILLA_");
         command.arg("run").arg("--dir").arg(dir.path().join("placement"));
         command.args(["--addr", &address(0), "--stores", &STORES.to_string()]);
         command.args(["--regions", &regions.to_string()]);
-        command.stdin(Stdio::null()).stdout(Stdio::null());
+        // It ends when this process does, however that ends.
+        command.env("FLOTILLA_PARENT_PIPE", "1");
+        command.stdin(Stdio::piped()).stdout(Stdio::null());
         command.stderr(log(dir.path(), "placement")?);
         let placement = Owned::spawn("placement", &mut command)?;
         let mut stores = Vec::new();
@@ -171,6 +174,7 @@ impl Member {
             std::env::current_exe().map_err(Error::system("cannot tell this program's file"))?;
         let name = format!("store-{number}");
         let mut command = Command::new(own);
+        clear_settings(&mut command, "FLOTILLA_");
         command.arg("store").arg("--dir").arg(dir.join(&name));
         command.args(["--addr", address, "--placement", placement]);
         command.args(["--storage", &storage.to_string()]);

@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use flotilla_benches::keys::KeyMode;
 use flotilla_benches::suite::{self, Kind};
-use flotilla_benches::workload::{Rpc, Workload};
+use flotilla_benches::workload::{Rpc, VALUE_BYTES_MAX, Workload};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -53,13 +53,14 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value = "stream")]
     pub rpc: Rpc,
     /// Share of puts; the rest are linearizable gets.
-    #[arg(long, default_value_t = 90)]
+    #[arg(long, default_value_t = 90, allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(u32).range(0..=100))]
     pub write_percent: u32,
     /// Bytes of a key: 16 for `spread`; a shorter start key is filled up with zero bytes.
     #[arg(long, default_value_t = 16)]
     pub key_bytes: usize,
     /// Bytes of a value.
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 16, allow_negative_numbers = true, value_parser = value_bytes)]
     pub value_bytes: usize,
     /// Which keys: `startkey` (each region's first key) or `spread:N` (N keys, uniform over the
     /// byte space).
@@ -67,10 +68,10 @@ pub struct RunArgs {
     pub keys: KeyMode,
     /// Open loop: start so many operations a second, whatever the answers do; latencies count from
     /// the intended starts.
-    #[arg(long, value_name = "OPS")]
+    #[arg(long, value_name = "OPS", allow_negative_numbers = true)]
     pub rate: Option<f64>,
     /// Length of the counted window, in seconds.
-    #[arg(long, default_value = "10", value_parser = seconds)]
+    #[arg(long, default_value = "10", value_parser = window, allow_negative_numbers = true)]
     pub seconds: Duration,
     /// Load before the window, not counted, in seconds.
     #[arg(long, default_value = "2", value_parser = seconds)]
@@ -111,7 +112,7 @@ pub enum Suite {
 #[derive(Debug, Args)]
 pub struct TimesArgs {
     /// Length of each row's counted window, in seconds.
-    #[arg(long, default_value = "8", value_parser = seconds)]
+    #[arg(long, default_value = "8", value_parser = window, allow_negative_numbers = true)]
     pub seconds: Duration,
     /// Load before each window, in seconds.
     #[arg(long, default_value = "3", value_parser = seconds)]
@@ -153,11 +154,13 @@ impl TableArgs {
         } else {
             suite::short()
         };
-        all.into_iter()
+        let wanted = all
+            .into_iter()
             .filter(|kind| self.rows.is_empty() || self.rows.iter().any(|name| name == kind.name))
             .filter(|kind| self.storage.as_deref().is_none_or(|s| s == kind.servers.storage))
             .filter(|kind| !self.quick || kind.keys != KeyMode::StartKey)
-            .collect()
+            .collect();
+        suite::with_maximum(wanted)
     }
 }
 
@@ -182,6 +185,17 @@ fn row_names() -> clap::builder::PossibleValuesParser {
     let mut names: Vec<&'static str> = suite::full().iter().map(|kind| kind.name).collect();
     names.dedup();
     names.into()
+}
+
+fn value_bytes(text: &str) -> Result<usize, String> {
+    let bytes = text.parse().ok().filter(|bytes| *bytes <= VALUE_BYTES_MAX);
+    bytes.ok_or_else(|| format!("expected a whole number from 0 to {VALUE_BYTES_MAX}"))
+}
+
+fn window(text: &str) -> Result<Duration, String> {
+    let least = Duration::from_millis(100);
+    let long_enough = seconds(text).ok().filter(|time| *time >= least);
+    long_enough.ok_or_else(|| "expected a number of seconds from 0.1 to 86400".to_owned())
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -2,7 +2,7 @@
 //! page and plots from earlier rows (`report`), and, with the feature `peers`, the same load on
 //! another system (`peers`).
 //!
-//! Exit codes: 0 done, 1 no result (or not one operation succeeded), 2 wrong usage.
+//! Exit codes: 0 done, 1 no result (an invalid row is none, nor a table of which a row failed), 2 wrong usage.
 
 mod args;
 mod record;
@@ -93,6 +93,9 @@ async fn run(args: &RunArgs) -> Result<(), Error> {
         let first = row.error_texts.first().map_or("no answer came", |(text, _)| text.as_str());
         return Err(Error::Cluster(format!("not one operation succeeded: {first}")));
     }
+    if let Some(reason) = &row.invalid {
+        return Err(Error::Cluster(format!("the row is invalid, which is no result: {reason}")));
+    }
     Ok(())
 }
 
@@ -114,8 +117,8 @@ async fn run_table(args: &TableArgs) -> Result<(), Error> {
         if whole { record.run_inside(times).await } else { Ok(()) }
     })
     .await;
-    record.finish()?;
-    result
+    let finished = record.finish();
+    result.and(finished)
 }
 
 #[cfg(feature = "peers")]
@@ -125,8 +128,8 @@ async fn run_peers(args: &args::PeersArgs) -> Result<(), Error> {
     let mut record = Record::new("peers", &args.times, times.passes, run::ROWS_A_PASS)?;
     println!("{}", machine::describe());
     let result = or_interrupted(run::run(times, &mut record)).await;
-    record.finish()?;
-    result
+    let finished = record.finish();
+    result.and(finished)
 }
 
 fn times(args: &TimesArgs) -> Times {

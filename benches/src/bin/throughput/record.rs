@@ -60,6 +60,7 @@ impl Record {
                 .arg("--json")
                 .arg(&json)
                 .stdout(std::process::Stdio::null())
+                .kill_on_drop(true)
                 .spawn()
                 .map_err(Error::system("cannot start inside"))?;
             let status = child.wait().await.map_err(Error::system("cannot wait for inside"))?;
@@ -74,7 +75,8 @@ impl Record {
         Ok(())
     }
 
-    /// Prints the table of medians and writes the page, also after an interruption.
+    /// Prints the table of medians and writes the page, also after an interruption. An error when
+    /// a row failed or none is valid.
     pub fn finish(self) -> Result<(), Error> {
         self.show.clear();
         let repeated = median::of(&self.rows);
@@ -85,6 +87,13 @@ impl Record {
         if let Some(out) = self.out.filter(|_| !self.rows.is_empty()) {
             document::write(&self.rows, &out)?;
             println!("wrote {}", out.display());
+        }
+        if !self.failed.is_empty() {
+            let failed = self.failed.join("; ");
+            return Err(Error::Cluster(format!("not everything was measured: {failed}")));
+        }
+        if self.rows.iter().all(|row| row.invalid.is_some()) {
+            return Err(Error::Cluster("no row is valid: there is no result".to_owned()));
         }
         Ok(())
     }
