@@ -72,18 +72,20 @@ mutants: deps announce ## plant known mistakes one by one; the simulation must f
 	$(BIN)/mutants
 
 bench: build ## the published rows and latencies, side by side with ours (at most 6 minutes)
-	$(BIN)/throughput table --out $(BENCH_OUT) $(BENCH_FLAGS)
+	$(BIN)/throughput table --out $(BENCH_OUT)/short $(BENCH_FLAGS)
 
 bench-full: build ## every row three times, median, page and plots (about an hour)
-	$(BIN)/throughput table --suite full --repeats 3 --seconds 6 --warmup 2 --out $(BENCH_OUT) $(BENCH_FLAGS)
+	$(BIN)/throughput table --suite full --repeats 3 --seconds 6 --warmup 2 --out $(BENCH_OUT)/full $(BENCH_FLAGS)
 
 bench-peers: deps announce ## the same load on etcd, which it installs (Debian, Ubuntu, with root)
 	@scripts/deps-peers
 	cargo build $(CARGO_FLAGS) --workspace --bins --features flotilla-benches/peers
-	$(BIN)/throughput peers --out $(BENCH_OUT) $(BENCH_FLAGS)
+	$(BIN)/throughput peers --out $(BENCH_OUT)/peers $(BENCH_FLAGS)
 
 bench-report: build ## docs/throughput.md and its plots from what bench-full and bench-peers left
-	$(BIN)/throughput report --json $(wildcard $(BENCH_OUT)/full.jsonl $(BENCH_OUT)/peers.jsonl) --out docs
+	@[ -e $(BENCH_OUT)/full/full.jsonl ] || { \
+	  echo 'no $(BENCH_OUT)/full/full.jsonl: run make bench-full first' >&2; exit 1; }
+	$(BIN)/throughput report --out docs --json $(wildcard $(BENCH_OUT)/full/full.jsonl $(BENCH_OUT)/peers/peers.jsonl)
 
 inside: build ## the engine alone: proposals made inside three store processes
 	$(BIN)/inside $(INSIDE_FLAGS)
