@@ -218,6 +218,7 @@ pub(super) fn busy(log: &RaftEngineLog, rounds: Range<u64>) {
 
 const SMALL_FILES: RaftEngineLogOptions = RaftEngineLogOptions { sync: true, file_bytes: 8 << 10 };
 
+#[allow(clippy::disallowed_methods)] // A test may wait.
 pub(super) fn open_small(dir: &Path) -> Arc<RaftEngineLog> {
     // A process that another test starts holds the lock for a moment, until its own program runs.
     for _ in 0..1000 {
