@@ -1,6 +1,6 @@
 //! The same load on another system, in the same run on the same machine.
 //!
-//! What can be compared without that system is here; [`etcd`], behind the feature `peers`, drives it.
+//! What can be compared without that system is here; `etcd.rs`, behind the feature `peers`, drives it.
 
 #[cfg(feature = "peers")]
 pub mod etcd;
