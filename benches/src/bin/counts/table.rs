@@ -36,7 +36,7 @@ pub fn write(lines: &[Line], compiler: &str) -> String {
     text
 }
 
-/// Reads what [`write`] wrote; the error says what is missing.
+/// Reads what [`write()`] wrote; the error says what is missing.
 pub fn read(text: &str) -> Result<Kept, String> {
     let compiler = text
         .split_once(COMPILER)
