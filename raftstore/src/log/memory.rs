@@ -4,6 +4,7 @@
 //! entry, so that the code above it can be tested against both.
 
 use super::extent::Extent;
+use super::fence::Fenced;
 use super::{GroupLog, GroupWrite, LogStore};
 use crate::error::{Fatal, LogError};
 use crate::types::{GroupId, GroupRecord, HardState, LogEntry};
@@ -14,14 +15,13 @@ use std::sync::Arc;
 /// A [`LogStore`] in memory, for tests: it can be told to fail or to lose an entry.
 #[derive(Default)]
 pub struct MemoryLog {
-    state: Mutex<State>,
+    state: Mutex<Fenced<State>>,
 }
 
 #[derive(Default)]
 struct State {
     groups: BTreeMap<GroupId, Group>,
     failure: Option<String>,
-    fenced: Option<Fatal>,
 }
 
 struct Group {
@@ -40,12 +40,12 @@ impl MemoryLog {
 
     /// Makes the next write fail with `reason`; every later one is then refused.
     pub fn fail_next_write(&self, reason: &str) {
-        self.state.lock().failure = Some(reason.to_owned());
+        self.state.lock().inner.failure = Some(reason.to_owned());
     }
 
     /// Loses one entry, as damage would.
     pub fn lose_entry(&self, group: GroupId, index: u64) {
-        if let Some(group) = self.state.lock().groups.get_mut(&group) {
+        if let Some(group) = self.state.lock().inner.groups.get_mut(&group) {
             group.entries.remove(&index);
         }
     }
@@ -128,20 +128,12 @@ impl Group {
 
 impl LogStore for MemoryLog {
     fn load(&self) -> Result<Vec<GroupLog>, LogError> {
-        let state = self.state.lock();
+        let state = &self.state.lock().inner;
         Ok(state.groups.iter().map(|(id, group)| group.load(*id)).collect())
     }
 
     fn write(&self, writes: &[GroupWrite]) -> Result<(), Fatal> {
-        let mut state = self.state.lock();
-        if let Some(first) = &state.fenced {
-            return Err(super::refused(first));
-        }
-        state.write(writes).map_err(|reason| {
-            let fatal = Fatal::new("write the log", reason);
-            state.fenced = Some(fatal.clone());
-            fatal
-        })
+        self.state.lock().write(|state| state.write(writes))
     }
 
     fn entries(
@@ -152,7 +144,7 @@ impl LogStore for MemoryLog {
         bytes_max: usize,
         out: &mut Vec<LogEntry>,
     ) -> Result<(), LogError> {
-        let state = self.state.lock();
+        let state = &self.state.lock().inner;
         let damaged = |reason: String| LogError::Damaged { group, reason };
         let held = state.groups.get(&group).ok_or_else(|| damaged("not in this log".to_owned()))?;
         held.extent.readable(group, low, high)?;
@@ -172,6 +164,6 @@ impl LogStore for MemoryLog {
     }
 
     fn live_bytes(&self) -> u64 {
-        self.state.lock().groups.values().map(|group| group.extent.bytes()).sum()
+        self.state.lock().inner.groups.values().map(|group| group.extent.bytes()).sum()
     }
 }

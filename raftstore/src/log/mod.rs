@@ -11,6 +11,7 @@ pub(crate) mod cache;
 mod choice;
 mod engine;
 mod extent;
+mod fence;
 mod folder;
 mod groups;
 mod memory;
@@ -95,11 +96,6 @@ pub trait LogStore: Send + Sync {
 
     /// Bytes of live entries, approximately: what the store's limit is compared with.
     fn live_bytes(&self) -> u64;
-}
-
-/// The answer to a write after a failed one: memory and disk may differ since.
-fn refused(first: &Fatal) -> Fatal {
-    Fatal::new("write the log", format!("refused after an earlier failure: {first}"))
 }
 
 #[cfg(test)]

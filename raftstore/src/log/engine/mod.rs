@@ -27,6 +27,7 @@ use self::codec::{Entries, Entry, RECORD, STANDING};
 use self::files::Files;
 use self::purge::Purger;
 use self::span::Span;
+use super::fence::Fenced;
 use super::folder::{Claim, Format, RESTORE, io};
 use super::groups::{Groups, Prepared};
 use super::{GroupLog, GroupWrite, LogEngine, LogStore};
@@ -79,7 +80,7 @@ pub struct RaftEngineLog {
     found: Mutex<Option<Vec<GroupLog>>>,
     groups: Groups,
     /// Held through a write; the log writer is the only one who takes it.
-    writer: Mutex<Writer>,
+    writer: Mutex<Fenced<Writer>>,
     _claim: Claim,
 }
 
@@ -89,7 +90,6 @@ struct Writer {
     entries: Vec<Entry>,
     /// Bytes since the last purge.
     unpurged: u64,
-    fenced: Option<Fatal>,
 }
 
 impl RaftEngineLog {
@@ -297,23 +297,13 @@ impl LogStore for RaftEngineLog {
     }
 
     fn write(&self, writes: &[GroupWrite]) -> Result<(), Fatal> {
-        let mut writer = self.writer.lock();
-        let writer = &mut *writer;
-        if let Some(first) = &writer.fenced {
-            return Err(super::refused(first));
-        }
-        self.found.lock().take();
-        match self.fill(writer, writes).and_then(|()| self.commit(writer)) {
-            Ok(()) => {
-                self.groups.publish(writes);
-                Ok(())
-            }
-            Err(reason) => {
-                let fatal = Fatal::new("write the log", reason);
-                writer.fenced = Some(fatal.clone());
-                Err(fatal)
-            }
-        }
+        self.writer.lock().write(|writer| {
+            self.found.lock().take();
+            self.fill(writer, writes)?;
+            self.commit(writer)?;
+            self.groups.publish(writes);
+            Ok(())
+        })
     }
 
     fn entries(

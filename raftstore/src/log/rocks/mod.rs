@@ -17,6 +17,7 @@ mod load;
 use self::codec::{Encoder, Key};
 use self::folder::Folder;
 use super::extent::Plan;
+use super::fence::Fenced;
 use super::groups::{Groups, Prepared};
 use super::{GroupLog, GroupWrite, LogStore};
 use crate::error::{Fatal, LogError};
@@ -54,13 +55,7 @@ pub struct RocksLog {
     found: Mutex<Option<Vec<GroupLog>>>,
     groups: Groups,
     /// Held through a write; the log writer is the only one who takes it.
-    writer: Mutex<Writer>,
-}
-
-#[derive(Default)]
-struct Writer {
-    encoder: Encoder,
-    fenced: Option<Fatal>,
+    writer: Mutex<Fenced<Encoder>>,
 }
 
 impl RocksLog {
@@ -184,31 +179,18 @@ impl LogStore for RocksLog {
     }
 
     fn write(&self, writes: &[GroupWrite]) -> Result<(), Fatal> {
-        let mut writer = self.writer.lock();
-        let Writer { encoder, fenced } = &mut *writer;
-        if let Some(first) = fenced {
-            return Err(super::refused(first));
-        }
-        self.found.lock().take();
-        let done = self.groups.prepare(writes).and_then(|prepared| {
+        self.writer.lock().write(|encoder| {
+            self.found.lock().take();
+            let prepared = self.groups.prepare(writes)?;
             let bytes: usize = writes.iter().flat_map(|w| &w.append).map(|e| e.data.len()).sum();
             let mut batch = WriteBatch::with_capacity_bytes(bytes + 128 * writes.len());
             for (write, Prepared { plan, .. }) in writes.iter().zip(&prepared) {
                 encode(&mut batch, encoder, write, plan);
             }
-            self.commit(batch)
-        });
-        match done {
-            Ok(()) => {
-                self.groups.publish(writes);
-                Ok(())
-            }
-            Err(reason) => {
-                let fatal = Fatal::new("write the log", reason);
-                *fenced = Some(fatal.clone());
-                Err(fatal)
-            }
-        }
+            self.commit(batch)?;
+            self.groups.publish(writes);
+            Ok(())
+        })
     }
 
     fn entries(
