@@ -140,7 +140,7 @@ impl Row {
     #[must_use]
     pub fn new(
         name: &str,
-        workload: &Workload,
+        sent: Sent,
         setup: Setup,
         measured: Measured,
         invalid: Option<String>,
@@ -157,7 +157,7 @@ impl Row {
         Row {
             name: name.to_owned(),
             system: None,
-            sent: Sent::new(workload),
+            sent,
             setup,
             ops: measured.ops,
             ops_per_s: round(measured.ops as f64 / measured.took.as_secs_f64()),
@@ -174,7 +174,7 @@ impl Row {
             } else {
                 0.0
             },
-            load_average: measured.load_average,
+            load_average: round(measured.load_average),
             cpu_percent: round(measured.cpu_percent),
             machine: machine::describe(),
             invalid: invalid.or_else(too_many),
@@ -280,8 +280,8 @@ impl Row {
     }
 }
 
-impl Sent {
-    fn new(workload: &Workload) -> Self {
+impl From<&Workload> for Sent {
+    fn from(workload: &Workload) -> Self {
         Sent {
             clients: workload.clients,
             batching: workload.batching,

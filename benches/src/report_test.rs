@@ -40,7 +40,7 @@ fn row(errors: u64, invalid: Option<&str>) -> Row {
         cpu_percent: 99.0,
         load_average: 4.5,
     };
-    Row::new("batched-rocksdb", &workload, setup, measured, invalid.map(str::to_owned))
+    Row::new("batched-rocksdb", (&workload).into(), setup, measured, invalid.map(str::to_owned))
 }
 
 #[test]

@@ -169,7 +169,7 @@ pub async fn run_row(
     let measured = load::run(workload, targets, keys, &servers, progress).await?;
     let after = Leaders::read(&stores).await;
     let invalid = leaders::why_invalid(before.as_ref(), after.as_ref(), starts.len());
-    Ok(Row::new(name, workload, setup, measured, invalid))
+    Ok(Row::new(name, workload.into(), setup, measured, invalid))
 }
 
 async fn read_setup(address: &str, regions: usize) -> Setup {

@@ -136,7 +136,7 @@ async fn etcd_row(
         regions: 1,
         ..Setup::default()
     };
-    let mut row = Row::new(&format!("{PREFIX}{name}"), workload, setup, measured, None);
+    let mut row = Row::new(&format!("{PREFIX}{name}"), workload.into(), setup, measured, None);
     row.system = Some(version.to_owned());
     Ok(row)
 }

@@ -21,12 +21,13 @@ mod store;
 use clap::{Args, Parser, Subcommand};
 use cluster::Cluster;
 use flotilla_benches::Error;
+use flotilla_benches::report::Row;
 use flotilla_kvserver::config::{RunArgs, Storage};
 use protocol::Work;
-use row::Row;
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::path::PathBuf;
+use row::row;
+use std::fs::File;
+use std::io::{Write, stdout};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -68,7 +69,8 @@ struct RowArgs {
     /// Load before each window, in seconds.
     #[arg(long, default_value_t = 3.0, value_parser = seconds)]
     warmup: f64,
-    /// Write the rows to this file, one JSON object a line.
+    /// Write the rows to this file, one JSON object a line, each as soon as it is measured;
+    /// `-`: to standard output, and nothing else there.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -114,15 +116,11 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &RowArgs) -> Result<(), Error> {
-    let open = |path: &PathBuf| {
-        let file = OpenOptions::new().create(true).write(true).truncate(true).open(path);
-        file.map_err(Error::system(format!("cannot write --json {}", path.display())))
-    };
-    let mut json = args.json.as_ref().map(open).transpose()?;
+    let mut output = Output::open(args.json.as_deref())?;
     let mut invalid = Vec::new();
     for storage in [Storage::Memory, Storage::Rocksdb] {
         if args.storage.is_none_or(|only| only == storage) {
-            measure(args, storage, json.as_mut(), &mut invalid)?;
+            measure(args, storage, &mut output, &mut invalid)?;
         }
     }
     if invalid.is_empty() {
@@ -131,11 +129,44 @@ fn run(args: &RowArgs) -> Result<(), Error> {
     Err(Error::Cluster(format!("rows that do not count: {}", invalid.join(", "))))
 }
 
+/// Where rows go.
+enum Output {
+    /// As text to standard output.
+    Text,
+    /// The same, and as JSON lines to a file.
+    File(File),
+    /// As JSON lines to standard output.
+    Lines,
+}
+
+impl Output {
+    fn open(json: Option<&Path>) -> Result<Self, Error> {
+        match json {
+            None => Ok(Output::Text),
+            Some(path) if path.as_os_str() == "-" => Ok(Output::Lines),
+            Some(path) => File::create(path)
+                .map(Output::File)
+                .map_err(Error::system(format!("cannot write --json {}", path.display()))),
+        }
+    }
+
+    fn write(&mut self, row: &Row) -> Result<(), Error> {
+        match self {
+            Output::Text => write!(stdout(), "{}", row.text()),
+            Output::File(file) => {
+                write!(stdout(), "{}", row.text()).and_then(|()| writeln!(file, "{}", row.json()))
+            }
+            Output::Lines => writeln!(stdout(), "{}", row.json()),
+        }
+        .map_err(Error::system("cannot write a row"))
+    }
+}
+
 /// All rows on one storage, over one cluster.
 fn measure(
     args: &RowArgs,
     storage: Storage,
-    mut json: Option<&mut File>,
+    output: &mut Output,
     invalid: &mut Vec<String>,
 ) -> Result<(), Error> {
     eprintln!("starting 1 placement and 3 stores with a load inside: {storage}");
@@ -146,14 +177,11 @@ fn measure(
         let warmup = Duration::from_secs_f64(args.warmup);
         let window = Duration::from_secs_f64(args.seconds);
         let measured = cluster.run(kind.work, kind.in_flight, warmup, window)?;
-        let row = Row::new(kind.name, kind.work, kind.in_flight, storage, measured);
-        print!("{}", row.text());
+        let row = row(kind.name, kind.work, kind.in_flight, storage, measured);
         if let Some(reason) = &row.invalid {
             invalid.push(format!("{} on {storage} ({reason})", kind.name));
         }
-        if let Some(json) = json.as_deref_mut() {
-            writeln!(json, "{}", row.json()).map_err(Error::system("cannot write --json"))?;
-        }
+        output.write(&row)?;
     }
     cluster.stop()
 }

@@ -1,162 +1,69 @@
-//! A finished row: the stores' tallies added up, as text and as a JSON object.
-//!
-//! The field names are those of the throughput table's rows; `rpc` is `none`.
+//! A finished row of the table, out of the stores' tallies; its `rpc` is `none`.
 
 use crate::cluster::{Measured, is_even};
 use crate::drive::VALUE_BYTES;
 use crate::protocol::Work;
 use flotilla_benches::keys::SPREAD_KEY_BYTES;
-use flotilla_benches::machine;
-use flotilla_benches::processes::Usage;
-use flotilla_benches::report::thousands;
-use flotilla_kvserver::config::Storage;
+use flotilla_benches::load;
+use flotilla_benches::report::{Row, Sent, Setup};
+use flotilla_kvserver::config::{KvSettings, LogSettings, Storage};
+use flotilla_raftstore::Config;
+use flotilla_raftstore::log::LogEngine;
 use hdrhistogram::Histogram;
-use serde::Serialize;
 
-/// More errors than this share of all operations make a row invalid.
-const ERRORS_MAX: f64 = 0.001;
-
-/// See the module.
-#[derive(Debug, Serialize)]
-pub struct Row {
-    name: String,
-    clients: usize,
-    batching: bool,
-    rpc: &'static str,
-    storage: Storage,
-    write_percent: u32,
-    key_bytes: usize,
-    value_bytes: usize,
-    keys: String,
-    regions: usize,
-    pipeline: bool,
-    sync: bool,
-    in_flight: usize,
-    seconds: f64,
-    ops: u64,
-    ops_per_s: f64,
-    errors: u64,
-    p50_us: u64,
-    p95_us: u64,
-    p99_us: u64,
-    p999_us: u64,
-    max_us: u64,
-    processes: Vec<Usage>,
-    ops_per_core_s: f64,
-    load_average: f64,
-    cpu_percent: f64,
-    machine: String,
-    /// Why the row does not count.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub invalid: Option<String>,
+/// Adds up what the stores counted.
+pub fn row(name: &str, work: Work, in_flight: usize, storage: Storage, measured: Measured) -> Row {
+    let sent = Sent {
+        clients: measured.tallies.len(),
+        batching: false,
+        rpc: "none".to_owned(),
+        write_percent: if work == Work::Puts { 100 } else { 0 },
+        key_bytes: SPREAD_KEY_BYTES,
+        value_bytes: VALUE_BYTES,
+        keys: format!("spread:{}", measured.keys),
+        in_flight,
+        seconds: measured.window.as_secs_f64(),
+        offered_rate: None,
+    };
+    // The stores run with the defaults.
+    let setup = Setup {
+        storage: Some(storage.to_string()),
+        pipeline: Some(Config::default().pipeline),
+        sync: Some(LogSettings::default().sync),
+        regions: measured.regions,
+        log_engine: Some(LogEngine::default().name().to_owned()),
+        kv_table_mib: Some((KvSettings::default().table_bytes_max >> 20) as u64),
+    };
+    let moved = why_moved(&measured);
+    Row::new(name, sent, setup, add_up(measured), moved)
 }
 
-impl Row {
-    /// Adds up what the stores counted.
-    pub fn new(
-        name: &str,
-        work: Work,
-        in_flight: usize,
-        storage: Storage,
-        measured: Measured,
-    ) -> Self {
-        let mut latency = Histogram::<u64>::new(3).expect("three digits are legal");
-        for (value, count) in measured.tallies.iter().flat_map(|tally| &tally.latency_us) {
-            latency.record_n(*value, *count).expect("an unbounded histogram takes every value");
-        }
-        let ops = latency.len();
-        let errors = measured.tallies.iter().map(|tally| tally.errors).sum();
-        let cpu_s: f64 = measured.processes.iter().map(|process| process.cpu_s).sum();
-        let seconds = measured.window.as_secs_f64();
-        let at = |percent| latency.value_at_percentile(percent);
-        Row {
-            name: name.to_owned(),
-            clients: measured.tallies.len(),
-            batching: false,
-            rpc: "none",
-            storage,
-            write_percent: if work == Work::Puts { 100 } else { 0 },
-            key_bytes: SPREAD_KEY_BYTES,
-            value_bytes: VALUE_BYTES,
-            keys: format!("spread:{}", measured.keys),
-            regions: measured.regions,
-            // The stores run with the defaults.
-            pipeline: flotilla_raftstore::Config::default().pipeline,
-            sync: flotilla_kvserver::config::LogSettings::default().sync,
-            in_flight,
-            seconds,
-            ops,
-            ops_per_s: round(ops as f64 / seconds),
-            errors,
-            p50_us: at(50.0),
-            p95_us: at(95.0),
-            p99_us: at(99.0),
-            p999_us: at(99.9),
-            max_us: latency.max(),
-            ops_per_core_s: if cpu_s > 0.0 { round(ops as f64 / cpu_s) } else { 0.0 },
-            load_average: round(measured.load_average),
-            cpu_percent: round(measured.cpu_percent),
-            machine: machine::describe(),
-            invalid: why_invalid(&measured, ops, errors),
-            processes: measured.processes,
-        }
+fn add_up(measured: Measured) -> load::Measured {
+    let mut latency_us = Histogram::<u64>::new(3).expect("three digits are legal");
+    for (value, count) in measured.tallies.iter().flat_map(|tally| &tally.latency_us) {
+        latency_us.record_n(*value, *count).expect("an unbounded histogram takes every value");
     }
-
-    /// Two lines for a terminal.
-    pub fn text(&self) -> String {
-        let ms = |us: u64| format!("{:.2}", us as f64 / 1_000.0);
-        let mut text = format!(
-            "{} on {}: {} ops/s ({} ops in {:.1} s, {} errors), p50 {} p95 {} p99 {} p99.9 {} \
-             max {} ms\n  {} ops a core-second, CPU {:.0} %, load average {:.1}; {}\n",
-            self.name,
-            self.storage,
-            thousands(self.ops_per_s as u64),
-            self.ops,
-            self.seconds,
-            self.errors,
-            ms(self.p50_us),
-            ms(self.p95_us),
-            ms(self.p99_us),
-            ms(self.p999_us),
-            ms(self.max_us),
-            thousands(self.ops_per_core_s as u64),
-            self.cpu_percent,
-            self.load_average,
-            self.processes
-                .iter()
-                .map(|p| format!("{} {:.2} s {} MiB", p.name, p.cpu_s, p.rss_mib))
-                .collect::<Vec<_>>()
-                .join(", "),
-        );
-        if let Some(reason) = &self.invalid {
-            text.push_str(&format!("  INVALID: {reason}\n"));
-        }
-        text
-    }
-
-    /// The JSON object, in one line.
-    pub fn json(&self) -> String {
-        serde_json::to_string(self).expect("a row has only text keys and finite numbers")
+    let said =
+        measured.tallies.iter().filter_map(|tally| Some((tally.error.clone()?, tally.errors)));
+    load::Measured {
+        ops: latency_us.len(),
+        errors: measured.tallies.iter().map(|tally| tally.errors).sum(),
+        // All of a store's errors count under the text of its first one.
+        error_texts: said.collect(),
+        latency_us,
+        took: measured.window,
+        processes: measured.processes,
+        cpu_percent: measured.cpu_percent,
+        load_average: measured.load_average,
     }
 }
 
-fn why_invalid(measured: &Measured, ops: u64, errors: u64) -> Option<String> {
-    for (at, when) in ["start", "end"].into_iter().enumerate() {
+fn why_moved(measured: &Measured) -> Option<String> {
+    ["start", "end"].into_iter().enumerate().find_map(|(at, when)| {
         let led: Vec<usize> = measured.tallies.iter().map(|tally| tally.led[at]).collect();
-        if !is_even(&led, measured.regions) {
-            return Some(format!("at its {when} the stores led {led:?} groups"));
-        }
-    }
-    if ops == 0 || errors as f64 > (ops + errors) as f64 * ERRORS_MAX {
-        let text = measured.tallies.iter().find_map(|tally| tally.error.clone());
-        let text = text.unwrap_or_else(|| "nothing was answered".to_owned());
-        return Some(format!("{errors} errors beside {ops} operations: {text}"));
-    }
-    None
-}
-
-fn round(value: f64) -> f64 {
-    (value * 10.0).round() / 10.0
+        (!is_even(&led, measured.regions))
+            .then(|| format!("at its {when} the stores led {led:?} groups"))
+    })
 }
 
 #[cfg(test)]
@@ -186,25 +93,22 @@ mod tests {
 
     #[test]
     fn tallies_add_up() {
-        let row = Row::new("r", Work::Puts, 4_000, Storage::Memory, measured(8, 0));
+        let row = row("r", Work::Puts, 4_000, Storage::Memory, measured(8, 0));
         assert_eq!((row.ops, row.errors, row.ops_per_s), (3_000, 0, 1_500.0));
-        assert_eq!((row.p50_us, row.p99_us), (100, 100));
-        assert!((5_000..5_010).contains(&row.max_us));
+        assert_eq!((row.latency.p50_us, row.latency.p99_us), (100, 100));
+        assert!((5_000..5_010).contains(&row.latency.max_us));
         assert_eq!(row.invalid, None);
-        let json: serde_json::Value = serde_json::from_str(&row.json()).unwrap();
-        assert_eq!(
-            (json["rpc"].as_str(), json["keys"].as_str()),
-            (Some("none"), Some("spread:10"))
-        );
+        assert_eq!((row.sent.rpc.as_str(), row.sent.keys.as_str()), ("none", "spread:10"));
+        assert_eq!(row.storage(), "memory");
     }
 
     #[test]
     fn rows_with_errors_or_moved_leaders_do_not_count() {
-        let row = |led, errors| {
-            Row::new("r", Work::Reads, 512, Storage::Memory, measured(led, errors)).invalid
+        let invalid = |led, errors| {
+            row("r", Work::Reads, 512, Storage::Memory, measured(led, errors)).invalid
         };
-        assert!(row(8, 1).is_none());
-        assert!(row(8, 4).unwrap().contains("busy"));
-        assert!(row(7, 0).unwrap().contains("[8, 8, 7]"));
+        assert!(invalid(8, 1).is_none());
+        assert!(invalid(8, 4).unwrap().contains("busy"));
+        assert!(invalid(7, 0).unwrap().contains("[8, 8, 7]"));
     }
 }

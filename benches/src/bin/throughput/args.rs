@@ -120,7 +120,8 @@ pub struct TimesArgs {
     /// Passes over all rows; the median of a row's repetitions is shown.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100))]
     pub repeats: u16,
-    /// Write rows (JSON lines), page and plots into this folder.
+    /// Write rows (JSON lines), page and plots into this folder; a run with --rows, --storage or
+    /// --quick, into `partial` below it: the whole suite's result stays.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Write the rows to this file too, one JSON object a line, each as soon as it is measured.
@@ -147,6 +148,11 @@ pub struct TableArgs {
 }
 
 impl TableArgs {
+    /// Whether some rows of the suite are left out, or its windows are shortened.
+    pub fn is_partial(&self) -> bool {
+        !self.rows.is_empty() || self.storage.is_some() || self.quick
+    }
+
     /// The rows that are wanted.
     pub fn kinds(&self) -> Vec<Kind> {
         let all = if self.suite == Suite::Full || !self.rows.is_empty() {

@@ -109,7 +109,8 @@ async fn run_table(args: &TableArgs) -> Result<(), Error> {
         (times.seconds, times.warmup) = (Duration::from_secs(3), Duration::from_secs(1));
     }
     let name = if args.suite == Suite::Full { "full" } else { "short" };
-    let mut record = Record::new(name, &args.times, times.passes, kinds.len())?;
+    let partial = args.is_partial();
+    let mut record = Record::new(name, &args.times, partial, times.passes, kinds.len())?;
     println!("{}", machine::describe());
     let whole = args.suite == Suite::Full && args.rows.is_empty() && args.storage.is_none();
     let result = or_interrupted(async {
@@ -125,7 +126,7 @@ async fn run_table(args: &TableArgs) -> Result<(), Error> {
 async fn run_peers(args: &args::PeersArgs) -> Result<(), Error> {
     use flotilla_benches::peers::run;
     let times = times(&args.times);
-    let mut record = Record::new("peers", &args.times, times.passes, run::ROWS_A_PASS)?;
+    let mut record = Record::new("peers", &args.times, false, times.passes, run::ROWS_A_PASS)?;
     println!("{}", machine::describe());
     let result = or_interrupted(run::run(times, &mut record)).await;
     let finished = record.finish();

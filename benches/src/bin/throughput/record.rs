@@ -11,7 +11,11 @@ use flotilla_benches::{Error, document, median};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+/// Below `--out`: where a run of some rows writes, or of shorter windows.
+const PARTIAL: &str = "partial";
 
 /// See the module.
 pub struct Record {
@@ -25,10 +29,19 @@ pub struct Record {
 }
 
 impl Record {
-    /// `name` is that of the file of rows in the folder `--out`.
-    pub fn new(name: &str, args: &TimesArgs, passes: usize, rows: usize) -> Result<Self, Error> {
+    /// `name` is that of the file of rows in the folder `--out`; what is `partial` goes to a folder
+    /// below it, so that the result of a whole run stays as it is.
+    pub fn new(
+        name: &str,
+        args: &TimesArgs,
+        partial: bool,
+        passes: usize,
+        rows: usize,
+    ) -> Result<Self, Error> {
         let mut files = Vec::new();
-        if let Some(out) = &args.out {
+        let out =
+            args.out.as_ref().map(|out| if partial { out.join(PARTIAL) } else { out.clone() });
+        if let Some(out) = &out {
             std::fs::create_dir_all(out)
                 .map_err(Error::system(format!("cannot make --out {}", out.display())))?;
             files.push(open(&out.join(format!("{name}.jsonl")), false)?);
@@ -43,8 +56,7 @@ impl Record {
             passes: Some(passes),
             rows: Some(rows),
         };
-        let (show, out) = (Show::new(), args.out.clone());
-        Ok(Record { show, rows: Vec::new(), files, out, origin, failed: Vec::new() })
+        Ok(Record { show: Show::new(), rows: Vec::new(), files, out, origin, failed: Vec::new() })
     }
 
     /// Measures the engine alone with the program for that.
@@ -52,21 +64,23 @@ impl Record {
         let program = sibling("inside")?;
         for pass in 1..=times.passes {
             self.show.starting(&format!("pass {pass} of {}: the engine alone", times.passes));
-            let dir = tempfile::tempdir().map_err(Error::system("cannot create a folder"))?;
-            let json = dir.path().join("inside.jsonl");
             let mut child = tokio::process::Command::new(&program)
                 .args(["--seconds", &times.seconds.as_secs_f64().to_string()])
                 .args(["--warmup", &times.warmup.as_secs_f64().to_string()])
-                .arg("--json")
-                .arg(&json)
-                .stdout(std::process::Stdio::null())
+                .args(["--json", "-"])
+                .stdout(Stdio::piped())
                 .kill_on_drop(true)
                 .spawn()
                 .map_err(Error::system("cannot start inside"))?;
-            let status = child.wait().await.map_err(Error::system("cannot wait for inside"))?;
-            for row in document::read(&json)? {
+            let mut lines = BufReader::new(child.stdout.take().expect("it was piped")).lines();
+            while let Some(line) =
+                lines.next_line().await.map_err(Error::system("cannot read from inside"))?
+            {
+                let row = serde_json::from_str(&line)
+                    .map_err(|e| Error::Cluster(format!("inside wrote no row: {e}: {line}")))?;
                 self.keep(row, None)?;
             }
+            let status = child.wait().await.map_err(Error::system("cannot wait for inside"))?;
             if !status.success() {
                 let error = Error::Cluster(format!("inside ended with {status}"));
                 self.failed("the engine alone", &error);
@@ -160,4 +174,33 @@ pub fn open(path: &Path, append: bool) -> Result<File, Error> {
 /// Appends one.
 pub fn write_line(file: &mut File, line: &str) -> Result<(), Error> {
     writeln!(file, "{line}").map_err(Error::system("cannot write --json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Cli, Command};
+    use clap::Parser;
+
+    fn record(line: &str, out: &Path) -> Record {
+        let words = ["throughput", "table"].into_iter().chain(line.split_whitespace());
+        let Command::Table(mut args) = Cli::parse_from(words).command else { panic!("{line}") };
+        args.times.out = Some(out.to_owned());
+        Record::new("short", &args.times, args.is_partial(), 1, 1).unwrap()
+    }
+
+    #[test]
+    fn a_run_of_some_rows_leaves_the_result_of_all_rows() {
+        let dir = tempfile::tempdir().unwrap();
+        let whole = dir.path().join("short.jsonl");
+        std::fs::write(&whole, "of a whole run\n").unwrap();
+        for line in ["--rows batched-memory", "--storage memory", "--quick"] {
+            let record = record(line, dir.path());
+            assert_eq!(record.out.as_deref(), Some(&*dir.path().join(PARTIAL)), "{line}");
+            assert!(dir.path().join(PARTIAL).join("short.jsonl").exists(), "{line}");
+            assert_eq!(std::fs::read_to_string(&whole).unwrap(), "of a whole run\n", "{line}");
+        }
+        assert_eq!(record("--seconds 1", dir.path()).out.as_deref(), Some(dir.path()));
+        assert_eq!(std::fs::read_to_string(&whole).unwrap(), "", "a whole run begins anew");
+    }
 }
