@@ -89,15 +89,44 @@ impl Shared {
                 nonce.len()
             )));
         }
+        let lost = self.lost_at(&address, &nonce)?;
         let command = Command::AddStore { nonce, address: address.clone() };
         match self.replicated.execute(&command).await? {
             Answer::Store { store } => {
                 self.metrics.registrations.inc();
                 tracing::info!(%store, address, "store registered");
+                for lost in lost {
+                    tracing::warn!(
+                        %store, %lost, address,
+                        "a store with a new --dir took the address of one that is down, whose \
+                         replicas stay missing: nothing is moved to the new one; to get them back, \
+                         start the old --dir, or a copy of it, at another --addr"
+                    );
+                }
                 Ok(store)
             }
             Answer::Refused { reason } => Err(Status::failed_precondition(reason)),
             Answer::Done => Err(Status::internal("a new store got no id")),
+        }
+    }
+
+    /// The stores of other nonces at `address`, all of them down; a new store waits for that.
+    fn lost_at(&self, address: &str, nonce: &str) -> Result<Vec<StoreId>, Status> {
+        let at_address: Vec<StoreId> = self.replicated.read(|map| {
+            if map.stores.values().any(|record| record.nonce == nonce) {
+                return Vec::new();
+            }
+            let here = map.stores.iter().filter(|(_, record)| record.address == address);
+            here.map(|(store, _)| *store).collect()
+        });
+        let (observed, now) = (self.observed.lock(), self.now());
+        match at_address.iter().find(|store| observed.liveness(**store, now) != Liveness::Down) {
+            None => Ok(at_address),
+            Some(store) => Err(Status::unavailable(format!(
+                "{address} is the address of store {store}, which is not down: if that one runs \
+                 elsewhere, give this new one an --addr or --advertise-addr of its own; if its \
+                 --dir was emptied or lost, this one joins once store {store} counts as down"
+            ))),
         }
     }
 

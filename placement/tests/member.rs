@@ -27,6 +27,10 @@ fn free_address() -> String {
 
 impl Member {
     async fn start(dir: &Path) -> Member {
+        Member::start_with(dir, 5_000).await
+    }
+
+    async fn start_with(dir: &Path, store_down_after_ms: u64) -> Member {
         let address = free_address();
         let settings = Settings {
             dir: dir.to_path_buf(),
@@ -34,7 +38,7 @@ impl Member {
             advertise_addr: address.parse().unwrap(),
             stores: 3,
             layout: Layout::even(24).unwrap(),
-            store_down_after_ms: 5_000,
+            store_down_after_ms,
             leader_settle_ms: 200,
             log_level: "info".into(),
             log_format: LogFormat::Text,
@@ -248,6 +252,28 @@ async fn strangers_are_refused_with_a_reason() {
     let error = member.client.heartbeat(unknown).await.unwrap_err();
     assert!(error.to_string().contains("store 9"), "{error}");
     assert_eq!(member.routes().await.stores.len(), 1);
+    member.node.stop().await;
+}
+
+/// As when somebody empties the folder of a store, or gives two stores one address.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_store_gets_the_address_of_another_only_when_that_one_is_down() {
+    let dir = tempfile::tempdir().unwrap();
+    let member = Member::start_with(dir.path(), 1_500).await;
+    let (cluster, old) = member.add(1).await;
+    let mut puppet = Puppet::new(&cluster, old);
+    puppet.beat(&member, &mut Leaders::new()).await;
+    assert_eq!(member.add(1).await, (cluster.clone(), old), "the same store asks again");
+    let wiped = RegisterRequest { address: store_address(1), ..new_store(2) };
+    let error = member.client.register(wiped.clone()).await.unwrap_err();
+    assert!(matches!(error, PlacementError::Unavailable(_)), "worth asking again: {error}");
+    for word in [&store_address(1), "store 1, which is not down", "--advertise-addr", "--dir"] {
+        assert!(error.to_string().contains(word), "{error}");
+    }
+    assert_eq!(member.routes().await.stores.len(), 1, "nothing was registered");
+    assert_eq!(member.register(wiped).await.unwrap(), (cluster, 2));
+    let stores = member.routes().await.stores;
+    assert_eq!((stores[0].state.as_str(), stores.len()), ("down", 2));
     member.node.stop().await;
 }
 

@@ -27,7 +27,25 @@ pub async fn status(client: &Client, out: &mut Output) -> Result<(), Failure> {
     }
     out.line(&format!("cluster  {cluster}"))?;
     out.line(&format!("stores   {stores_up} of {stores} up"))?;
-    Ok(out.line(&format!("regions  {leaders} of {regions} with a leader"))?)
+    out.line(&format!("regions  {leaders} of {regions} with a leader"))?;
+    Ok(warnings(&routes.stores).iter().try_for_each(|line| out.line(line))?)
+}
+
+/// What an operator has to do something about.
+fn warnings(stores: &[pb::Store]) -> Vec<String> {
+    let lost = |old: &&pb::Store| old.state != "up" && old.replicas > 0;
+    let warn = |old: &pb::Store| {
+        let at_its_address =
+            |new: &&pb::Store| new.store != old.store && new.address == old.address;
+        let new = stores.iter().find(at_its_address)?;
+        Some(format!(
+            "warning  store {} is {} and has {} replicas; store {} with a new --dir is at its \
+             address {}: nothing is moved there; to get the replicas back, start the old --dir, \
+             or a copy of it, at another --addr",
+            old.store, old.state, old.replicas, new.store, old.address
+        ))
+    };
+    stores.iter().filter(lost).filter_map(warn).collect()
 }
 
 pub async fn regions(client: &Client, out: &mut Output) -> Result<(), Failure> {
@@ -128,4 +146,25 @@ fn print(table: &Table, out: &mut Output) -> Result<(), Failure> {
         out.line(line.trim_end())?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(store: u64, address: &str, state: &str, replicas: u64) -> pb::Store {
+        pb::Store { store, address: address.into(), state: state.into(), leaders: 0, replicas }
+    }
+
+    #[test]
+    fn a_store_whose_address_a_new_one_took_is_warned_of() {
+        let mut stores = vec![store(1, "a:1", "up", 8), store(2, "b:1", "down", 8)];
+        assert!(warnings(&stores).is_empty(), "down, and nobody took its place");
+        stores.push(store(4, "b:1", "up", 0));
+        let lines = warnings(&stores);
+        assert_eq!(lines.len(), 1);
+        for word in ["store 2 is down", "8 replicas", "store 4", "b:1", "--dir", "--addr"] {
+            assert!(lines[0].contains(word), "{}", lines[0]);
+        }
+    }
 }
