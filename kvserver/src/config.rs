@@ -4,6 +4,7 @@
 //! [`RunArgs`] is what clap takes from the command line and the environment, [`File`] what the
 //! TOML file may hold, [`Settings`] the checked result. Nothing here touches the data folder.
 
+use crate::logging;
 use crate::service::{Limits, MESSAGE_BYTES_MAX};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
@@ -19,6 +20,7 @@ use std::str::FromStr;
 pub(crate) const TABLE_BYTES_LEAST: usize = 1 << 20;
 /// Places in a table have 32 bits.
 const TABLE_BYTES_MOST: usize = 2 << 30;
+const TABLE_MIB_MOST: i64 = (TABLE_BYTES_MOST >> 20) as i64;
 
 /// Why the settings cannot be used; every variant names the field and what is allowed.
 #[derive(Debug, thiserror::Error)]
@@ -176,15 +178,16 @@ pub struct RunArgs {
     pub log_engine: Option<LogEngine>,
     /// MiB of applied writes held in a table before the storage gets them; 0: RocksDB gets every
     /// applied write at once, storage memory after 1 MiB [default: 128]
-    #[arg(long, env = "FLOTILLA_KV_TABLE_MIB", value_name = "MIB")]
-    pub kv_table_mib: Option<usize>,
+    #[arg(long, env = "FLOTILLA_KV_TABLE_MIB", value_name = "MIB",
+          value_parser = clap::value_parser!(u32).range(..=TABLE_MIB_MOST))]
+    pub kv_table_mib: Option<u32>,
     /// TOML file with any of these settings and the tables raft, log, kv,
     /// transport, limits, server
     #[arg(long, env = "FLOTILLA_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// error, warn, info, debug, trace, or filters such as info,flotilla_raftstore=debug
     /// [default: info]
-    #[arg(long, env = "FLOTILLA_LOG_LEVEL", value_name = "LEVEL")]
+    #[arg(long, env = "FLOTILLA_LOG_LEVEL", value_name = "LEVEL", value_parser = logging::level)]
     pub log_level: Option<String>,
     /// How log lines on standard error look [default: text]
     #[arg(long, env = "FLOTILLA_LOG_FORMAT")]
@@ -335,7 +338,7 @@ impl Settings {
         }
         let mut kv = file.kv;
         if let Some(mib) = args.kv_table_mib {
-            kv.table_bytes_max = mib.saturating_mul(1 << 20);
+            kv.table_bytes_max = (mib as usize) << 20;
         }
         let settings = Settings {
             dir,
@@ -359,6 +362,7 @@ impl Settings {
     /// Checks ranges and relations; the error names table and field, the value and what is
     /// allowed.
     fn validate(&self) -> Result<(), String> {
+        logging::level(&self.log_level).map_err(|e| format!("log_level = {e}"))?;
         self.raft.validate().map_err(|e| format!("raft.{e}"))?;
         self.transport.validate().map_err(|e| format!("transport.{e}"))?;
         let ranges = [

@@ -82,8 +82,11 @@ fn values_out_of_range_are_named_with_what_is_allowed() {
     assert!(error.contains("raft.election_ticks = 10: must be greater"), "{error}");
     let error = merge(&[], &format!("{ENOUGH}[server]\nworker_threads = 0\n")).unwrap_err();
     assert!(error.contains("server.worker_threads = 0: must be from 1 to 256"), "{error}");
-    let error = merge(&["--kv-table-mib", "99999"], ENOUGH).unwrap_err();
+    let error = merge(&[], &format!("{ENOUGH}[kv]\ntable_bytes_max = 1\n")).unwrap_err();
     assert!(error.contains("kv.table_bytes_max") && error.contains("0, for no table"), "{error}");
+    let error = merge(&[], &format!("log_level = 'a=b=c'\n{ENOUGH}")).unwrap_err();
+    assert!(error.contains("log_level") && error.contains("a=b=c"), "{error}");
+    assert_eq!(merge(&["--kv-table-mib", "2048"], ENOUGH).unwrap().kv.table_bytes_max, 2 << 30);
     let error = merge(&[], &format!("{ENOUGH}[raft]\nshards = 'x'\n")).unwrap_err();
     assert!(error.contains("line 5") && error.contains("expected"), "{error}");
 }

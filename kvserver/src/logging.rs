@@ -4,12 +4,21 @@ use crate::config::LogFormat;
 use flotilla_raftstore::Fatal;
 use tracing_subscriber::EnvFilter;
 
+/// Checks a filter of log lines, as `--log-level` takes it.
+pub fn level(text: &str) -> Result<String, String> {
+    filter(text).map(|_| text.to_owned())
+}
+
+fn filter(level: &str) -> Result<EnvFilter, String> {
+    // Of the log's engine an operator needs to hear what is wrong only; `level` may say otherwise.
+    EnvFilter::builder().parse(format!("raft_engine=warn,{level}")).map_err(|e| {
+        format!("'{level}': {e}; use error, warn, info, debug, trace or target=level,…")
+    })
+}
+
 /// Starts logging with a filter such as `info` or `info,flotilla_raftstore=debug`.
 pub fn start(level: &str, format: LogFormat) -> Result<(), String> {
-    // Of the log's engine an operator needs to hear what is wrong only; `level` may say otherwise.
-    let filter = EnvFilter::builder().parse(format!("raft_engine=warn,{level}")).map_err(|e| {
-        format!("--log-level '{level}': {e}; use error, warn, info, debug, trace or target=level,…")
-    })?;
+    let filter = filter(level).map_err(|e| format!("--log-level {e}"))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => log.with_ansi(false).try_init(),

@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use flotilla_kvserver::config::{self, RunArgs, Settings};
-use flotilla_kvserver::playground::{self, PlaygroundArgs};
+use flotilla_kvserver::playground::{self, PlaygroundArgs, PlaygroundError};
 use flotilla_kvserver::{logging, node};
 use std::process::ExitCode;
 
@@ -35,23 +35,42 @@ enum Command {
     Playground(Box<PlaygroundArgs>),
 }
 
+/// Why the process ends: one line and the exit code.
+struct Failure(String, u8);
+
+impl Failure {
+    /// What was asked for does not fit; the code is that of clap's own refusals.
+    fn wrong_usage(error: &impl ToString) -> Self {
+        Failure(error.to_string(), 2)
+    }
+
+    fn other(error: &impl ToString) -> Self {
+        Failure(error.to_string(), 1)
+    }
+}
+
 fn main() -> ExitCode {
     logging::install_panic_hook();
     let result = match Cli::parse().command {
         Command::Run(args) => run(*args),
-        Command::Playground(args) => playground::run(*args).map_err(|e| e.to_string()),
+        Command::Playground(args) => playground::run(*args).map_err(|error| match error {
+            PlaygroundError::Config(_) | PlaygroundError::Invalid(_) => {
+                Failure::wrong_usage(&error)
+            }
+            _ => Failure::other(&error),
+        }),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(line) => {
+        Err(Failure(line, code)) => {
             eprintln!("error: {line}");
-            ExitCode::FAILURE
+            ExitCode::from(code)
         }
     }
 }
 
-fn run(args: RunArgs) -> Result<(), String> {
-    let settings = Settings::load(args).map_err(|e| e.to_string())?;
-    logging::start(&settings.log_level, settings.log_format)?;
-    node::run(settings).map_err(|e| e.to_string())
+fn run(args: RunArgs) -> Result<(), Failure> {
+    let settings = Settings::load(args).map_err(|e| Failure::wrong_usage(&e))?;
+    logging::start(&settings.log_level, settings.log_format).map_err(|e| Failure::other(&e))?;
+    node::run(settings).map_err(|e| Failure::other(&e))
 }

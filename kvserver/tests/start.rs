@@ -99,15 +99,18 @@ fn wrong_flags_and_settings_are_named() {
     refused(command, 2, &["--storage", "rocksdb, memory"]);
     let mut command = run(&folder, free_port());
     command.args(["--log-level", "info,=x=y"]);
-    refused(command, 1, &["--log-level"]);
+    refused(command, 2, &["--log-level", "info,=x=y"]);
+    let mut command = run(&folder, free_port());
+    command.args(["--kv-table-mib", "2049"]);
+    refused(command, 2, &["--kv-table-mib", "2049", "2048"]);
     let mut command = kvserver();
     command.args(["run", "--addr", "127.0.0.1:7000", "--placement", "127.0.0.1:1"]);
-    refused(command, 1, &["--dir is missing", "FLOTILLA_DIR"]);
+    refused(command, 2, &["--dir is missing", "FLOTILLA_DIR"]);
     let file = dir.path().join("c.toml");
     std::fs::write(&file, "no_such_field = 1\n").unwrap();
     let mut command = run(&folder, free_port());
     command.env("FLOTILLA_CONFIG", &file);
-    refused(command, 1, &["c.toml", "no_such_field"]);
+    refused(command, 2, &["c.toml", "no_such_field"]);
     assert!(!folder.exists());
 }
 

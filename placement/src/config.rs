@@ -5,14 +5,20 @@
 //! TOML file may hold, [`Settings`] the checked result. Nothing here touches the data folder.
 
 use crate::keys;
-use crate::regions::Layout;
+use crate::process;
+use crate::regions::{Layout, REGIONS_MAX};
 use clap::{Args, ValueEnum};
 use flotilla_raftstore::Config as RaftConfig;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+
+const STORES: RangeInclusive<i64> = 1..=1_000;
+const STORE_DOWN_AFTER_MS: RangeInclusive<u64> = 1_500..=3_600_000;
+const LEADER_SETTLE_MS: RangeInclusive<u64> = 0..=3_600_000;
 
 /// Why the settings cannot be used: names the field, its value and what is allowed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -117,12 +123,14 @@ pub struct RunArgs {
 
     /// The first regions are created once so many stores have joined, with 3 replicas each (fewer
     /// on fewer stores). Used once, when a cluster begins [default: 3]
-    #[arg(long, env = "FLOTILLA_STORES", value_name = "N")]
+    #[arg(long, env = "FLOTILLA_STORES", value_name = "N",
+          value_parser = clap::value_parser!(u32).range(STORES))]
     pub stores: Option<u32>,
 
     /// Number of first regions, cut evenly over the byte space, 1 to 65536. Used once
     /// [default: 24]
-    #[arg(long, env = "FLOTILLA_REGIONS", value_name = "N")]
+    #[arg(long, env = "FLOTILLA_REGIONS", value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(REGIONS_MAX)))]
     pub regions: Option<u32>,
 
     /// Cut the first regions at these keys instead; \n \t \\ \xNN are understood (\x2c for a
@@ -131,17 +139,19 @@ pub struct RunArgs {
     pub split_at: Option<Vec<String>>,
 
     /// A store that is silent for so many milliseconds counts as down [default: 5000]
-    #[arg(long, env = "FLOTILLA_STORE_DOWN_AFTER_MS", value_name = "MS")]
+    #[arg(long, env = "FLOTILLA_STORE_DOWN_AFTER_MS", value_name = "MS",
+          value_parser = clap::value_parser!(u64).range(STORE_DOWN_AFTER_MS))]
     pub store_down_after_ms: Option<u64>,
 
     /// Leaders are moved only after all of them, and all stores, have stayed the same for so many
     /// milliseconds [default: 2000]
-    #[arg(long, env = "FLOTILLA_LEADER_SETTLE_MS", value_name = "MS")]
+    #[arg(long, env = "FLOTILLA_LEADER_SETTLE_MS", value_name = "MS",
+          value_parser = clap::value_parser!(u64).range(LEADER_SETTLE_MS))]
     pub leader_settle_ms: Option<u64>,
 
     /// Log lines from this level on, to standard error: error, warn, info, debug, trace, or
     /// target=level,… [default: info]
-    #[arg(long, env = "FLOTILLA_LOG_LEVEL", value_name = "LEVEL")]
+    #[arg(long, env = "FLOTILLA_LOG_LEVEL", value_name = "LEVEL", value_parser = process::level)]
     pub log_level: Option<String>,
 
     /// Form of log lines [default: text]
@@ -252,17 +262,22 @@ impl Settings {
                 self.advertise_addr
             ));
         }
-        if !(1..=1_000).contains(&self.stores) {
-            return wrong(format!("stores = {}: must be 1 to 1000", self.stores));
+        if !STORES.contains(&self.stores.into()) {
+            let (least, most) = STORES.into_inner();
+            return wrong(format!("stores = {}: must be {least} to {most}", self.stores));
         }
         let times = [
-            ("store_down_after_ms", self.store_down_after_ms, 1_500),
-            ("leader_settle_ms", self.leader_settle_ms, 0),
+            ("store_down_after_ms", self.store_down_after_ms, STORE_DOWN_AFTER_MS),
+            ("leader_settle_ms", self.leader_settle_ms, LEADER_SETTLE_MS),
         ];
-        for (field, value, least) in times {
-            if !(least..=3_600_000).contains(&value) {
-                return wrong(format!("{field} = {value}: must be {least} to 3600000"));
+        for (field, value, allowed) in times {
+            if !allowed.contains(&value) {
+                let (least, most) = allowed.into_inner();
+                return wrong(format!("{field} = {value}: must be {least} to {most}"));
             }
+        }
+        if let Err(e) = process::level(&self.log_level) {
+            return wrong(format!("log_level = {e}"));
         }
         self.raft.validate().or_else(|e| wrong(format!("raft.{e}")))
     }

@@ -59,12 +59,18 @@ fn unknown_fields_of_the_file_are_named() {
 
 #[test]
 fn wrong_values_name_the_flag_or_field_and_the_value() {
-    let cases: [(&[&str], &str, &[&str]); 10] = [
+    let cases: [(&[&str], &str, &[&str]); 16] = [
         (&["--addr", "nonsense"], "", &["--addr", "nonsense"]),
         (&["--addr", "127.0.0.1:99999"], "", &["--addr", "99999"]),
         (&["--addr", "::1:80"], "", &["--addr", "brackets"]),
-        (&["--regions", "0"], "", &["regions = 0"]),
-        (&["--stores", "0"], "", &["stores = 0"]),
+        (&["--regions", "0"], "", &["--regions", "0", "1..=65536"]),
+        (&["--stores", "0"], "", &["--stores", "0", "1..=1000"]),
+        (&["--store-down-after-ms", "1"], "", &["--store-down-after-ms", "1500..=3600000"]),
+        (&["--leader-settle-ms", "3600001"], "", &["--leader-settle-ms", "3600001"]),
+        (&["--log-level", "a=b=c"], "", &["--log-level", "a=b=c"]),
+        (&[], "regions = 0", &["regions = 0"]),
+        (&[], "stores = 0", &["stores = 0: must be 1 to 1000"]),
+        (&[], "log_level = \"a=b=c\"", &["log_level", "a=b=c"]),
         (&["--split-at", "a,a"], "", &["split_at", "twice"]),
         (&["--split-at", r"a\q"], "", &["split_at", r"\q"]),
         (&["--advertise-addr", "0.0.0.0:1"], "", &["advertise_addr", "0.0.0.0:1"]),

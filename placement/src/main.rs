@@ -28,7 +28,15 @@ enum Command {
 fn main() -> ExitCode {
     install_panic_hook();
     let Command::Run(args) = Cli::parse().command;
-    match run(*args) {
+    let settings = match Settings::load(*args) {
+        Ok(settings) => settings,
+        // As clap ends where it finds the mistake itself.
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(&settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(line) => {
             eprintln!("error: {line}");
@@ -37,8 +45,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: RunArgs) -> Result<(), String> {
-    let settings = Settings::load(args).map_err(|e| e.to_string())?;
+fn run(settings: &Settings) -> Result<(), String> {
     start_logging(&settings.log_level, settings.log_format)?;
     // The port comes first: nothing is touched when another process has it.
     let listener = node::bind(&settings.addr)?;
@@ -51,7 +58,7 @@ fn run(args: RunArgs) -> Result<(), String> {
     runtime.block_on(async {
         let mut stop = Stop::listen().map_err(|e| format!("cannot listen to signals: {e}"))?;
         let on_fatal = Arc::new(|fatal| end_fatally(&fatal));
-        let node = Node::start(&settings, listener, on_fatal).map_err(|e| e.to_string())?;
+        let node = Node::start(settings, listener, on_fatal).map_err(|e| e.to_string())?;
         let reason = stop.requested().await;
         tracing::info!(reason, "stopping");
         node.stop().await;

@@ -26,6 +26,13 @@ fn refused(args: &[&str], words: &[&str]) -> String {
     said
 }
 
+/// A start that must fail for what was asked: as clap's own refusals.
+fn wrong_usage(args: &[&str], words: &[&str]) {
+    refused(args, words);
+    let status = Command::new(PROGRAM).arg("run").args(args).status().unwrap();
+    assert_eq!(status.code(), Some(2), "{args:?}");
+}
+
 struct Member {
     child: Child,
     address: String,
@@ -110,14 +117,14 @@ fn wrong_settings_are_named() {
     fs::write(&file, "no_such_field = 1\n").unwrap();
     let file = file.to_str().unwrap();
     let a = free_address();
-    refused(&["--dir", d, "--addr", "nonsense"], &["--addr", "nonsense"]);
+    wrong_usage(&["--dir", d, "--addr", "nonsense"], &["--addr", "nonsense"]);
     refused(&["--dir", d, "--addr", "192.0.2.1:7"], &["--addr", "192.0.2.1:7"]);
-    refused(&["--dir", d], &["--addr"]);
-    refused(&["--addr", &a], &["--dir"]);
-    refused(&["--dir", d, "--addr", &a, "--config", file], &["no_such_field"]);
-    refused(&["--dir", d, "--addr", &a, "--config", "/no/file"], &["/no/file"]);
-    refused(&["--dir", d, "--addr", &a, "--stores", "0"], &["stores = 0"]);
-    refused(&["--dir", d, "--addr", &a, "--log-level", "a=b=c"], &["--log-level"]);
+    wrong_usage(&["--dir", d], &["--addr"]);
+    wrong_usage(&["--addr", &a], &["--dir"]);
+    wrong_usage(&["--dir", d, "--addr", &a, "--config", file], &["no_such_field"]);
+    wrong_usage(&["--dir", d, "--addr", &a, "--config", "/no/file"], &["/no/file"]);
+    wrong_usage(&["--dir", d, "--addr", &a, "--stores", "0"], &["--stores", "1..=1000"]);
+    wrong_usage(&["--dir", d, "--addr", &a, "--log-level", "a=b=c"], &["--log-level"]);
     assert!(!Path::new(d).exists(), "nothing was touched");
 }
 
