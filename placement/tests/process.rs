@@ -18,19 +18,21 @@ fn free_address() -> String {
 
 /// Runs a start that must fail; gives what it said.
 fn refused(args: &[&str], words: &[&str]) -> String {
-    let output = Command::new(PROGRAM).arg("run").args(args).output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.code().is_some_and(|code| code != 0), "{args:?}: {said}");
-    assert!(!said.contains("panicked") && !said.contains("a bug in"), "{said}");
-    words.iter().for_each(|word| assert!(said.contains(word), "{args:?}: no {word:?} in: {said}"));
-    said
+    refused_with(1, args, words)
 }
 
 /// A start that must fail for what was asked: as clap's own refusals.
 fn wrong_usage(args: &[&str], words: &[&str]) {
-    refused(args, words);
-    let status = Command::new(PROGRAM).arg("run").args(args).status().unwrap();
-    assert_eq!(status.code(), Some(2), "{args:?}");
+    refused_with(2, args, words);
+}
+
+fn refused_with(code: i32, args: &[&str], words: &[&str]) -> String {
+    let output = Command::new(PROGRAM).arg("run").args(args).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
+    assert!(!said.contains("panicked") && !said.contains("a bug in"), "{said}");
+    words.iter().for_each(|word| assert!(said.contains(word), "{args:?}: no {word:?} in: {said}"));
+    said
 }
 
 struct Member {
