@@ -36,7 +36,8 @@ pub struct Config {
     /// while their workers are idle; 0 = always by the workers. Default 4096: one put in flight is
     /// answered sooner, and under load the workers are never idle.
     pub inline_bytes_max: usize,
-    /// Bytes of live log of the whole store; at 7/8 of it writes get `Busy`. Default 4 GiB.
+    /// Bytes of live log of the whole store, each entry with 80 bytes for its place on disk and in
+    /// memory; at 7/8 of it writes get `Busy`. Default 4 GiB.
     pub log_bytes_max: u64,
     /// Messages from other stores waiting for one shard; beyond it they are dropped. Default 16384.
     pub inbox_messages_max: usize,

@@ -94,7 +94,8 @@ pub trait LogStore: Send + Sync {
         out: &mut Vec<LogEntry>,
     ) -> Result<(), LogError>;
 
-    /// Bytes of live entries, approximately: what the store's limit is compared with.
+    /// Bytes that the log cannot give back, approximately, on disk and in memory: what the store's
+    /// limit is compared with.
     fn live_bytes(&self) -> u64;
 }
 

@@ -67,7 +67,8 @@ impl Default for RaftEngineLogOptions {
 /// A [`LogStore`] in TiKV's `raft-engine`: one batch and one sync for all groups of a write.
 ///
 /// Starting checks every record; what is damaged within the entries of some groups quarantines
-/// them. While a group is quarantined, no file is deleted, so the log's folder grows.
+/// them. While a group is quarantined, no file is deleted, so the log's folder grows; then all its
+/// files count as live, and the limit on the log stops the writes before the disk is full.
 pub struct RaftEngineLog {
     // In the order in which they end: thread, engine, lock.
     purger: Purger,
@@ -137,6 +138,11 @@ impl RaftEngineLog {
             writer: Mutex::default(),
             _claim: claim,
         }))
+    }
+
+    /// Bytes of all files but the two that are being written.
+    fn full_files_bytes(&self) -> u64 {
+        (self.engine.get_used_size() as u64).saturating_sub(2 * self.options.file_bytes)
     }
 
     /// Adds the changes of all groups to the batch, in the order that the contract asks for.
@@ -340,7 +346,9 @@ impl LogStore for RaftEngineLog {
     }
 
     fn live_bytes(&self) -> u64 {
-        self.groups.live_bytes()
+        let live = self.groups.live_bytes();
+        // What nobody deletes takes its place on the disk, needed or not.
+        if self.purger.works() { live } else { live.max(self.full_files_bytes()) }
     }
 }
 
@@ -358,3 +366,5 @@ impl RaftEngineLog {
 mod copies_test;
 #[cfg(test)]
 mod damage_test;
+#[cfg(test)]
+mod purge_test;

@@ -12,6 +12,7 @@ use crossbeam::channel::{Sender, bounded};
 use parking_lot::Mutex;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 /// The thread; dropping this ends it after the purge under way.
@@ -20,6 +21,8 @@ pub(super) struct Purger {
     thread: Option<JoinHandle<()>>,
     /// Held through each purge.
     purging: Arc<Mutex<()>>,
+    /// Whether the last purge did what it could.
+    works: Arc<AtomicBool>,
 }
 
 impl Purger {
@@ -27,19 +30,26 @@ impl Purger {
     pub fn start(engine: Arc<Engine>, files: Arc<Files>) -> io::Result<Purger> {
         let (wake, woken) = bounded::<()>(1);
         let purging = Arc::new(Mutex::new(()));
-        let own = Arc::clone(&purging);
+        let works = Arc::new(AtomicBool::new(true));
+        let (own, done) = (Arc::clone(&purging), Arc::clone(&works));
         let thread = std::thread::Builder::new().name("log-purge".to_owned()).spawn(move || {
             for () in woken {
                 let _purging = own.lock();
-                purge(&engine, &files);
+                done.store(purge(&engine, &files), Ordering::Relaxed);
             }
         })?;
-        Ok(Purger { wake: Some(wake), thread: Some(thread), purging })
+        Ok(Purger { wake: Some(wake), thread: Some(thread), purging, works })
     }
 
     /// For a log that must stay as it is.
     pub fn none() -> Purger {
-        Purger { wake: None, thread: None, purging: Arc::default() }
+        Purger { wake: None, thread: None, purging: Arc::default(), works: Arc::default() }
+    }
+
+    /// Whether files that are not needed any more are deleted.
+    pub fn works(&self) -> bool {
+        let runs = self.thread.as_ref().is_some_and(|thread| !thread.is_finished());
+        runs && self.works.load(Ordering::Relaxed)
     }
 
     /// Asks for a purge; does not wait for it.
@@ -57,16 +67,20 @@ impl Purger {
     }
 }
 
-fn purge(engine: &Engine, files: &Files) {
+/// True: what could be deleted is.
+fn purge(engine: &Engine, files: &Files) -> bool {
     match engine.purge_expired_files() {
-        Ok(heavy) if heavy.is_empty() => {}
         Ok(heavy) => {
-            tracing::debug!(groups = heavy.len(), "old entries keep files of the log alive");
+            if !heavy.is_empty() {
+                tracing::debug!(groups = heavy.len(), "old entries keep files of the log alive");
+            }
+            true
         }
         // The log's next write meets the same failure, and ends the process.
-        Err(_) if files.failure().is_some() => {}
+        Err(_) if files.failure().is_some() => false,
         Err(error) => {
             tracing::warn!(%error, "old files of the log are kept: they cannot be purged");
+            false
         }
     }
 }
