@@ -4,7 +4,7 @@
 //! [`RunArgs`] is what clap takes from the command line and the environment, [`File`] what the
 //! TOML file may hold, [`Settings`] the checked result. Nothing here touches the data folder.
 
-use crate::logging;
+use crate::process;
 use crate::service::{Limits, MESSAGE_BYTES_MAX};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
@@ -12,9 +12,9 @@ use flotilla_raftstore::log::LogEngine;
 use flotilla_raftstore::transport::grpc::GrpcConfig;
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
+
+pub use flotilla_placement::config::{Address, LogFormat};
 
 /// Smaller tables make a checkpoint of a few writes.
 pub(crate) const TABLE_BYTES_LEAST: usize = 1 << 20;
@@ -58,67 +58,6 @@ pub enum SettingsError {
     },
 }
 
-/// `HOST:PORT`, where the host is a name or an IP address (IPv6 in brackets).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Address(String);
-
-impl Address {
-    /// As text, `HOST:PORT`.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// Whether others can use it: not "every interface of this machine" (`0.0.0.0`, `[::]`).
-    fn reaches_one_host(&self) -> bool {
-        let host = self.0.rsplit_once(':').map_or("", |(host, _)| host);
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        !host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified())
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl FromStr for Address {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = |why: &str| Err(format!("address '{text}' {why}: write HOST:PORT"));
-        let Some((host, port)) = text.rsplit_once(':') else {
-            return wrong("has no port");
-        };
-        if host.is_empty() || host.contains(|c: char| c.is_whitespace() || c == '/') {
-            return wrong("has no valid host");
-        }
-        if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
-            return wrong("has an IPv6 host without brackets");
-        }
-        match port.parse::<u16>() {
-            Ok(0) | Err(_) => wrong("has no port from 1 to 65535"),
-            Ok(_) => Ok(Address(text.to_owned())),
-        }
-    }
-}
-
-impl TryFrom<String> for Address {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<Address> for String {
-    fn from(address: Address) -> String {
-        address.0
-    }
-}
-
 /// What holds the data of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -142,17 +81,6 @@ impl fmt::Display for Storage {
 pub fn log_engine_parser() -> impl TypedValueParser<Value = LogEngine> {
     PossibleValuesParser::new(LogEngine::ALL.map(LogEngine::name))
         .try_map(|name| name.parse::<LogEngine>())
-}
-
-/// How log lines look on standard error.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// One readable line an event.
-    #[default]
-    Text,
-    /// One JSON object an event.
-    Json,
 }
 
 /// Flags of `kvserver run`.
@@ -187,7 +115,7 @@ pub struct RunArgs {
     pub config: Option<PathBuf>,
     /// error, warn, info, debug, trace, or filters such as info,flotilla_raftstore=debug
     /// [default: info]
-    #[arg(long, env = "FLOTILLA_LOG_LEVEL", value_name = "LEVEL", value_parser = logging::level)]
+    #[arg(long, env = "FLOTILLA_LOG_LEVEL", value_name = "LEVEL", value_parser = process::level)]
     pub log_level: Option<String>,
     /// How log lines on standard error look [default: text]
     #[arg(long, env = "FLOTILLA_LOG_FORMAT")]
@@ -362,7 +290,7 @@ impl Settings {
     /// Checks ranges and relations; the error names table and field, the value and what is
     /// allowed.
     fn validate(&self) -> Result<(), String> {
-        logging::level(&self.log_level).map_err(|e| format!("log_level = {e}"))?;
+        process::level(&self.log_level).map_err(|e| format!("log_level = {e}"))?;
         self.raft.validate().map_err(|e| format!("raft.{e}"))?;
         self.transport.validate().map_err(|e| format!("transport.{e}"))?;
         let ranges = [

@@ -11,11 +11,15 @@ pub mod directory;
 pub mod folder;
 pub mod http;
 pub mod kv;
-pub mod logging;
 pub mod metrics;
 pub mod node;
 pub mod placement_agent;
 pub mod playground;
 pub mod service;
 pub mod status;
-pub mod stop;
+
+pub use flotilla_placement::process;
+use process::Program;
+
+/// What this crate's processes say last is of.
+pub const PROGRAM: Program = Program { name: "kvserver", role: "the store" };

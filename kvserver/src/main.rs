@@ -3,7 +3,8 @@
 use clap::{Parser, Subcommand};
 use flotilla_kvserver::config::{self, RunArgs, Settings};
 use flotilla_kvserver::playground::{self, PlaygroundArgs, PlaygroundError};
-use flotilla_kvserver::{logging, node};
+use flotilla_kvserver::process::start_logging;
+use flotilla_kvserver::{PROGRAM, node};
 use std::process::ExitCode;
 
 // Many threads free what others allocated: the system's allocator keeps far more memory then.
@@ -50,7 +51,7 @@ impl Failure {
 }
 
 fn main() -> ExitCode {
-    logging::install_panic_hook();
+    PROGRAM.install_panic_hook();
     let result = match Cli::parse().command {
         Command::Run(args) => run(*args),
         Command::Playground(args) => playground::run(*args).map_err(|error| match error {
@@ -71,6 +72,6 @@ fn main() -> ExitCode {
 
 fn run(args: RunArgs) -> Result<(), Failure> {
     let settings = Settings::load(args).map_err(|e| Failure::wrong_usage(&e))?;
-    logging::start(&settings.log_level, settings.log_format).map_err(|e| Failure::other(&e))?;
+    start_logging(&settings.log_level, settings.log_format).map_err(|e| Failure::other(&e))?;
     node::run(settings).map_err(|e| Failure::other(&e))
 }

@@ -13,9 +13,9 @@ use crate::kv::KvStateMachine;
 use crate::kv::engine::{Engine, OpenError, open_memory, open_rocks};
 use crate::metrics::Metrics;
 use crate::placement_agent::{self, AgentError, Parts, PlacementAgent};
+use crate::process::Stop;
 use crate::status::StatusSource;
-use crate::stop::Stop;
-use crate::{http, logging, service};
+use crate::{PROGRAM, http, service};
 use flotilla_placement::client::PlacementClient;
 use flotilla_raftstore::log::{self, LogEngine, LogOptions};
 use flotilla_raftstore::transport::grpc::{self, GrpcTransport};
@@ -219,7 +219,7 @@ impl Node {
             transport: Arc::clone(&transport) as _,
             log,
             state_machine: Arc::clone(&machine) as _,
-            on_fatal: Arc::new(|fatal| logging::end_fatally(&fatal)),
+            on_fatal: Arc::new(|fatal| PROGRAM.end_fatally(&fatal)),
             seed: rand::random(),
         };
         // With one thread for everything a request is served without a hand-over.

@@ -92,12 +92,13 @@ impl From<Address> for String {
 }
 
 /// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people.
+    /// One readable line an event.
+    #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object an event.
     Json,
 }
 
@@ -247,7 +248,7 @@ impl Settings {
                 .unwrap_or(5_000),
             leader_settle_ms: args.leader_settle_ms.or(file.leader_settle_ms).unwrap_or(2_000),
             log_level: args.log_level.or(file.log_level).unwrap_or_else(|| "info".to_owned()),
-            log_format: args.log_format.or(file.log_format).unwrap_or(LogFormat::Text),
+            log_format: args.log_format.or(file.log_format).unwrap_or_default(),
             raft: raft(file.raft)?,
         };
         settings.check()?;

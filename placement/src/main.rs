@@ -3,9 +3,11 @@
 use clap::{Parser, Subcommand};
 use flotilla_placement::config::{RunArgs, Settings};
 use flotilla_placement::node::{self, Node};
-use flotilla_placement::process::{Stop, end_fatally, install_panic_hook, start_logging};
+use flotilla_placement::process::{Program, Stop, start_logging};
 use std::process::ExitCode;
 use std::sync::Arc;
+
+const PROGRAM: Program = Program { name: "placement", role: "the placement member" };
 
 /// The placement driver of the replicated key-value database Flotilla: ids, regions, routes.
 #[derive(Parser)]
@@ -26,7 +28,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    install_panic_hook();
+    PROGRAM.install_panic_hook();
     let Command::Run(args) = Cli::parse().command;
     let settings = match Settings::load(*args) {
         Ok(settings) => settings,
@@ -56,8 +58,8 @@ fn run(settings: &Settings) -> Result<(), String> {
         .build()
         .map_err(|e| format!("cannot start the network threads: {e}"))?;
     runtime.block_on(async {
-        let mut stop = Stop::listen().map_err(|e| format!("cannot listen to signals: {e}"))?;
-        let on_fatal = Arc::new(|fatal| end_fatally(&fatal));
+        let stop = Stop::listen().map_err(|e| format!("cannot listen to signals: {e}"))?;
+        let on_fatal = Arc::new(|fatal| PROGRAM.end_fatally(&fatal));
         let node = Node::start(settings, listener, on_fatal).map_err(|e| e.to_string())?;
         let reason = stop.requested().await;
         tracing::info!(reason, "stopping");

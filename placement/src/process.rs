@@ -1,10 +1,11 @@
-//! The process around a node: log lines, signals, what it says last.
+//! The process around a server, a placement member or a store: log lines, signals, what it says
+//! last.
 
 use crate::config::LogFormat;
 use flotilla_raftstore::Fatal;
 use std::io::Read;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
 /// Set to `1` by a parent that holds the child's standard input as a pipe: the child stops when
@@ -34,46 +35,61 @@ pub fn start_logging(level: &str, format: LogFormat) -> Result<(), String> {
     .map_err(|e| format!("logging: {e}"))
 }
 
-/// Ends the process after an error that it must not survive, with one clear last line.
-///
-/// Called by the thread that met the error; no destructor runs, as after a power cut.
-pub fn end_fatally(fatal: &Fatal) -> ! {
-    eprintln!(
-        "{fatal}; the placement member stops; check the device and the file system, then start it \
-         again: it recovers what is on disk, and nothing acknowledged depends on what failed"
-    );
-    std::process::exit(1);
+/// What runs in the process, for its last line.
+#[derive(Clone, Copy, Debug)]
+pub struct Program {
+    /// The binary.
+    pub name: &'static str,
+    /// What stops with it, as in "the store stops".
+    pub role: &'static str,
 }
 
-/// A panic is a bug: one line instead of a trace, and the process ends, because a thread that is
-/// missing would leave the rest waiting.
-pub fn install_panic_hook() {
-    std::panic::set_hook(Box::new(|info| {
-        let payload = info.payload();
-        let what = payload
-            .downcast_ref::<&str>()
-            .copied()
-            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-            .unwrap_or("no message");
-        let place = info.location().map(ToString::to_string).unwrap_or_default();
-        let thread = std::thread::current();
-        let thread = thread.name().unwrap_or("unnamed");
+impl Program {
+    /// Ends the process after an error that it must not survive, with one clear last line.
+    ///
+    /// Called by the thread that met the error; no destructor runs, as after a power cut.
+    pub fn end_fatally(self, fatal: &Fatal) -> ! {
         eprintln!(
-            "fatal: a bug in placement, thread {thread} at {place}: {}; the member stops; start \
-             it again and report this line",
-            what.replace('\n', " ")
+            "{fatal}; {} stops; check the device and the file system, then start it again: it \
+             recovers what is on disk, and nothing acknowledged depends on what failed",
+            self.role
         );
-        std::process::abort();
-    }));
+        std::process::exit(1);
+    }
+
+    /// A panic is a bug: one line instead of a trace, and the process ends, because a thread that
+    /// is missing would leave the rest waiting.
+    pub fn install_panic_hook(self) {
+        std::panic::set_hook(Box::new(move |info| {
+            let Program { name, role } = self;
+            let payload = info.payload();
+            let what = payload
+                .downcast_ref::<&str>()
+                .copied()
+                .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+                .unwrap_or("no message");
+            let place = info.location().map(ToString::to_string).unwrap_or_default();
+            let thread = std::thread::current();
+            let thread = thread.name().unwrap_or("unnamed");
+            eprintln!(
+                "fatal: a bug in {name}, thread {thread} at {place}: {}; {role} stops; start it \
+                 again and report this line",
+                what.replace('\n', " ")
+            );
+            std::process::abort();
+        }));
+    }
 }
 
-/// Waits for SIGTERM, Ctrl-C or the end of the parent.
-pub struct Stop(mpsc::Receiver<&'static str>);
+/// Tells every holder once that the process is to stop: at SIGTERM, Ctrl-C or the end of the
+/// parent. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Stop(watch::Receiver<Option<&'static str>>);
 
 impl Stop {
-    /// Listens from now on; on a tokio runtime.
+    /// Listens to the signals from now on; inside a Tokio runtime.
     pub fn listen() -> std::io::Result<Stop> {
-        let (sender, receiver) = mpsc::channel(1);
+        let (sender, receiver) = watch::channel(None);
         for (kind, name) in
             [(SignalKind::terminate(), "SIGTERM"), (SignalKind::interrupt(), "Ctrl-C")]
         {
@@ -81,23 +97,27 @@ impl Stop {
             let sender = sender.clone();
             tokio::spawn(async move {
                 if signals.recv().await.is_some() {
-                    // Full = somebody else has said stop already.
-                    let _ = sender.try_send(name);
+                    sender.send_replace(Some(name));
                 }
             });
         }
         if std::env::var_os(PARENT_PIPE).is_some_and(|value| value == "1") {
             std::thread::Builder::new().name("parent-pipe".to_owned()).spawn(move || {
                 wait_for_end_of_input();
-                let _ = sender.try_send("the parent process ended");
+                sender.send_replace(Some("the parent process ended"));
             })?;
         }
         Ok(Stop(receiver))
     }
 
-    /// Waits; gives the reason, for the log.
-    pub async fn requested(&mut self) -> &'static str {
-        self.0.recv().await.unwrap_or("nothing listens for signals")
+    /// Waits until the process is to stop; the reason is for the log.
+    pub async fn requested(&self) -> &'static str {
+        let mut receiver = self.0.clone();
+        match receiver.wait_for(Option::is_some).await {
+            Ok(reason) => reason.unwrap_or("stop"),
+            // Without senders nobody can ask any more: wait for ever.
+            Err(_) => std::future::pending().await,
+        }
     }
 }
 

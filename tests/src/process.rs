@@ -137,7 +137,7 @@ impl Process {
         assert!(self.running.is_none(), "{} runs already", self.name);
         let log = OpenOptions::new().create(true).append(true).open(&self.log).expect("a log file");
         let mut child = command
-            .env(flotilla_kvserver::stop::PARENT_PIPE, "1")
+            .env(flotilla_kvserver::process::PARENT_PIPE, "1")
             .stdin(Stdio::piped())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log)

@@ -2,10 +2,10 @@
 //!
 //! Each child is its own process group, so that Ctrl-C in a terminal reaches the playground
 //! alone and the stop keeps its order; its standard input is a pipe held here (see
-//! [`crate::stop::PARENT_PIPE`]).
+//! [`PARENT_PIPE`]).
 
 use super::plan::{ChildSpec, PLACEMENT};
-use crate::stop::PARENT_PIPE;
+use crate::process::PARENT_PIPE;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::OpenOptions;
 use std::os::unix::process::ExitStatusExt;

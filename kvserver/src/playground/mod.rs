@@ -14,7 +14,7 @@ mod ready;
 pub use plan::PlaygroundArgs;
 
 use crate::folder::FolderError;
-use crate::stop::Stop;
+use crate::process::Stop;
 use children::{Children, Exited};
 use comfy_table::{ContentArrangement, Table, presets};
 use plan::{PLACEMENT, Plan};

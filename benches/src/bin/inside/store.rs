@@ -5,18 +5,19 @@ use crate::drive::Driver;
 use crate::protocol::Order;
 use flotilla_benches::Error;
 use flotilla_benches::playground::signal;
+use flotilla_kvserver::PROGRAM;
 use flotilla_kvserver::config::{RunArgs, Settings};
-use flotilla_kvserver::logging;
 use flotilla_kvserver::node::{self, Embedded};
+use flotilla_kvserver::process::start_logging;
 use rustix::process::Signal;
 use serde::Serialize;
 use std::io::{BufRead, Write};
 
 /// Runs until it is told to stop. Blocks.
 pub fn run(args: RunArgs) -> Result<(), Error> {
-    logging::install_panic_hook();
+    PROGRAM.install_panic_hook();
     let settings = Settings::load(args).map_err(|e| Error::Invalid(e.to_string()))?;
-    logging::start(&settings.log_level, settings.log_format).map_err(Error::Cluster)?;
+    start_logging(&settings.log_level, settings.log_format).map_err(Error::Cluster)?;
     let result = node::run_embedded(settings, |embedded| {
         let load = std::thread::Builder::new().name("load".to_owned());
         load.spawn(move || obey(&embedded)).expect("the system gives a thread");
