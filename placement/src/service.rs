@@ -100,7 +100,7 @@ impl Shared {
                         %store, %lost, address,
                         "a store with a new --dir took the address of one that is down, whose \
                          replicas stay missing: nothing is moved to the new one; to get them back, \
-                         start the old --dir, or a copy of it, at another --addr"
+                         start the old --dir, just as it was, at another --addr"
                     );
                 }
                 Ok(store)

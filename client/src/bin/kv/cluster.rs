@@ -41,7 +41,7 @@ fn warnings(stores: &[pb::Store]) -> Vec<String> {
         Some(format!(
             "warning  store {} is {} and has {} replicas; store {} with a new --dir is at its \
              address {}: nothing is moved there; to get the replicas back, start the old --dir, \
-             or a copy of it, at another --addr",
+             just as it was, at another --addr",
             old.store, old.state, old.replicas, new.store, old.address
         ))
     };
