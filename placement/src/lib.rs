@@ -13,11 +13,13 @@
 //!   by commands only, which one group of `raftstore` replicates ([`machine`]).
 //! - [`observe`] is what heartbeats tell anew each second: who lives, who leads. Memory only.
 //! - [`plan`] turns both into orders: functions without clock, lock or I/O.
-//! - [`node`] wires a process together; [`client`] is what stores call it with.
+//! - [`node`] wires a process together; [`client`] is what stores call it with. Stores use [`process`]
+//!   and [`http`], too.
 
 pub mod client;
 pub mod config;
 pub mod folder;
+pub mod http;
 pub mod keys;
 mod kv;
 pub mod machine;

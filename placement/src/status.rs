@@ -1,10 +1,10 @@
 //! HTTP/1.1 beside gRPC on the one port: `/healthz`, `/status`, `/metrics`.
 
+use crate::http::blocking;
 use crate::kv::routes;
 use crate::service::Shared;
 use axum::Router;
-use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::http::StatusCode;
 use axum::routing::get;
 use flotilla_client::pb;
 use flotilla_raftstore::{QueueStatus, ReplicaStatus};
@@ -81,17 +81,6 @@ fn healthz(shared: &Shared) -> (StatusCode, String) {
     match shared.replicated.ready() {
         Ok(()) => (StatusCode::OK, "ok\n".to_string()),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
-    }
-}
-
-/// Describing asks other threads and may wait for them: never on a network thread.
-async fn blocking(
-    content_type: &'static str,
-    text: impl FnOnce() -> String + Send + 'static,
-) -> impl IntoResponse {
-    match tokio::task::spawn_blocking(text).await {
-        Ok(text) => ([(header::CONTENT_TYPE, content_type)], text).into_response(),
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
 
