@@ -47,6 +47,7 @@ pub const MUTANTS: &[Mutant] = &[
     mutant("refused_on_step_down", "an open write of a former leader is called not applied", 200),
     mutant("read_before_apply", "a confirmed read does not wait for apply", 200),
     mutant("serve_before_term_commit", "a new leader serves reads at the commit it knows", 200),
+    mutant("read_rides_on_older_entry", "a read waits for an entry older than itself", 400),
     mutant("reuse_read_context", "all reads of a term share one read context", 1_000),
 ];
 

@@ -20,11 +20,13 @@ pub(super) struct Durable {
     peers: BTreeMap<ReplicaId, u64>,
     told: u64,
     ticks_since_told: u64,
+    /// Something was heard, or a tick went by, since the last look.
+    news: bool,
 }
 
 impl Durable {
     pub(super) fn new(own: u64) -> Self {
-        Durable { own, peers: BTreeMap::new(), told: 0, ticks_since_told: 0 }
+        Durable { own, peers: BTreeMap::new(), told: 0, ticks_since_told: 0, news: true }
     }
 
     pub(super) fn own(&self) -> u64 {
@@ -33,11 +35,13 @@ impl Durable {
 
     pub(super) fn tick(&mut self) {
         self.ticks_since_told += 1;
+        self.news = true;
     }
 
     pub(super) fn heard(&mut self, peer: ReplicaId, index: u64) {
         let known = self.peers.entry(peer).or_default();
         *known = (*known).max(index);
+        self.news = true;
     }
 }
 
@@ -45,11 +49,15 @@ impl Replica {
     /// The state machine holds everything up to `index` on disk.
     pub(crate) fn on_durable_applied(&mut self, index: u64) {
         self.durable.own = self.durable.own.max(index);
+        self.durable.news = true;
     }
 
     /// Tells the others when there is news, and cuts the log when enough of it is not needed.
     pub(crate) fn tell_and_truncate(&mut self, round: &mut Round) {
         let durable = &mut self.durable;
+        if !std::mem::take(&mut durable.news) {
+            return;
+        }
         let due = durable.own > durable.told || durable.ticks_since_told >= REPEAT_TICKS;
         if due && durable.own > 0 {
             durable.told = durable.own;
@@ -125,13 +133,18 @@ impl Replica {
         });
     }
 
-    /// Frees cached entries that are durable and handed to apply, beyond `bytes_max`.
+    /// Frees cached entries that are durable and applied: those that every peer has too, and beyond
+    /// `bytes_max` the others. A small cache stays in the processor's.
     pub(crate) fn trim_cache(&mut self, bytes_max: usize) {
         let index = if crate::mutant::active("cache_truncated_early") {
             u64::MAX
         } else {
             self.persisted().min(self.feed.applied())
         };
-        self.raw.mut_store().trim_cache(index, bytes_max);
+        let everywhere = self.raw.raft.prs().iter().map(|(_, p)| p.matched).min();
+        let needed_by_none = if self.is_leader() { everywhere.unwrap_or(0) } else { u64::MAX };
+        let storage = self.raw.mut_store();
+        storage.trim_cache(index.min(needed_by_none), 0);
+        storage.trim_cache(index, bytes_max);
     }
 }

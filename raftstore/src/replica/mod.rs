@@ -44,6 +44,17 @@ pub(crate) struct RoleView {
     pub(crate) role: StateRole,
 }
 
+/// What a replica wants to be told at once, as it was when it was settled last.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mood {
+    /// Anything but a follower of a known leader: its own disk may complete a quorum.
+    pub(crate) awaits_persisted: bool,
+    /// Reads wait for apply.
+    pub(crate) awaits_applied: bool,
+    /// A leader with an entry that is not committed: the next small one may wait.
+    pub(crate) entry_under_way: bool,
+}
+
 /// See the module.
 pub(crate) struct Replica {
     record: GroupRecord,
@@ -144,6 +155,16 @@ impl Replica {
 
     pub(crate) fn is_leader(&self) -> bool {
         self.raw.raft.state == StateRole::Leader
+    }
+
+    pub(crate) fn mood(&self) -> Mood {
+        let raft = &self.raw.raft;
+        let follows = raft.state == StateRole::Follower && raft.leader_id != raft::INVALID_ID;
+        Mood {
+            awaits_persisted: !follows,
+            awaits_applied: self.reads.await_applied(),
+            entry_under_way: self.entry_under_way(),
+        }
     }
 
     /// The leader as far as known.

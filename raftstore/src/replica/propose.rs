@@ -14,6 +14,9 @@ use bytes::Bytes;
 use raft::eraftpb::{Entry, Message, MessageType};
 use std::collections::BTreeMap;
 
+/// Fewer commands than this make a small entry: what it costs is hardly theirs.
+const SMALL_ENTRY: usize = 16;
+
 struct Pending {
     term: u64,
     callers: Vec<Reply>,
@@ -88,9 +91,28 @@ impl Replica {
         self.writes.queued.push((command, reply));
     }
 
-    /// Puts the queued commands into entries, as few as their size allows.
-    pub(crate) fn propose_queued(&mut self) {
+    /// Whether a write is queued here or waits for its outcome.
+    pub(crate) fn is_writing(&self) -> bool {
+        !self.writes.queued.is_empty() || !self.writes.pending.is_empty()
+    }
+
+    /// Whether what is queued, and one more, is a small entry still.
+    pub(crate) fn may_gather(&self) -> bool {
+        self.writes.queued.len() < SMALL_ENTRY
+    }
+
+    pub(crate) fn has_queued_writes(&self) -> bool {
+        !self.writes.queued.is_empty()
+    }
+
+    /// Puts the queued commands into entries, as few as their size allows. With `gather` a few
+    /// commands wait until the group's last entry is committed, which makes this replica dirty, and
+    /// the queued reads wait for the last of these entries.
+    pub(crate) fn propose_queued(&mut self, gather: bool, now: Nanos) {
         if self.writes.queued.is_empty() {
+            return;
+        }
+        if gather && self.may_gather() && self.entry_under_way() {
             return;
         }
         let queued = std::mem::take(&mut self.writes.queued);
@@ -106,11 +128,25 @@ impl Replica {
             return;
         }
         let mut rest = queued;
+        let mut last = None;
         while !rest.is_empty() {
             let tail = rest.split_off(self.one_entry(&rest));
-            self.propose_entry(rest);
+            last = self.propose_entry(rest).or(last);
             rest = tail;
         }
+        if let Some(index) = last.filter(|_| gather) {
+            let older = crate::mutant::active("read_rides_on_older_entry");
+            let index = if older { self.raw.raft.raft_log.committed } else { index };
+            self.reads.ride(index, self.read_deadline(now));
+        }
+    }
+
+    /// Whether this leader has proposed what is not committed yet.
+    pub(super) fn entry_under_way(&self) -> bool {
+        let log = &self.raw.raft.raft_log;
+        self.is_leader()
+            && self.raw.raft.lead_transferee.is_none()
+            && log.last_index() > log.committed
     }
 
     /// How many of `queued` fit one entry; at least one.
@@ -123,7 +159,8 @@ impl Replica {
         fit.count().max(1)
     }
 
-    fn propose_entry(&mut self, queued: Vec<(Bytes, Reply)>) {
+    /// The new entry's index, unless the library refuses it.
+    fn propose_entry(&mut self, queued: Vec<(Bytes, Reply)>) -> Option<u64> {
         let entry =
             Entry { data: pack(queued.iter().map(|(command, _)| command)), ..Entry::default() };
         let mut message = Message::default();
@@ -135,7 +172,7 @@ impl Replica {
         if accepted.is_err() {
             let what = "too many uncommitted bytes in this group";
             fail(callers, &Error::Busy { group: self.group(), what });
-            return;
+            return None;
         }
         let index = self.raw.raft.raft_log.last_index();
         let term = self.raw.raft.term;
@@ -144,5 +181,6 @@ impl Replica {
             fail(stale.callers, &Error::NotLeader { group: self.record.desc.group, leader: None });
         }
         self.writes.pending.insert(index, Pending { term, callers, expires: None });
+        Some(index)
     }
 }

@@ -1,5 +1,9 @@
 //! Linearizable reads: one ReadIndex context for all reads of a round (Raft thesis, 6.4).
 //!
+//! While a shard gathers small entries (`gather_groups`), a read that meets writes of its group waits
+//! for their entry instead: a quorum that takes an entry proposed after the read came has no newer
+//! leader, which is all that a context's heartbeats would show, and they cost eight messages.
+//!
 //! A context is unique for ever (replica, term, counter), so no late answer can match a newer
 //! read. Reads fail as soon as the role or term changes, and wait until this replica has applied
 //! up to their index.
@@ -22,12 +26,21 @@ struct Batch {
     expires: Nanos,
 }
 
+/// Reads that an entry of this leader confirms.
+struct Riding {
+    index: u64,
+    replies: Vec<Reply>,
+    expires: Nanos,
+}
+
 /// See the module.
 #[derive(Default)]
 pub(super) struct Reads {
     counter: u64,
     queued: Vec<Reply>,
     confirming: VecDeque<Batch>,
+    /// Waiting for entries of this term, in their order.
+    riding: VecDeque<Riding>,
     /// Confirmed, waiting for apply: (read index, callers), in the order of confirmation.
     applying: VecDeque<(u64, Vec<Reply>)>,
 }
@@ -35,24 +48,40 @@ pub(super) struct Reads {
 impl Reads {
     pub(super) fn waiting(&self) -> usize {
         let confirming: usize = self.confirming.iter().map(|b| b.replies.len()).sum();
+        let riding: usize = self.riding.iter().map(|r| r.replies.len()).sum();
         let applying: usize = self.applying.iter().map(|(_, r)| r.len()).sum();
-        self.queued.len() + confirming + applying
+        self.queued.len() + confirming + riding + applying
+    }
+
+    pub(super) fn await_applied(&self) -> bool {
+        !self.applying.is_empty() || !self.riding.is_empty()
     }
 
     pub(super) fn fail_all(&mut self, error: &Error) {
         let confirming = self.confirming.drain(..).flat_map(|b| b.replies);
+        let riding = self.riding.drain(..).flat_map(|r| r.replies);
         let applying = self.applying.drain(..).flat_map(|(_, replies)| replies);
-        for reply in self.queued.drain(..).chain(confirming).chain(applying) {
+        for reply in self.queued.drain(..).chain(confirming).chain(riding).chain(applying) {
             reply.send(Err(error.clone()));
         }
     }
 
     /// Fails reads that no quorum confirmed in time; callers may ask again.
     pub(super) fn expire(&mut self, now: Nanos, group: GroupId) {
-        while self.confirming.front().is_some_and(|b| b.expires <= now) {
-            let batch = self.confirming.pop_front().expect("just seen");
-            let error = Error::Busy { group, what: "no quorum confirmed the read in time" };
-            batch.replies.into_iter().for_each(|r| r.send(Err(error.clone())));
+        let confirming = self.confirming.iter().take_while(|b| b.expires <= now).count();
+        let riding = self.riding.iter().take_while(|r| r.expires <= now).count();
+        let confirming = self.confirming.drain(..confirming).flat_map(|b| b.replies);
+        for reply in confirming.chain(self.riding.drain(..riding).flat_map(|r| r.replies)) {
+            let what = "no quorum confirmed the read in time";
+            reply.send(Err(Error::Busy { group, what }));
+        }
+    }
+
+    /// The queued reads wait for the entry at `index`, which this leader has just proposed.
+    pub(super) fn ride(&mut self, index: u64, expires: Nanos) {
+        let replies = std::mem::take(&mut self.queued);
+        if !replies.is_empty() {
+            self.riding.push_back(Riding { index, replies, expires });
         }
     }
 
@@ -71,6 +100,9 @@ impl Reads {
             let (_, replies) = self.applying.pop_front().expect("just seen");
             Reply::send_all(replies.into_iter().map(|reply| (reply, Ok(Answer::ReadReady))));
         }
+        let applied = self.riding.iter().take_while(|r| r.index <= applied).count();
+        let replies = self.riding.drain(..applied).flat_map(|r| r.replies);
+        Reply::send_all(replies.map(|reply| (reply, Ok(Answer::ReadReady))));
     }
 }
 
@@ -86,9 +118,9 @@ impl Replica {
     }
 
     /// Gives the queued reads one context, or refuses them at once: the library would drop them
-    /// silently (trap 6).
-    pub(crate) fn confirm_queued_reads(&mut self, now: Nanos) {
-        if self.reads.queued.is_empty() {
+    /// silently (trap 6). With `gather` they stay queued while writes do: they ride on their entry.
+    pub(crate) fn confirm_queued_reads(&mut self, gather: bool, now: Nanos) {
+        if self.reads.queued.is_empty() || (gather && self.has_queued_writes()) {
             return;
         }
         let unsettled = !self.raw.raft.commit_to_current_term();
@@ -112,13 +144,18 @@ impl Replica {
             return;
         }
         let context = self.next_context();
-        let patience = 2 * self.config.election_ticks as u64 * self.config.tick_interval_ms;
         self.reads.confirming.push_back(Batch {
             context: context.clone(),
             replies: std::mem::take(&mut self.reads.queued),
-            expires: Nanos(now.0 + patience * 1_000_000),
+            expires: self.read_deadline(now),
         });
         self.raw.read_index(context.to_vec());
+    }
+
+    /// When reads that no quorum confirms are given up.
+    pub(super) fn read_deadline(&self, now: Nanos) -> Nanos {
+        let patience = 2 * self.config.election_ticks as u64 * self.config.tick_interval_ms;
+        Nanos(now.0 + patience * 1_000_000)
     }
 
     fn next_context(&mut self) -> Bytes {

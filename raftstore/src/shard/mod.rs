@@ -19,9 +19,9 @@ use crate::completion::{Answer, Reply};
 use crate::config::Config;
 use crate::error::{Error, Fatal};
 use crate::log::{GroupLog, GroupWrite, LogStore};
-use crate::message::{LogTask, Request, ShardMessage};
+use crate::message::{Applied, LogTask, Persisted, Request, ShardMessage};
 use crate::recovery::RecoveredGroup;
-use crate::replica::{Refused, Replica, ReplicaParts};
+use crate::replica::{Mood, Refused, Replica, ReplicaParts};
 use crate::status::{GroupView, ReplicaStatus, Role};
 use crate::transport::Envelope;
 use crate::types::{GroupId, GroupRecord, HardState, LogPosition, Nanos, StoreId};
@@ -43,9 +43,43 @@ pub struct ShardConfig {
     pub log: Arc<dyn LogStore>,
 }
 
+/// A live replica, and what its shard knows of it without looking into it.
+///
+/// With a thousand busy groups most of an entry's cost is memory that is not in the processor's
+/// caches: what can wait until the replica is touched anyway is noted here.
 struct Live {
-    replica: Replica,
+    /// What is written and applied, not told to the replica yet.
+    persisted: u64,
+    applied: u64,
     dirty: bool,
+    /// Counted in [`Shard::writing`].
+    writing: bool,
+    mood: Mood,
+    replica: Replica,
+}
+
+impl Live {
+    fn new(replica: Replica) -> Self {
+        let mood = Mood { awaits_persisted: true, awaits_applied: true, entry_under_way: false };
+        Live { persisted: 0, applied: 0, dirty: false, writing: false, mood, replica }
+    }
+
+    /// Tells the replica what it had not to know until now.
+    fn catch_up(&mut self) {
+        match std::mem::take(&mut self.persisted) {
+            0 => {}
+            number => self.replica.on_persisted(number),
+        }
+        match std::mem::take(&mut self.applied) {
+            0 => {}
+            index => self.replica.on_applied(index),
+        }
+    }
+
+    fn replica(&mut self) -> &mut Replica {
+        self.catch_up();
+        &mut self.replica
+    }
 }
 
 struct Quarantined {
@@ -67,6 +101,8 @@ pub struct Shard {
     parked: BTreeSet<GroupId>,
     /// Bytes handed to apply and not yet reported applied.
     apply_bytes: usize,
+    /// Groups with writes queued or under way.
+    writing: usize,
     /// Messages from peers that were malformed or misaddressed.
     dropped_messages: u64,
     stopped: bool,
@@ -81,6 +117,7 @@ impl Shard {
             dirty: Vec::new(),
             parked: BTreeSet::new(),
             apply_bytes: 0,
+            writing: 0,
             dropped_messages: 0,
             stopped: false,
         };
@@ -96,7 +133,7 @@ impl Shard {
                     let replica = shard
                         .replica(&group.log, group.applied, group.commit)
                         .map_err(|e| Fatal::new("start of a replica", e))?;
-                    Slot::Live(Box::new(Live { replica, dirty: false }))
+                    Slot::Live(Box::new(Live::new(replica)))
                 }
             };
             shard.slots.insert(id, slot);
@@ -148,7 +185,7 @@ impl Shard {
         }
         self.unpark(&mut round)?;
         for group in std::mem::take(&mut self.dirty) {
-            self.settle(group, now, &mut round);
+            self.settle(group, ticked, now, &mut round);
         }
         Ok(round)
     }
@@ -162,15 +199,10 @@ impl Shard {
                 envelopes.into_iter().for_each(|e| self.deliver(from, e));
             }
             ShardMessage::Unreachable(store) => {
-                self.live().for_each(|live| live.replica.unreachable(store));
+                self.live().for_each(|live| live.replica().unreachable(store));
             }
-            ShardMessage::Persisted(list) => list.into_iter().for_each(|p| {
-                self.touch(p.group, |replica| replica.on_persisted(p.ready));
-            }),
-            ShardMessage::Applied(list) => list.into_iter().for_each(|a| {
-                self.apply_bytes -= a.bytes;
-                self.touch(a.group, |replica| replica.on_applied(a.index));
-            }),
+            ShardMessage::Persisted(list) => list.into_iter().for_each(|p| self.persisted(p)),
+            ShardMessage::Applied(list) => list.into_iter().for_each(|a| self.applied(a)),
             ShardMessage::DurableApplied(list) => list.into_iter().for_each(|(group, index)| {
                 self.touch(group, |replica| replica.on_durable_applied(index));
             }),
@@ -178,11 +210,12 @@ impl Shard {
                 self.touch(f.group, |replica| replica.on_fetched(f));
             }),
             ShardMessage::Describe(to) => {
+                self.live().for_each(Live::catch_up);
                 // The asker may have given up; then nobody reads it.
                 let _ = to.send(self.describe());
             }
             ShardMessage::Stop => {
-                self.live().for_each(|live| live.replica.close(&Error::Closed));
+                self.live().for_each(|live| live.replica().close(&Error::Closed));
                 self.stopped = true;
             }
             ShardMessage::Tick => unreachable!("ticks are counted by the round"),
@@ -203,7 +236,44 @@ impl Shard {
             live.dirty = true;
             self.dirty.push(group);
         }
-        Some(f(&mut live.replica))
+        Some(f(live.replica()))
+    }
+
+    /// A follower hears of it with its leader's next message, or the next tick.
+    fn persisted(&mut self, note: Persisted) {
+        let Some(Slot::Live(live)) = self.slots.get_mut(&note.group) else { return };
+        if live.mood.awaits_persisted || note.ready == 0 {
+            self.touch(note.group, |replica| replica.on_persisted(note.ready));
+        } else {
+            live.persisted = live.persisted.max(note.ready);
+        }
+    }
+
+    /// So does every replica in which no read waits for it: the callers have their answers.
+    fn applied(&mut self, note: Applied) {
+        self.apply_bytes -= note.bytes;
+        let Some(Slot::Live(live)) = self.slots.get_mut(&note.group) else { return };
+        if live.mood.awaits_applied {
+            self.touch(note.group, |replica| replica.on_applied(note.index));
+        } else {
+            live.applied = live.applied.max(note.index);
+        }
+    }
+
+    /// Whether small entries are gathered now: see [`Config::gather_groups`].
+    fn gathers(&self) -> bool {
+        self.writing > self.parts.config.gather_groups
+    }
+
+    /// Queues a command or a read where an entry under way will take it along, if it may wait: its
+    /// replica need not be settled for it.
+    fn gather(&mut self, group: GroupId) -> Option<&mut Replica> {
+        if !self.gathers() {
+            return None;
+        }
+        let Some(Slot::Live(live)) = self.slots.get_mut(&group) else { return None };
+        let waits = live.mood.entry_under_way && live.replica.may_gather();
+        waits.then_some(&mut live.replica)
     }
 
     fn apply_full(&self) -> bool {
@@ -230,15 +300,21 @@ impl Shard {
         }
         let apply_full = self.apply_full();
         match request {
-            Request::Propose { command, reply, .. } if !apply_full => {
-                self.touch(group, |replica| replica.queue_write(command, reply));
-            }
+            Request::Propose { command, reply, .. } if !apply_full => match self.gather(group) {
+                Some(replica) => replica.queue_write(command, reply),
+                None => {
+                    self.touch(group, |replica| replica.queue_write(command, reply));
+                }
+            },
             Request::Propose { reply, .. } => {
                 reply.send(Err(Error::Busy { group, what: "the apply queue is full" }));
             }
-            Request::ReadBarrier { reply, .. } => {
-                self.touch(group, |replica| replica.queue_read(reply));
-            }
+            Request::ReadBarrier { reply, .. } => match self.gather(group) {
+                Some(replica) if replica.has_queued_writes() => replica.queue_read(reply),
+                _ => {
+                    self.touch(group, |replica| replica.queue_read(reply));
+                }
+            },
             Request::TransferLeader { to, reply, .. } => {
                 self.touch(group, |replica| replica.transfer_leader(to, reply));
             }
@@ -271,7 +347,7 @@ impl Shard {
             created: vec![reply],
         });
         round.views.push(replica.group_view());
-        self.slots.insert(group, Slot::Live(Box::new(Live { replica, dirty: false })));
+        self.slots.insert(group, Slot::Live(Box::new(Live::new(replica))));
     }
 
     fn created_before(&mut self, record: &GroupRecord, reply: Reply) {
@@ -302,6 +378,7 @@ impl Shard {
         tracing::error!(group = group.0, reason, "replica quarantined");
         let Some(Slot::Live(live)) = self.slots.get_mut(&group) else { return };
         live.replica.close(&Error::Quarantined { group, reason: reason.clone() });
+        self.writing -= usize::from(live.writing);
         let record = live.replica.record().clone();
         self.slots.insert(group, Slot::Quarantined(Box::new(Quarantined { record, reason })));
         self.parked.remove(&group);
@@ -333,19 +410,20 @@ impl Shard {
     }
 
     /// Step 2 of the round, for one replica.
-    fn settle(&mut self, group: GroupId, now: Nanos, round: &mut Round) {
+    fn settle(&mut self, group: GroupId, ticked: bool, now: Nanos, round: &mut Round) {
         let apply_full = self.apply_full();
         let cache_max = self.parts.config.entry_cache_bytes_max / self.slots.len().max(1);
         let handed = round.apply.len();
+        let gather = self.gathers();
         let Some(Slot::Live(live)) = self.slots.get_mut(&group) else { return };
         live.dirty = false;
-        let replica = &mut live.replica;
-        replica.propose_queued();
-        replica.confirm_queued_reads(now);
+        let replica = live.replica();
+        replica.propose_queued(gather, now);
+        replica.confirm_queued_reads(gather && !ticked, now);
         replica.take_readies(now, apply_full, round);
         if replica.has_queued_reads() {
             // A context that was under way is confirmed: the next one may start.
-            replica.confirm_queued_reads(now);
+            replica.confirm_queued_reads(gather, now);
             replica.take_readies(now, apply_full, round);
         }
         replica.tell_and_truncate(round);
@@ -353,6 +431,10 @@ impl Shard {
         if replica.has_parked() {
             self.parked.insert(group);
         }
+        let (mood, writing) = (replica.mood(), replica.is_writing());
+        live.mood = mood;
+        self.writing = self.writing + usize::from(writing) - usize::from(live.writing);
+        live.writing = writing;
         self.count_apply(round, handed);
     }
 
