@@ -11,6 +11,9 @@ use crate::pb;
 #[derive(Default)]
 pub(crate) struct Table {
     regions: Vec<Arc<Region>>,
+    /// The regions' start keys as far as a number holds: with a thousand regions most of a search
+    /// would wait for memory, and these lie together.
+    prefixes: Vec<u64>,
 }
 
 /// What a client knows of one region. Only the leader changes in place.
@@ -61,10 +64,28 @@ impl Region {
     }
 }
 
+/// The first eight bytes, as a number of the same order.
+fn prefix(key: &[u8]) -> u64 {
+    let mut bytes = [0; 8];
+    let len = key.len().min(8);
+    bytes[..len].copy_from_slice(&key[..len]);
+    u64::from_be_bytes(bytes)
+}
+
 impl Table {
+    /// Of regions in key order, not overlapping.
+    fn new(regions: Vec<Arc<Region>>) -> Self {
+        let prefixes = regions.iter().map(|region| prefix(&region.start)).collect();
+        Table { regions, prefixes }
+    }
+
     /// The region that holds the key.
     pub(crate) fn find(&self, key: &[u8]) -> Option<&Arc<Region>> {
-        let after = self.regions.partition_point(|region| *region.start <= *key);
+        let own = prefix(key);
+        let from = self.prefixes.partition_point(|start| *start < own);
+        let equal = self.prefixes[from..].partition_point(|start| *start == own);
+        let after =
+            from + self.regions[from..from + equal].partition_point(|region| *region.start <= *key);
         let region = self.regions.get(after.checked_sub(1)?)?;
         region.contains(key).then_some(region)
     }
@@ -104,7 +125,7 @@ impl Table {
                 regions.insert(at, candidate);
             }
         }
-        Table { regions }
+        Table::new(regions)
     }
 }
 
@@ -138,6 +159,19 @@ mod tests {
         assert_eq!(found(&table, "m"), Some(2));
         assert_eq!(found(&table, "zzz"), Some(2));
         assert_eq!(found(&Table::default(), "a"), None);
+    }
+
+    #[test]
+    fn regions_with_a_long_common_start_are_told_apart() {
+        let starts = ["", "offsets", "offsets\0", "offsets/1", "offsets/10", "offsets/2", "p"];
+        let region = |i: usize| region(i as u64, starts[i], starts.get(i + 1).unwrap_or(&""), 1, 0);
+        let table = Table::default().merge(&(0..starts.len()).map(region).collect::<Vec<_>>());
+        for (key, id) in [("of", 0), ("offsets", 1), ("offsets\0\0", 2), ("offsets/1", 3)] {
+            assert_eq!(found(&table, key), Some(id), "{key:?}");
+        }
+        for (key, id) in [("offsets/0", 2), ("offsets/19", 4), ("offsets/3", 5), ("q", 6)] {
+            assert_eq!(found(&table, key), Some(id), "{key:?}");
+        }
     }
 
     #[test]

@@ -6,19 +6,60 @@
 //!
 //! Layout: type byte, flag byte, then unsigned LEB128 varints and length-prefixed bytes.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
 const REJECT: u8 = 1;
-const MESSAGE_BYTES: usize = 64;
-const ENTRY_BYTES: usize = 24;
 
-/// Encodes `message`.
+/// Encodes `message`, in one allocation of its exact size.
 pub(crate) fn encode(message: &Message) -> Bytes {
-    let data: usize = message.entries.iter().map(|e| e.data.len() + ENTRY_BYTES).sum();
-    let mut out = BytesMut::with_capacity(MESSAGE_BYTES + message.context.len() + data);
-    out.put_u8(message.msg_type as u8);
-    out.put_u8(if message.reject { REJECT } else { 0 });
+    let mut length = Length(2);
+    put_fields(&mut length, message);
+    let mut out = Vec::with_capacity(length.0);
+    out.push(message.msg_type as u8);
+    out.push(if message.reject { REJECT } else { 0 });
+    put_fields(&mut out, message);
+    debug_assert_eq!(out.len(), length.0);
+    Bytes::from(out)
+}
+
+/// Where fields go.
+trait Sink {
+    fn varint(&mut self, value: u64);
+    fn bytes(&mut self, bytes: &[u8]);
+}
+
+/// Only counts.
+struct Length(usize);
+
+impl Sink for Length {
+    fn varint(&mut self, value: u64) {
+        let bits = 64 - (value | 1).leading_zeros() as usize;
+        self.0 += bits.div_ceil(7);
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.varint(bytes.len() as u64);
+        self.0 += bytes.len();
+    }
+}
+
+impl Sink for Vec<u8> {
+    fn varint(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.push(value as u8);
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.varint(bytes.len() as u64);
+        self.extend_from_slice(bytes);
+    }
+}
+
+fn put_fields(out: &mut impl Sink, message: &Message) {
     for field in [
         message.to,
         message.from,
@@ -31,18 +72,17 @@ pub(crate) fn encode(message: &Message) -> Bytes {
         message.reject_hint,
         message.priority as u64,
     ] {
-        put_varint(&mut out, field);
+        out.varint(field);
     }
-    put_bytes(&mut out, &message.context);
-    put_varint(&mut out, message.entries.len() as u64);
+    out.bytes(&message.context);
+    out.varint(message.entries.len() as u64);
     for entry in &message.entries {
-        out.put_u8(entry.entry_type as u8);
-        put_varint(&mut out, entry.term);
-        put_varint(&mut out, entry.index);
-        put_bytes(&mut out, &entry.data);
-        put_bytes(&mut out, &entry.context);
+        out.varint(entry.entry_type as u64);
+        out.varint(entry.term);
+        out.varint(entry.index);
+        out.bytes(&entry.data);
+        out.bytes(&entry.context);
     }
-    out.freeze()
 }
 
 /// Decodes what [`encode`] made; the error says what is wrong with the bytes.
@@ -106,19 +146,6 @@ fn entry_type(kind: u8) -> Result<EntryType, String> {
         .into_iter()
         .find(|t| *t as u8 == kind)
         .ok_or_else(|| format!("unknown entry type {kind}"))
-}
-
-fn put_varint(out: &mut BytesMut, mut value: u64) {
-    while value >= 0x80 {
-        out.put_u8(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.put_u8(value as u8);
-}
-
-fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
-    put_varint(out, bytes.len() as u64);
-    out.put_slice(bytes);
 }
 
 fn take_u8(input: &mut Bytes) -> Result<u8, String> {

@@ -14,6 +14,7 @@ mod round;
 pub(crate) mod run;
 
 pub use round::Round;
+use round::RoundSize;
 
 use crate::completion::{Answer, Reply};
 use crate::config::Config;
@@ -25,7 +26,8 @@ use crate::replica::{Mood, Refused, Replica, ReplicaParts};
 use crate::status::{GroupView, ReplicaStatus, Role};
 use crate::transport::Envelope;
 use crate::types::{GroupId, GroupRecord, HardState, LogPosition, Nanos, StoreId};
-use std::collections::{BTreeMap, BTreeSet};
+use rustc_hash::FxHashMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// What a shard is made of.
@@ -95,8 +97,10 @@ enum Slot {
 /// See the module.
 pub struct Shard {
     parts: ShardConfig,
-    slots: BTreeMap<GroupId, Slot>,
+    /// Hashed without a seed: the same groups come in the same order in every run.
+    slots: FxHashMap<GroupId, Slot>,
     dirty: Vec<GroupId>,
+    last: RoundSize,
     /// Groups whose committed entries wait for room in the apply queue.
     parked: BTreeSet<GroupId>,
     /// Bytes handed to apply and not yet reported applied.
@@ -111,10 +115,12 @@ pub struct Shard {
 impl Shard {
     /// A shard over its recovered groups.
     pub fn new(parts: ShardConfig, groups: Vec<RecoveredGroup>) -> Result<Self, Fatal> {
+        let shard_number = parts.shard;
         let mut shard = Shard {
             parts,
-            slots: BTreeMap::new(),
+            slots: FxHashMap::default(),
             dirty: Vec::new(),
+            last: RoundSize::new(shard_number),
             parked: BTreeSet::new(),
             apply_bytes: 0,
             writing: 0,
@@ -151,7 +157,7 @@ impl Shard {
         Replica::new(&parts, log, applied, commit)
     }
 
-    /// What the store publishes of every group at start.
+    /// What the store publishes of every group at start, in no order.
     #[must_use]
     pub fn views(&self) -> Vec<GroupView> {
         let view = |slot: &Slot| match slot {
@@ -172,7 +178,7 @@ impl Shard {
     /// One round. Never blocks on I/O, except for the inline reads of old entries that the
     /// consensus library demands.
     pub fn round(&mut self, inbox: Vec<ShardMessage>, now: Nanos) -> Result<Round, Fatal> {
-        let mut round = Round::new(self.parts.shard);
+        let mut round = Round::like(&self.last);
         let mut ticked = false;
         for message in inbox {
             match message {
@@ -187,6 +193,7 @@ impl Shard {
         for group in std::mem::take(&mut self.dirty) {
             self.settle(group, ticked, now, &mut round);
         }
+        self.last = round.size();
         Ok(round)
     }
 
@@ -445,7 +452,9 @@ impl Shard {
     /// Every replica as it is now.
     #[must_use]
     pub fn describe(&self) -> Vec<ReplicaStatus> {
-        self.slots.values().map(describe).collect()
+        let mut all: Vec<_> = self.slots.values().map(describe).collect();
+        all.sort_unstable_by_key(|replica| replica.group);
+        all
     }
 }
 

@@ -23,8 +23,27 @@ pub struct Round {
 }
 
 impl Round {
-    pub(crate) fn new(shard: usize) -> Self {
-        Round { shard, ..Round::default() }
+    /// An empty round with room for what the last one of its shard held.
+    pub(crate) fn like(last: &RoundSize) -> Self {
+        let room = |(store, count): &(StoreId, usize)| (*store, Vec::with_capacity(*count));
+        Round {
+            shard: last.shard,
+            sends: last.sends.iter().map(room).collect(),
+            log: Vec::with_capacity(last.log),
+            apply: Vec::with_capacity(last.apply),
+            ..Round::default()
+        }
+    }
+
+    /// How much is in it; sends to nobody are dropped.
+    pub(crate) fn size(&mut self) -> RoundSize {
+        self.sends.retain(|(_, envelopes)| !envelopes.is_empty());
+        RoundSize {
+            shard: self.shard,
+            sends: self.sends.iter().map(|(store, sent)| (*store, sent.len())).collect(),
+            log: self.log.len(),
+            apply: self.apply.len(),
+        }
     }
 
     pub(crate) fn send(&mut self, to: StoreId, envelope: Envelope) {
@@ -38,5 +57,20 @@ impl Round {
         for (to, envelope) in envelopes {
             self.send(to, envelope);
         }
+    }
+}
+
+/// What a round held, so that the next one need not grow step by step.
+#[derive(Debug)]
+pub(crate) struct RoundSize {
+    shard: usize,
+    sends: Vec<(StoreId, usize)>,
+    log: usize,
+    apply: usize,
+}
+
+impl RoundSize {
+    pub(crate) fn new(shard: usize) -> Self {
+        RoundSize { shard, sends: Vec::new(), log: 0, apply: 0 }
     }
 }
