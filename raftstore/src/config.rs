@@ -36,10 +36,10 @@ pub struct Config {
     /// while their workers are idle; 0 = always by the workers. Default 4096: one put in flight is
     /// answered sooner, and under load the workers are never idle.
     pub inline_bytes_max: usize,
-    /// While more groups of a shard than this have writes under way, a group's next small entry
-    /// waits for its last one: fewer, larger entries. Default 64. Most of a small entry's cost is
-    /// fixed, so with a thousand busy groups this doubles the rate.
-    pub gather_groups: usize,
+    /// Groups of a shard that may have an entry under way before the small ones of others wait
+    /// their turn and gather commands meanwhile. Default 64. Most of a small entry's cost is fixed,
+    /// so a thousand busy groups get more done by fewer, larger entries.
+    pub small_entries_max: usize,
     /// Bytes of live log of the whole store, each entry with 80 bytes for its place on disk and in
     /// memory; at 7/8 of it writes get `Busy`. Default 4 GiB.
     pub log_bytes_max: u64,
@@ -67,7 +67,7 @@ impl Default for Config {
             apply_queue_bytes_max: 64 << 20,
             entry_cache_bytes_max: 64 << 20,
             inline_bytes_max: 4 << 10,
-            gather_groups: 64,
+            small_entries_max: 64,
             log_bytes_max: 4 << 30,
             inbox_messages_max: 16_384,
             sync_interval_ms: 2_000,
@@ -88,6 +88,7 @@ impl Config {
             ("proposal_bytes_max", self.proposal_bytes_max as u64),
             ("group_uncommitted_bytes_max", self.group_uncommitted_bytes_max),
             ("apply_queue_bytes_max", self.apply_queue_bytes_max as u64),
+            ("small_entries_max", self.small_entries_max as u64),
             ("inbox_messages_max", self.inbox_messages_max as u64),
             ("sync_interval_ms", self.sync_interval_ms),
         ];

@@ -66,6 +66,8 @@ pub(crate) struct Replica {
     reads: Reads,
     feed: Feed,
     durable: Durable,
+    /// Peers that acknowledged an append since the last heartbeat was due: they need none.
+    acknowledged: Vec<u64>,
     /// Ready numbers whose log write is under way, ascending; 0 = the group's creation.
     unpersisted: VecDeque<u64>,
     /// Term and vote as last handed to the log writer.
@@ -123,6 +125,7 @@ impl Replica {
             reads: Reads::default(),
             feed: Feed::new(applied),
             durable: Durable::new(applied),
+            acknowledged: Vec::new(),
             unpersisted: VecDeque::new(),
             saved: hard_state,
             seen,

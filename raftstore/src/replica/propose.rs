@@ -91,28 +91,21 @@ impl Replica {
         self.writes.queued.push((command, reply));
     }
 
-    /// Whether a write is queued here or waits for its outcome.
-    pub(crate) fn is_writing(&self) -> bool {
-        !self.writes.queued.is_empty() || !self.writes.pending.is_empty()
-    }
-
     /// Whether what is queued, and one more, is a small entry still.
     pub(crate) fn may_gather(&self) -> bool {
         self.writes.queued.len() < SMALL_ENTRY
     }
 
+    /// Commands wait for their turn.
     pub(crate) fn has_queued_writes(&self) -> bool {
         !self.writes.queued.is_empty()
     }
 
     /// Puts the queued commands into entries, as few as their size allows. With `gather` a few
-    /// commands wait until the group's last entry is committed, which makes this replica dirty, and
-    /// the queued reads wait for the last of these entries.
-    pub(crate) fn propose_queued(&mut self, gather: bool, now: Nanos) {
-        if self.writes.queued.is_empty() {
-            return;
-        }
-        if gather && self.may_gather() && self.entry_under_way() {
+    /// commands stay queued; when they have had their `turn` the queued reads wait for their entry.
+    pub(crate) fn propose_queued(&mut self, gather: bool, turn: bool, now: Nanos) {
+        let leads = self.is_leader() && self.raw.raft.lead_transferee.is_none();
+        if self.writes.queued.is_empty() || (gather && leads && self.may_gather()) {
             return;
         }
         let queued = std::mem::take(&mut self.writes.queued);
@@ -134,7 +127,7 @@ impl Replica {
             last = self.propose_entry(rest).or(last);
             rest = tail;
         }
-        if let Some(index) = last.filter(|_| gather) {
+        if let Some(index) = last.filter(|_| turn) {
             let older = crate::mutant::active("read_rides_on_older_entry");
             let index = if older { self.raw.raft.raft_log.committed } else { index };
             self.reads.ride(index, self.read_deadline(now));
@@ -144,9 +137,7 @@ impl Replica {
     /// Whether this leader has proposed what is not committed yet.
     pub(super) fn entry_under_way(&self) -> bool {
         let log = &self.raw.raft.raft_log;
-        self.is_leader()
-            && self.raw.raft.lead_transferee.is_none()
-            && log.last_index() > log.committed
+        self.is_leader() && log.last_index() > log.committed
     }
 
     /// How many of `queued` fit one entry; at least one.

@@ -1,8 +1,8 @@
 //! Linearizable reads: one ReadIndex context for all reads of a round (Raft thesis, 6.4).
 //!
-//! While a shard gathers small entries (`gather_groups`), a read that meets writes of its group waits
-//! for their entry instead: a quorum that takes an entry proposed after the read came has no newer
-//! leader, which is all that a context's heartbeats would show, and they cost eight messages.
+//! Reads of a group that stands in line to write (`small_entries_max`) wait for its entry instead: a
+//! quorum that takes an entry proposed after the read came has no newer leader, which is all that a
+//! context's heartbeats would show, and they and what they set off are up to eight messages.
 //!
 //! A context is unique for ever (replica, term, counter), so no late answer can match a newer
 //! read. Reads fail as soon as the role or term changes, and wait until this replica has applied
@@ -118,9 +118,9 @@ impl Replica {
     }
 
     /// Gives the queued reads one context, or refuses them at once: the library would drop them
-    /// silently (trap 6). With `gather` they stay queued while writes do: they ride on their entry.
-    pub(crate) fn confirm_queued_reads(&mut self, gather: bool, now: Nanos) {
-        if self.reads.queued.is_empty() || (gather && self.has_queued_writes()) {
+    /// silently (trap 6). While writes stand in line they stay queued: they ride on their entry.
+    pub(crate) fn confirm_queued_reads(&mut self, now: Nanos) {
+        if self.reads.queued.is_empty() || self.has_queued_writes() {
             return;
         }
         let unsettled = !self.raw.raft.commit_to_current_term();

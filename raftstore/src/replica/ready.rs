@@ -137,8 +137,12 @@ impl Replica {
         }
     }
 
-    fn envelopes(&self, messages: Vec<Message>) -> Vec<(StoreId, Envelope)> {
+    fn envelopes(&mut self, messages: Vec<Message>) -> Vec<(StoreId, Envelope)> {
+        let mut acknowledged = std::mem::take(&mut self.acknowledged);
         let address = |message: Message| {
+            if needless(&message, &mut acknowledged) {
+                return None;
+            }
             let to = ReplicaId(message.to);
             let store = self.record.desc.replica(to)?.store;
             let bulk =
@@ -146,7 +150,9 @@ impl Replica {
             let payload = Payload::Raft { bytes: codec::encode(&message), bulk };
             Some((store, Envelope { group: self.group(), from: self.me.replica, to, payload }))
         };
-        messages.into_iter().filter_map(address).collect()
+        let envelopes = messages.into_iter().filter_map(address).collect();
+        self.acknowledged = acknowledged;
+        envelopes
     }
 
     /// Notices a change of role, term or leader: reads fail, writes wait for a while only, and the
@@ -176,4 +182,17 @@ impl Replica {
             self.tell_role(RoleEvent::LeaderStop(stop), round);
         }
     }
+}
+
+/// Whether `message` is a heartbeat to a peer that has acknowledged an append since the last one was
+/// due. It knows its leader, and its answer would set off an append and another answer, four
+/// messages in all. The next heartbeat goes out unless it acknowledges another append by then, so the
+/// silence lasts two intervals at most.
+fn needless(message: &Message, acknowledged: &mut Vec<u64>) -> bool {
+    if message.get_msg_type() != MessageType::MsgHeartbeat || !message.context.is_empty() {
+        return false;
+    }
+    let before = acknowledged.len();
+    acknowledged.retain(|peer| *peer != message.to);
+    acknowledged.len() < before
 }

@@ -49,9 +49,20 @@ impl Replica {
             return dropped("a message whose header contradicts its envelope");
         }
         self.check(&message, apply_full)?;
+        self.note_acknowledged(&message);
         // The remaining errors mean "no such peer" or "dropped": nothing to do.
         let _ = self.raw.step(message);
         Ok(())
+    }
+
+    fn note_acknowledged(&mut self, message: &Message) {
+        let acknowledges = message.get_msg_type() == MessageType::MsgAppendResponse
+            && !message.reject
+            && message.term == self.raw.raft.term
+            && self.is_leader();
+        if acknowledges && !self.acknowledged.contains(&message.from) {
+            self.acknowledged.push(message.from);
+        }
     }
 
     fn check(&self, message: &Message, apply_full: bool) -> Result<(), Refused> {

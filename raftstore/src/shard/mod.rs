@@ -12,9 +12,11 @@ pub(crate) mod inbox;
 pub(crate) mod lane;
 mod round;
 pub(crate) mod run;
+mod turns;
 
 pub use round::Round;
 use round::RoundSize;
+use turns::Turns;
 
 use crate::completion::{Answer, Reply};
 use crate::config::Config;
@@ -54,8 +56,8 @@ struct Live {
     persisted: u64,
     applied: u64,
     dirty: bool,
-    /// Counted in [`Shard::writing`].
-    writing: bool,
+    /// It stands in line with its commands.
+    waits: bool,
     mood: Mood,
     replica: Replica,
 }
@@ -63,7 +65,7 @@ struct Live {
 impl Live {
     fn new(replica: Replica) -> Self {
         let mood = Mood { awaits_persisted: true, awaits_applied: true, entry_under_way: false };
-        Live { persisted: 0, applied: 0, dirty: false, writing: false, mood, replica }
+        Live { persisted: 0, applied: 0, dirty: false, waits: false, mood, replica }
     }
 
     /// Tells the replica what it had not to know until now.
@@ -105,8 +107,7 @@ pub struct Shard {
     parked: BTreeSet<GroupId>,
     /// Bytes handed to apply and not yet reported applied.
     apply_bytes: usize,
-    /// Groups with writes queued or under way.
-    writing: usize,
+    turns: Turns,
     /// Messages from peers that were malformed or misaddressed.
     dropped_messages: u64,
     stopped: bool,
@@ -116,6 +117,7 @@ impl Shard {
     /// A shard over its recovered groups.
     pub fn new(parts: ShardConfig, groups: Vec<RecoveredGroup>) -> Result<Self, Fatal> {
         let shard_number = parts.shard;
+        let small_entries_max = parts.config.small_entries_max;
         let mut shard = Shard {
             parts,
             slots: FxHashMap::default(),
@@ -123,7 +125,7 @@ impl Shard {
             last: RoundSize::new(shard_number),
             parked: BTreeSet::new(),
             apply_bytes: 0,
-            writing: 0,
+            turns: Turns::new(small_entries_max),
             dropped_messages: 0,
             stopped: false,
         };
@@ -187,11 +189,15 @@ impl Shard {
             }
         }
         if ticked {
+            self.turns.tick();
             self.tick(now);
         }
         self.unpark(&mut round)?;
         for group in std::mem::take(&mut self.dirty) {
-            self.settle(group, ticked, now, &mut round);
+            self.settle(group, false, now, &mut round);
+        }
+        while let Some(group) = self.turns.next() {
+            self.settle(group, true, now, &mut round);
         }
         self.last = round.size();
         Ok(round)
@@ -267,20 +273,11 @@ impl Shard {
         }
     }
 
-    /// Whether small entries are gathered now: see [`Config::gather_groups`].
-    fn gathers(&self) -> bool {
-        self.writing > self.parts.config.gather_groups
-    }
-
-    /// Queues a command or a read where an entry under way will take it along, if it may wait: its
-    /// replica need not be settled for it.
-    fn gather(&mut self, group: GroupId) -> Option<&mut Replica> {
-        if !self.gathers() {
-            return None;
-        }
+    /// The replica, if it stands in line: it takes the command or read along when its turn comes,
+    /// and need not be settled for it.
+    fn in_line(&mut self, group: GroupId) -> Option<&mut Replica> {
         let Some(Slot::Live(live)) = self.slots.get_mut(&group) else { return None };
-        let waits = live.mood.entry_under_way && live.replica.may_gather();
-        waits.then_some(&mut live.replica)
+        (live.waits && live.replica.may_gather()).then_some(&mut live.replica)
     }
 
     fn apply_full(&self) -> bool {
@@ -307,7 +304,7 @@ impl Shard {
         }
         let apply_full = self.apply_full();
         match request {
-            Request::Propose { command, reply, .. } if !apply_full => match self.gather(group) {
+            Request::Propose { command, reply, .. } if !apply_full => match self.in_line(group) {
                 Some(replica) => replica.queue_write(command, reply),
                 None => {
                     self.touch(group, |replica| replica.queue_write(command, reply));
@@ -316,9 +313,9 @@ impl Shard {
             Request::Propose { reply, .. } => {
                 reply.send(Err(Error::Busy { group, what: "the apply queue is full" }));
             }
-            Request::ReadBarrier { reply, .. } => match self.gather(group) {
-                Some(replica) if replica.has_queued_writes() => replica.queue_read(reply),
-                _ => {
+            Request::ReadBarrier { reply, .. } => match self.in_line(group) {
+                Some(replica) => replica.queue_read(reply),
+                None => {
                     self.touch(group, |replica| replica.queue_read(reply));
                 }
             },
@@ -385,7 +382,7 @@ impl Shard {
         tracing::error!(group = group.0, reason, "replica quarantined");
         let Some(Slot::Live(live)) = self.slots.get_mut(&group) else { return };
         live.replica.close(&Error::Quarantined { group, reason: reason.clone() });
-        self.writing -= usize::from(live.writing);
+        self.turns.count(live.mood.entry_under_way, false);
         let record = live.replica.record().clone();
         self.slots.insert(group, Slot::Quarantined(Box::new(Quarantined { record, reason })));
         self.parked.remove(&group);
@@ -416,21 +413,24 @@ impl Shard {
         Ok(())
     }
 
-    /// Step 2 of the round, for one replica.
-    fn settle(&mut self, group: GroupId, ticked: bool, now: Nanos, round: &mut Round) {
+    /// Step 2 of the round, for one replica; `turn`: it has waited in line.
+    fn settle(&mut self, group: GroupId, turn: bool, now: Nanos, round: &mut Round) {
         let apply_full = self.apply_full();
         let cache_max = self.parts.config.entry_cache_bytes_max / self.slots.len().max(1);
         let handed = round.apply.len();
-        let gather = self.gathers();
+        let gather = self.turns.crowded() && !turn;
         let Some(Slot::Live(live)) = self.slots.get_mut(&group) else { return };
+        if turn && !live.waits {
+            return; // It left the line: not leader any more, or its entry became large.
+        }
         live.dirty = false;
         let replica = live.replica();
-        replica.propose_queued(gather, now);
-        replica.confirm_queued_reads(gather && !ticked, now);
+        replica.propose_queued(gather, turn, now);
+        replica.confirm_queued_reads(now);
         replica.take_readies(now, apply_full, round);
         if replica.has_queued_reads() {
             // A context that was under way is confirmed: the next one may start.
-            replica.confirm_queued_reads(gather, now);
+            replica.confirm_queued_reads(now);
             replica.take_readies(now, apply_full, round);
         }
         replica.tell_and_truncate(round);
@@ -438,10 +438,13 @@ impl Shard {
         if replica.has_parked() {
             self.parked.insert(group);
         }
-        let (mood, writing) = (replica.mood(), replica.is_writing());
+        let (mood, waits) = (replica.mood(), replica.has_queued_writes());
+        self.turns.count(live.mood.entry_under_way, mood.entry_under_way);
         live.mood = mood;
-        self.writing = self.writing + usize::from(writing) - usize::from(live.writing);
-        live.writing = writing;
+        if waits && !live.waits {
+            self.turns.wait(group);
+        }
+        live.waits = waits;
         self.count_apply(round, handed);
     }
 

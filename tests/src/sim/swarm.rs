@@ -124,7 +124,7 @@ fn config(rng: &mut SmallRng) -> Config {
     Config {
         shards: *pick(rng, &[1, 1, 2, 3]),
         entry_bytes_max: *pick(rng, &[1, 200, 4_096]),
-        gather_groups: *pick(rng, &[0, 1, 64]),
+        small_entries_max: *pick(rng, &[1, 2, 64]),
         apply_queue_bytes_max: *pick(rng, &[300, 4_096, 1 << 20]),
         entry_cache_bytes_max: *pick(rng, &[0, 500, 16_384]),
         group_uncommitted_bytes_max: *pick(rng, &[600, 65_536]),
