@@ -225,8 +225,8 @@ pub(crate) fn run_sync(
             let seconds = seconds_since(start, shell);
             shell.router.metrics.sync_seconds.observe(seconds);
             // A state machine whose sync is long (it writes out all that is in memory) has it
-            // more rarely: at most a twentieth of the time.
-            wait = interval.max(Duration::from_secs_f64(seconds * 20.0));
+            // more rarely: at most a fifth of the time.
+            wait = interval.max(Duration::from_secs_f64(seconds * 4.0));
             synced = applied;
             shell.router.tell_all(|| ShardMessage::DurableApplied(changed.clone()));
         }

@@ -2,7 +2,7 @@
 
 use super::engine::SimEngine;
 use bytes::Bytes;
-use flotilla_kvserver::kv::engine::table::{Base, GroupCheckpoint};
+use flotilla_kvserver::kv::engine::table::{Base, GroupCheckpoint, Pace};
 use flotilla_kvserver::kv::engine::{Change, Column, Engine, GroupChanges};
 use flotilla_raftstore::{Fatal, GroupId};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 pub struct SimBase(pub Arc<SimEngine>);
 
 impl Base for SimBase {
-    fn checkpoint(&self, groups: &[GroupCheckpoint<'_>]) -> Result<(), Fatal> {
+    fn checkpoint(&self, groups: &[GroupCheckpoint<'_>], _pace: &Pace<'_>) -> Result<(), Fatal> {
         let changes = groups.iter().map(|group| {
             let columns = [(Column::Data, group.data), (Column::System, group.system)];
             let changes = columns.into_iter().flat_map(|(column, records)| {

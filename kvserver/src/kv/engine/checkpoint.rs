@@ -16,7 +16,7 @@
 //!
 //! Made by whoever makes a checkpoint of the table; read by everyone.
 
-use super::table::{Base, GroupCheckpoint, Sorted};
+use super::table::{Base, GroupCheckpoint, Pace, Sorted};
 use super::{Column, OpenError, RocksEngine};
 use crate::kv::keys;
 use bytes::{Buf, Bytes};
@@ -41,6 +41,8 @@ const LOGGED_BYTES_MAX: usize = 256 << 10;
 const DELETED: u32 = u32::MAX;
 /// More files than this in the first level slow down reads: a checkpoint waits for compactions.
 const LEVEL_0_FILES_MAX: u64 = 24;
+/// Records between two looks at the clock.
+const STEP: usize = 64;
 const LEVEL_0_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// `System` records: key → value, `None` = deleted.
@@ -76,7 +78,12 @@ impl RocksBase {
     }
 
     /// Writes the file and syncs it.
-    fn write_file(&self, system: &[u8], groups: Vec<Sorted<'_>>) -> Result<(), Fatal> {
+    fn write_file(
+        &self,
+        system: &[u8],
+        groups: Vec<Sorted<'_>>,
+        pace: &Pace<'_>,
+    ) -> Result<(), Fatal> {
         let fatal = |e: &dyn std::fmt::Display| {
             Fatal::new(format!("write the checkpoint {}", self.file.display()), e)
         };
@@ -86,10 +93,13 @@ impl RocksBase {
         let write = || {
             writer.open(&self.file)?;
             writer.put(SYSTEM_KEY, system)?;
-            for (key, value) in groups.into_iter().flatten() {
+            for (i, (key, value)) in groups.into_iter().flatten().enumerate() {
                 match value {
                     Some(value) => writer.put(key, value)?,
                     None => writer.delete(key)?,
+                }
+                if i % STEP == 0 {
+                    pace.step();
                 }
             }
             writer.finish()
@@ -130,6 +140,7 @@ impl RocksBase {
         &self,
         groups: &[GroupCheckpoint<'_>],
         data: Vec<Sorted<'_>>,
+        pace: &Pace<'_>,
     ) -> Result<(), Fatal> {
         let mut changed = self.changed.lock();
         for group in groups {
@@ -137,7 +148,7 @@ impl RocksBase {
             changed.extend(group.system.sorted().map(|(key, value)| (copy(key), value.map(copy))));
         }
         self.wait_for_compactions()?;
-        self.write_file(&encode(&changed), data)?;
+        self.write_file(&encode(&changed), data, pace)?;
         self.engine.take_over(&self.file)
     }
 
@@ -155,11 +166,11 @@ impl RocksBase {
 }
 
 impl Base for RocksBase {
-    fn checkpoint(&self, groups: &[GroupCheckpoint<'_>]) -> Result<(), Fatal> {
-        let data = in_order(groups)?;
+    fn checkpoint(&self, groups: &[GroupCheckpoint<'_>], pace: &Pace<'_>) -> Result<(), Fatal> {
+        let data = in_order(groups, pace)?;
         let bytes = |group: &GroupCheckpoint<'_>| group.data.bytes() + group.system.bytes();
         if groups.iter().map(bytes).sum::<usize>() > self.logged_bytes_max {
-            self.write_in_file(groups, data)?;
+            self.write_in_file(groups, data, pace)?;
         } else {
             self.write_logged(groups, data)?;
         }
@@ -219,9 +230,13 @@ impl Base for RocksBase {
 }
 
 /// The groups' data as one ascending sequence: their ranges are apart.
-fn in_order<'a>(groups: &[GroupCheckpoint<'a>]) -> Result<Vec<Sorted<'a>>, Fatal> {
-    let mut sorted: Vec<_> =
-        groups.iter().map(|group| (group.data.sorted(), group.group)).collect();
+fn in_order<'a>(groups: &[GroupCheckpoint<'a>], pace: &Pace<'_>) -> Result<Vec<Sorted<'a>>, Fatal> {
+    let sort = |group: &GroupCheckpoint<'a>| {
+        let sorted = group.data.sorted();
+        pace.step();
+        (sorted, group.group)
+    };
+    let mut sorted: Vec<_> = groups.iter().map(sort).collect();
     sorted.retain(|(records, _)| records.bounds().is_some());
     sorted.sort_by(|(a, _), (b, _)| a.bounds().cmp(&b.bounds()));
     for pair in sorted.windows(2) {

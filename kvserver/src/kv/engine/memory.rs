@@ -11,7 +11,7 @@
 //! read by everyone.
 
 use super::content::Content;
-use super::table::{Base, GroupCheckpoint};
+use super::table::{Base, GroupCheckpoint, Pace};
 use super::{Column, OpenError, dump};
 use bytes::Bytes;
 use flotilla_raftstore::{Fatal, GroupId};
@@ -54,7 +54,7 @@ impl MemoryBase {
 }
 
 impl Base for MemoryBase {
-    fn checkpoint(&self, groups: &[GroupCheckpoint<'_>]) -> Result<(), Fatal> {
+    fn checkpoint(&self, groups: &[GroupCheckpoint<'_>], pace: &Pace<'_>) -> Result<(), Fatal> {
         for GroupCheckpoint { group, data, system } in groups {
             let old = self.content(*group).unwrap_or_else(|| Arc::new(Content::empty(*group)));
             let next = old.merge(data, system);
@@ -64,6 +64,8 @@ impl Base for MemoryBase {
             // Until the folder is synced the table keeps the changes, so nobody sees that this
             // is early. `old` is the last one's other owner: it is freed outside of the lock.
             self.contents.write().insert(*group, Arc::new(next));
+            drop(old);
+            pace.step();
         }
         dump::sync_dir(&self.dir)
             .map_err(|e| Fatal::new(format!("sync the folder {}", self.dir.display()), e))

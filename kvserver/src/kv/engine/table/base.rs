@@ -1,5 +1,6 @@
 //! What is below a table: it takes checkpoints and gives records.
 
+use super::pace::Pace;
 use super::records::Records;
 use crate::kv::engine::Column;
 use bytes::Bytes;
@@ -11,9 +12,9 @@ use flotilla_raftstore::{Fatal, GroupId};
 /// and for crashes, and recover after a crash to a state that holds, of every group, all
 /// checkpoints up to some one and none after it, the last one that returned included.
 pub trait Base: Send + Sync {
-    /// Applies the changes of all `groups`, durable when it returns. Blocks on the disk. One
-    /// caller at a time. Not called again after it failed.
-    fn checkpoint(&self, groups: &[GroupCheckpoint<'_>]) -> Result<(), Fatal>;
+    /// Applies the changes of all `groups`, durable when it returns. Blocks on the disk, and
+    /// steps with `pace`. One caller at a time. Not called again after it failed.
+    fn checkpoint(&self, groups: &[GroupCheckpoint<'_>], pace: &Pace<'_>) -> Result<(), Fatal>;
 
     /// The value of `key`, if any. Blocks on the disk.
     fn get(&self, group: GroupId, column: Column, key: &[u8]) -> Result<Option<Bytes>, Fatal>;

@@ -21,10 +21,12 @@
 
 mod base;
 mod metrics;
+mod pace;
 mod records;
 mod view;
 
 pub use base::{Base, GroupCheckpoint};
+pub use pace::Pace;
 pub(super) use records::hash_of;
 pub use records::{Records, Sorted};
 
@@ -33,6 +35,7 @@ use bytes::Bytes;
 use flotilla_raftstore::{Fatal, GroupId, background, mutant};
 use metrics::Metrics;
 use parking_lot::{Mutex, RwLock};
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -87,6 +90,8 @@ struct Table {
     turn: Mutex<Option<Fatal>>,
     /// Why nothing is written any more.
     fence: RwLock<Option<Fatal>>,
+    /// Checkpoints rest between slices of work.
+    gentle: bool,
     metrics: Metrics,
 }
 
@@ -105,13 +110,16 @@ impl TableEngine {
             sealed_bytes: AtomicUsize::new(0),
             turn: Mutex::default(),
             fence: RwLock::default(),
+            gentle: false,
             metrics: Metrics::new(),
         };
         TableEngine { table: Arc::new(table), flusher: None }
     }
 
-    /// The same with a thread that makes a checkpoint when the table is half full.
+    /// The same with a thread that makes a checkpoint when the table is half full, and with
+    /// checkpoints that leave the processor to others while there is room and somebody writes.
     pub fn with_flusher(mut self) -> std::io::Result<TableEngine> {
+        Arc::get_mut(&mut self.table).expect("nobody has it yet").gentle = true;
         // One wake-up waits at most: a checkpoint takes everything.
         let (wake, woken) = sync_channel(1);
         let table = Arc::clone(&self.table);
@@ -189,7 +197,7 @@ impl Engine for TableEngine {
 
     /// Three quarters full: the checkpoint that began at half is late.
     fn may_wait(&self) -> bool {
-        self.table.bytes.load(Ordering::Relaxed) > self.table.bytes_max / 4 * 3
+        self.table.nearly_full()
     }
 
     fn metrics(&self) -> prometheus::Registry {
@@ -209,6 +217,10 @@ impl Table {
     fn half_full(&self) -> bool {
         let sealed = self.sealed_bytes.load(Ordering::Relaxed);
         self.bytes.load(Ordering::Relaxed).saturating_sub(sealed) > self.bytes_max / 2
+    }
+
+    fn nearly_full(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) > self.bytes_max / 4 * 3
     }
 
     fn write(&self, batch: &[GroupChanges]) -> Result<(), Fatal> {
@@ -277,7 +289,14 @@ impl Table {
                 system: &columns.system,
             })
             .collect();
-        if let Err(why) = self.base.checkpoint(&groups) {
+        let seen = Cell::new(usize::MAX);
+        let hurry = || {
+            let bytes = self.bytes.load(Ordering::Relaxed);
+            let idle = seen.replace(bytes) == bytes;
+            idle || self.nearly_full()
+        };
+        let pace = if self.gentle { Pace::gentle(&hurry) } else { Pace::full() };
+        if let Err(why) = self.base.checkpoint(&groups, &pace) {
             *self.fence.write() = Some(why.clone());
             *failed = Some(why.clone());
             return Err(why);

@@ -65,7 +65,7 @@ struct DiskBase {
 }
 
 impl Base for DiskBase {
-    fn checkpoint(&self, groups: &[GroupCheckpoint<'_>]) -> Result<(), Fatal> {
+    fn checkpoint(&self, groups: &[GroupCheckpoint<'_>], pace: &Pace<'_>) -> Result<(), Fatal> {
         assert!(!self.disk.failed.load(Ordering::Relaxed), "asked again after a failure");
         std::thread::sleep(*self.disk.checkpoint_takes.lock());
         let mishap = self.disk.mishap.lock().take();
@@ -74,7 +74,7 @@ impl Base for DiskBase {
             Some(Mishap::Between) => groups.len() / 2,
             Some(Mishap::After) | None => groups.len(),
         };
-        self.base.checkpoint(&groups[..durable])?;
+        self.base.checkpoint(&groups[..durable], pace)?;
         if mishap.is_some() {
             if let (DiskContent::Dumps(dir), Some(next)) = (&self.disk.content, groups.get(durable))
             {
@@ -111,7 +111,7 @@ impl Base for DiskBase {
 struct Maps(RwLock<BTreeMap<GroupId, Content>>);
 
 impl Base for Arc<Maps> {
-    fn checkpoint(&self, groups: &[GroupCheckpoint<'_>]) -> Result<(), Fatal> {
+    fn checkpoint(&self, groups: &[GroupCheckpoint<'_>], _pace: &Pace<'_>) -> Result<(), Fatal> {
         for GroupCheckpoint { group, data, system } in groups {
             let mut held = self.0.write();
             let content = held.entry(*group).or_default();
