@@ -70,7 +70,7 @@ pub use log::{GroupLog, GroupWrite, LogStore};
 pub use message::Request;
 pub use recovery::{RecoveredGroup, recover};
 pub use shard::{Round, Shard, ShardConfig};
-pub use start::{ShardTask, StartError, StoreBuilder, background};
+pub use start::{ShardTask, StartError, StoreBuilder};
 pub use status::{GroupView, QueueStatus, ReplicaStatus, Role};
 pub use store::Store;
 pub use transport::{Envelope, Inbound, Payload, Transport};

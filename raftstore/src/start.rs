@@ -27,9 +27,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// A third of a thread's usual share of a busy core: checkpoints must keep up with the writes.
-const BACKGROUND_NICE: i32 = 5;
-
 /// Why a store did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -178,10 +175,7 @@ impl StoreBuilder {
         let interval = Duration::from_millis(self.config.sync_interval_ms);
         let (own, table) = (shell.clone(), Arc::clone(table));
         let state_machine = Arc::clone(&self.state_machine);
-        let run = move || {
-            background();
-            run_sync(&*state_machine, interval, &stopped, &table, &own);
-        };
+        let run = move || run_sync(&*state_machine, interval, &stopped, &table, &own);
         threads.sync.push(thread("sync", run)?);
         Ok(threads)
     }
@@ -190,12 +184,6 @@ impl StoreBuilder {
 fn applied_table(groups: &[RecoveredGroup]) -> AppliedTable {
     let applied = groups.iter().filter(|g| g.damage.is_none() && g.applied > 0);
     Arc::new(Mutex::new(applied.map(|g| (g.log.group, g.applied)).collect()))
-}
-
-/// Makes this thread yield to those that somebody waits for: a long sync on a busy machine then
-/// costs time, not latency. Where the system refuses, nothing changes.
-pub fn background() {
-    let _ = rustix::process::nice(BACKGROUND_NICE);
 }
 
 fn thread(

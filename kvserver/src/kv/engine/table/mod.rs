@@ -32,7 +32,7 @@ pub use records::{Records, Sorted};
 
 use super::{Change, Column, Engine, GroupChanges, View};
 use bytes::Bytes;
-use flotilla_raftstore::{Fatal, GroupId, background, mutant};
+use flotilla_raftstore::{Fatal, GroupId, mutant};
 use metrics::Metrics;
 use parking_lot::{Mutex, RwLock};
 use std::cell::Cell;
@@ -123,11 +123,9 @@ impl TableEngine {
         // One wake-up waits at most: a checkpoint takes everything.
         let (wake, woken) = sync_channel(1);
         let table = Arc::clone(&self.table);
-        let thread =
-            std::thread::Builder::new().name("checkpoint".to_owned()).spawn(move || {
-                background();
-                flush(&table, &woken);
-            })?;
+        let thread = std::thread::Builder::new()
+            .name("checkpoint".to_owned())
+            .spawn(move || flush(&table, &woken))?;
         self.flusher = Some(Flusher { wake: Some(wake), thread: Some(thread) });
         Ok(self)
     }
