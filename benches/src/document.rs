@@ -82,7 +82,8 @@ fn head(rows: &[Row]) -> String {
          Machine: {machines}. Commit: {commits}. Command: {commands}.\n\n\
          Everything runs on this one machine: three stores, the placement driver and all clients.\n\
          Each row is one common window of steady load after a warm-up. Every get of every row goes\n\
-         through ReadIndex: linearizable, without a lease. \"ok\" to a put means synced on a majority\n\
+         through ReadIndex (with hundreds of busy groups also on the commit of a write that came with\n\
+         it): linearizable, without a lease. \"ok\" to a put means synced on a majority\n\
          and applied, except where a row says sync off. Errors are counted apart; a row with more than\n\
          0.1 % of them, or whose leaders were uneven or moved, is marked invalid and is no result.\n"
     );
