@@ -140,7 +140,7 @@ impl Store {
         self.inbox.is_empty() && self.to_apply.is_empty() && !disk_waits
     }
 
-    fn status(&self) -> String {
+    fn status(&mut self) -> String {
         let replica = &self.shard.describe()[0];
         let role = if replica.role == Role::Leader { "leader" } else { "follower" };
         format!(
@@ -283,7 +283,7 @@ impl goldenscript::Runner for Cluster {
                 store.frozen = false;
             }
             "status" => {
-                for store in self.stores.values() {
+                for store in self.stores.values_mut() {
                     writeln!(out, "{}", store.status())?;
                 }
             }

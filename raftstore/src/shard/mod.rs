@@ -223,7 +223,6 @@ impl Shard {
                 self.touch(f.group, |replica| replica.on_fetched(f));
             }),
             ShardMessage::Describe(to) => {
-                self.live().for_each(Live::catch_up);
                 // The asker may have given up; then nobody reads it.
                 let _ = to.send(self.describe());
             }
@@ -454,7 +453,14 @@ impl Shard {
 
     /// Every replica as it is now.
     #[must_use]
-    pub fn describe(&self) -> Vec<ReplicaStatus> {
+    pub fn describe(&mut self) -> Vec<ReplicaStatus> {
+        self.live().for_each(Live::catch_up);
+        self.statuses()
+    }
+
+    /// Every replica as it knows itself: it may have to hear yet of what it wrote and applied.
+    #[must_use]
+    pub fn statuses(&self) -> Vec<ReplicaStatus> {
         let mut all: Vec<_> = self.slots.values().map(describe).collect();
         all.sort_unstable_by_key(|replica| replica.group);
         all

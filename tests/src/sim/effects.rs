@@ -98,7 +98,7 @@ impl World {
         process.log.queue.extend(round.log);
         process.apply.queue.extend(round.apply);
         let views = round.views.len() as u64;
-        let statuses = process.shards[shard].shard.describe();
+        let statuses = process.shards[shard].shard.statuses();
         let waiting = &process.log.queue[process.log.queue.len() - log as usize..];
         let cuts = waiting.iter().filter(|t| t.write.truncate.is_some()).count() as u64;
         self.counts.add_many("log truncations", cuts);

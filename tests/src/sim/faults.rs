@@ -108,7 +108,7 @@ impl World {
         let group = self.regions[region].group;
         let leads = |node: usize| {
             let process = self.nodes[node].process.as_ref()?;
-            let statuses = process.shards[process.shard_of(group)].shard.describe();
+            let statuses = process.shards[process.shard_of(group)].shard.statuses();
             let status = statuses.into_iter().find(|s| s.group == group)?;
             (status.role == Role::Leader).then_some((status.term, node))
         };

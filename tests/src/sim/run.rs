@@ -166,7 +166,7 @@ impl World {
                 continue;
             }
             for (node, process) in self.nodes.iter().map(|n| n.process.as_ref()).enumerate() {
-                let statuses = process.map(|p| p.shards[p.shard_of(region.group)].shard.describe());
+                let statuses = process.map(|p| p.shards[p.shard_of(region.group)].shard.statuses());
                 let status = statuses.iter().flatten().find(|s| s.group == region.group);
                 text.push_str(&format!("\n  store {}: {status:?}", node + 1));
             }
