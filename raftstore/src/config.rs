@@ -32,10 +32,13 @@ pub struct Config {
     /// Entries kept in memory behind the persisted index for followers and apply, in bytes, all
     /// groups of a shard together. Default 64 MiB. Entries not yet persisted always stay.
     pub entry_cache_bytes_max: usize,
-    /// A round's log writes or applies of fewer bytes than this are done by the shard's own thread
-    /// while their workers are idle; 0 = always by the workers. Default 4096: one put in flight is
-    /// answered sooner, and under load the workers are never idle.
+    /// A round's log writes of fewer bytes than this are done by the shard's own thread while the
+    /// log's is idle; 0 = always by the log's. Default 4096: one put in flight is answered sooner,
+    /// and under load the log's thread is never idle.
     pub inline_bytes_max: usize,
+    /// The same for applies. Default 4096; 256 KiB on up to two cores, where the apply thread
+    /// would work at the same time as nobody else, and waking it costs more than it saves.
+    pub inline_apply_bytes_max: usize,
     /// Groups of a shard that may have an entry under way before the small ones of others wait
     /// their turn and gather commands meanwhile. Default 64. Most of a small entry's cost is fixed,
     /// so a thousand busy groups get more done by fewer, larger entries.
@@ -54,6 +57,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Config {
             shards: 1,
             tick_interval_ms: 100,
@@ -67,6 +71,7 @@ impl Default for Config {
             apply_queue_bytes_max: 64 << 20,
             entry_cache_bytes_max: 64 << 20,
             inline_bytes_max: 4 << 10,
+            inline_apply_bytes_max: if cores <= 2 { 256 << 10 } else { 4 << 10 },
             small_entries_max: 64,
             log_bytes_max: 4 << 30,
             inbox_messages_max: 16_384,

@@ -82,7 +82,8 @@ impl StoreBuilder {
     ///
     /// A shard that shares its thread with the connections that it serves takes and gives without
     /// a hand-over between threads. It does small writes to the disk by itself
-    /// ([`Config::inline_bytes_max`]), so it blocks that thread for about a sync.
+    /// ([`Config::inline_bytes_max`]) and applies ([`Config::inline_apply_bytes_max`]), so it
+    /// blocks that thread for about a sync.
     pub fn start_with(
         self,
         spawn: &dyn Fn(ShardTask) -> std::io::Result<()>,
@@ -139,11 +140,11 @@ impl StoreBuilder {
         shell: &Shell,
         spawn: &dyn Fn(ShardTask) -> std::io::Result<()>,
     ) -> Result<Threads, StartError> {
-        let inline_bytes_max = self.config.inline_bytes_max;
-        let (log, log_end) = lane(LogWriter::new(Arc::clone(&self.log)), inline_bytes_max);
+        let writer = LogWriter::new(Arc::clone(&self.log));
+        let (log, log_end) = lane(writer, self.config.inline_bytes_max);
         let worker = ApplyWorker::new(Arc::clone(&self.state_machine));
-        let (apply, apply_end) =
-            lane(Applier { worker, table: Arc::clone(table) }, inline_bytes_max);
+        let applier = Applier { worker, table: Arc::clone(table) };
+        let (apply, apply_end) = lane(applier, self.config.inline_apply_bytes_max);
         let (fetch, fetch_queue) = unbounded();
         let (stop, stopped) = unbounded::<()>();
         let mut threads = Threads { stop, ..Threads::default() };

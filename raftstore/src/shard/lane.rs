@@ -2,9 +2,10 @@
 //! work is small, done by the shard at once.
 //!
 //! A hand-over between threads costs more than a small write does. With one put in flight the
-//! shard writes its log and applies by itself; as soon as there is more to do the worker has
-//! tasks waiting, everything goes through its queue, and batches grow. Order is kept: a shard
-//! works by itself only when nothing waits and nobody else is at it.
+//! shard writes its log and applies by itself; as soon as there is more to do the log's worker has
+//! tasks waiting, everything goes through its queue, and batches grow. On few cores applies are
+//! worth a hand-over only when they are large. Order is kept: a shard works by itself only when
+//! nothing waits and nobody else is at it.
 
 use super::run::Shell;
 use crate::error::Fatal;

@@ -199,6 +199,13 @@ impl Engine for RocksEngine {
         Box::new(RocksView { engine: self, snapshot: self.db.snapshot() })
     }
 
+    /// RocksDB slows writers down or stops them when its flushes and compactions lag.
+    fn may_wait(&self) -> bool {
+        ["rocksdb.is-write-stopped", "rocksdb.actual-delayed-write-rate"]
+            .iter()
+            .any(|name| !matches!(self.db.property_int_value(*name), Ok(None | Some(0))))
+    }
+
     fn groups(&self) -> Result<Vec<GroupId>, Fatal> {
         let mut groups = Vec::new();
         let mut records = self.db.raw_iterator_cf(self.family(Column::System));
