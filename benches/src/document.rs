@@ -95,7 +95,7 @@ fn head(rows: &[Row]) -> String {
         );
     }
     if is_incomplete(rows) {
-        text += "\n**Not every row was measured, or as often: a run was cut short, or servers did not start.**\n";
+        text += "\n**Not every row was measured equally often: some were repeated, a run was cut short, or servers did not start.**\n";
     }
     text
 }
