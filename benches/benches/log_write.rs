@@ -20,8 +20,8 @@ const KEPT: u64 = 500;
 fn record(group: u64) -> GroupRecord {
     let one =
         ReplicaDesc { replica: ReplicaId(group), store: StoreId(1), role: ReplicaRole::Voter };
-    let desc = GroupDesc { group: GroupId(group), replicas: vec![one] };
-    GroupRecord { desc, replica: ReplicaId(group) }
+    let desc = GroupDesc::new(GroupId(group), vec![one]);
+    GroupRecord::new(desc, ReplicaId(group))
 }
 
 fn task(group: u64, write: GroupWrite, ready: u64) -> LogTask {

@@ -146,6 +146,15 @@ impl StateMachine for MapMachine {
         Ok(())
     }
 
+    /// Placement's group has one member for life; whatever else is here is not kept apart.
+    fn destroy(&self, group: GroupId) -> Result<(), Fatal> {
+        if group != self.group {
+            return Ok(());
+        }
+        *self.current.write() = Arc::default();
+        self.sync()
+    }
+
     fn on_leader_start(&self, _group: GroupId, term: u64) {
         tracing::info!(term, "leads the placement group");
         self.leads.store(true, Ordering::Release);

@@ -11,7 +11,11 @@ fn entry(index: u64, nonce: &str) -> GroupApply {
     let position = LogPosition { index, term: 2 };
     GroupApply {
         group: GROUP,
-        entries: vec![ApplyEntry { position, commands: vec![encode_command(&command)] }],
+        entries: vec![ApplyEntry {
+            position,
+            commands: vec![encode_command(&command)],
+            members: None,
+        }],
         commit: position,
         answer: true,
         answers: Vec::new(),

@@ -209,13 +209,13 @@ fn create_group(store: &Store, identity: &Identity, on_fatal: &OnFatal) {
         store: member_id(identity.member),
         role: ReplicaRole::Voter,
     };
-    let desc = GroupDesc { group: GROUP, replicas: vec![replica] };
+    let desc = GroupDesc::new(GROUP, vec![replica]);
     let on_fatal = Arc::clone(on_fatal);
     let reply = OnceCompletion::reply(move |outcome| match outcome {
         Ok(_) | Err(flotilla_raftstore::Error::Closed) => {}
         Err(error) => on_fatal(Fatal::new("create the placement group", error)),
     });
-    store.create_group(GroupRecord { desc, replica: replica.replica }, reply);
+    store.create_group(GroupRecord::new(desc, replica.replica), reply);
 }
 
 fn shared(

@@ -236,10 +236,7 @@ fn info(id: StoreId, record: &state::StoreRecord, liveness: Liveness) -> StoreIn
 
 /// The word for a role in both contracts.
 pub(crate) fn role(role: ReplicaRole) -> String {
-    match role {
-        ReplicaRole::Voter => "voter".to_string(),
-        ReplicaRole::Learner => "learner".to_string(),
-    }
+    role.name().to_string()
 }
 
 fn region(region: &state::Region) -> Region {

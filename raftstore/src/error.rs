@@ -1,5 +1,6 @@
 //! Errors, by what the caller should do; and the fatal ones, which end the process.
 
+use crate::members::ChangeRefusal;
 use crate::types::{GroupId, ReplicaDesc};
 
 /// Why a request was not answered with a result.
@@ -50,6 +51,14 @@ pub enum Error {
         group: GroupId,
         /// Which field, which value, what to do.
         reason: String,
+    },
+    /// A membership change that cannot be: nothing was changed.
+    #[error("group {group}: membership change refused: {refusal}")]
+    Refused {
+        /// The group asked for.
+        group: GroupId,
+        /// Which rule, which value, what to do.
+        refusal: ChangeRefusal,
     },
     /// The store is stopping.
     #[error("the store is stopping")]

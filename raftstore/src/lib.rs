@@ -33,9 +33,10 @@
 //! - **I9** a failed write or sync ends the process; a damaged replica is quarantined.
 //! - **I10** every queue has a limit, with a stated answer when it is full.
 //! - **I12** a replica id is never used twice.
+//! - **I13** any two successive configurations of a group have intersecting quorums.
 //! - **I14** replicas at equal (group, applied) have equal content.
 //!
-//! (I11 and I13 speak of regions and of membership changes, which live above and come later.)
+//! (I11 speaks of regions, which live above.)
 #![deny(missing_docs)]
 
 pub mod apply;
@@ -45,6 +46,7 @@ mod completion;
 pub mod config;
 pub mod error;
 pub mod log;
+pub mod members;
 pub mod message;
 mod metrics;
 pub mod mutant;
@@ -67,6 +69,10 @@ pub use error::{Error, Fatal, LogError};
 pub use log::reader;
 pub use log::writer::{LogDone, LogWriter};
 pub use log::{GroupLog, GroupWrite, LogStore};
+pub use members::{
+    Change, ChangeRefusal, ChangeRequest, GroupDesc, GroupRecord, Membership, OperationId,
+    PendingChange, ReplicaDesc, ReplicaRole,
+};
 pub use message::Request;
 pub use recovery::{RecoveredGroup, recover};
 pub use shard::{Round, Shard, ShardConfig};
@@ -75,6 +81,5 @@ pub use status::{GroupView, QueueStatus, ReplicaStatus, Role};
 pub use store::Store;
 pub use transport::{Envelope, Inbound, Payload, Transport};
 pub use types::{
-    ClusterId, EntryKind, GroupDesc, GroupId, GroupRecord, HardState, LogEntry, LogPosition, Nanos,
-    ReplicaDesc, ReplicaId, ReplicaRole, StoreId,
+    ClusterId, EntryKind, GroupId, HardState, LogEntry, LogPosition, Nanos, ReplicaId, StoreId,
 };

@@ -12,6 +12,7 @@ use crate::apply::{ApplyEntry, LeaderStop};
 use crate::completion::Reply;
 use crate::error::LogError;
 use crate::log::GroupWrite;
+use crate::members::ChangeRequest;
 use crate::status::ReplicaStatus;
 use crate::transport::Envelope;
 use crate::types::{GroupId, GroupRecord, LogEntry, LogPosition, ReplicaId, StoreId};
@@ -45,6 +46,16 @@ pub enum Request {
         /// The way back.
         reply: Reply,
     },
+    /// Change the group's members; answered with [`crate::Answer::Accepted`] once a majority has
+    /// the request and it is applied here: from then on every leader carries it out.
+    ChangeMembers {
+        /// The group.
+        group: GroupId,
+        /// What is to change.
+        request: ChangeRequest,
+        /// The way back.
+        reply: Reply,
+    },
     /// Create this store's replica; answered when the record is durable, also when it was before.
     CreateGroup {
         /// The group with all its members, and which of them is this store's.
@@ -61,7 +72,8 @@ impl Request {
         match self {
             Request::Propose { group, .. }
             | Request::ReadBarrier { group, .. }
-            | Request::TransferLeader { group, .. } => *group,
+            | Request::TransferLeader { group, .. }
+            | Request::ChangeMembers { group, .. } => *group,
             Request::CreateGroup { record, .. } => record.desc.group,
         }
     }
@@ -86,7 +98,7 @@ pub enum ShardMessage {
     /// From the apply worker, in order.
     Applied(Vec<Applied>),
     /// From the maintenance thread: the state machine is durable up to these indexes.
-    DurableApplied(Vec<(GroupId, u64)>),
+    DurableApplied(Vec<(GroupId, ReplicaId, u64)>),
     /// From the reader: entries for followers that lag behind the cache.
     Fetched(Vec<Fetched>),
     /// One tick of time; several waiting ones count as one.
@@ -97,6 +109,9 @@ pub enum ShardMessage {
     Stop,
 }
 
+/// The `ready` of the write that leaves a tombstone.
+pub const REMOVAL: u64 = u64::MAX;
+
 /// One replica's share of a log write. `held` leaves after it is durable.
 #[derive(Debug)]
 pub struct LogTask {
@@ -106,7 +121,7 @@ pub struct LogTask {
     pub replica: ReplicaId,
     /// The change.
     pub write: GroupWrite,
-    /// Number of the `ready` it belongs to; 0 = none (creation, truncation).
+    /// Number of the `ready` it belongs to; 0 = none (creation, truncation, members); [`REMOVAL`].
     pub ready: u64,
     /// Messages that must not leave before this and all earlier writes are durable.
     pub held: Vec<(StoreId, Envelope)>,
@@ -141,6 +156,8 @@ pub enum RoleEvent {
     LeaderStart(u64),
     /// Leads no longer.
     LeaderStop(LeaderStop),
+    /// The replica was removed and its tombstone is durable: its state is to be destroyed.
+    Destroy,
 }
 
 /// One group's committed entries of a round.
@@ -150,6 +167,8 @@ pub struct ApplyTask {
     pub shard: usize,
     /// The group.
     pub group: GroupId,
+    /// The replica: another one may follow it here.
+    pub replica: ReplicaId,
     /// Contiguous.
     pub entries: Vec<Committed>,
     /// See [`crate::GroupApply::commit`].
@@ -165,10 +184,14 @@ pub struct ApplyTask {
 pub struct Applied {
     /// The group.
     pub group: GroupId,
+    /// The replica that applied.
+    pub replica: ReplicaId,
     /// Last applied index; unchanged when the task carried no entry.
     pub index: u64,
     /// Bytes released from the apply queue.
     pub bytes: usize,
+    /// The replica's state is gone, durably.
+    pub destroyed: bool,
 }
 
 /// A read of old entries for a follower.
@@ -178,6 +201,8 @@ pub struct FetchTask {
     pub shard: usize,
     /// The group.
     pub group: GroupId,
+    /// The replica that asks.
+    pub replica: ReplicaId,
     /// First index wanted.
     pub low: u64,
     /// One past the last index wanted.
@@ -191,6 +216,8 @@ pub struct FetchTask {
 pub struct Fetched {
     /// The group.
     pub group: GroupId,
+    /// The replica that asked.
+    pub replica: ReplicaId,
     /// As asked.
     pub low: u64,
     /// What was read.

@@ -118,6 +118,18 @@ impl Router {
         }
     }
 
+    /// Takes back what was published of removed replicas.
+    pub(crate) fn retract(&self, gone: &[GroupId]) {
+        if gone.is_empty() {
+            return;
+        }
+        let mut views = self.views.write();
+        for group in gone {
+            let before = views.remove(group).is_some_and(|view| view.leading);
+            self.metrics.leading.sub(i64::from(before));
+        }
+    }
+
     pub(crate) fn queues(&self) -> QueueStatus {
         let waiting = self.inboxes.iter().map(Inbox::peers_waiting);
         QueueStatus {

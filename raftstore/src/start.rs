@@ -184,7 +184,9 @@ impl StoreBuilder {
 
 fn applied_table(groups: &[RecoveredGroup]) -> AppliedTable {
     let applied = groups.iter().filter(|g| g.damage.is_none() && g.applied > 0);
-    Arc::new(Mutex::new(applied.map(|g| (g.log.group, g.applied)).collect()))
+    Arc::new(Mutex::new(
+        applied.map(|g| (g.log.group, (g.log.record.replica, g.applied))).collect(),
+    ))
 }
 
 fn thread(

@@ -1,6 +1,7 @@
 //! The handle to a running store.
 
 use crate::completion::Reply;
+use crate::members::ChangeRequest;
 use crate::message::{Request, ShardMessage};
 use crate::router::Router;
 use crate::start::Threads;
@@ -44,6 +45,18 @@ impl Store {
     /// started; it ends, done or not, within an election timeout.
     pub fn transfer_leader(&self, group: GroupId, to: ReplicaId, reply: Reply) {
         self.submit(vec![Request::TransferLeader { group, to, reply }]);
+    }
+
+    /// Changes the group's members: any set of changes at once, see [`crate::members`].
+    /// [`crate::Answer::Accepted`] says that the request is replicated and that every leader from
+    /// now on carries it out; [`Store::group`] shows how far it is
+    /// ([`crate::Membership::pending`]). The same operation again is accepted again and not done
+    /// twice.
+    ///
+    /// Errors: `Refused` tells which rule forbids it; `NotLeader`, `Busy`, `NoGroup`, `Quarantined`
+    /// and `Closed` mean *not done*; after `Unknown` ask again with the same operation.
+    pub fn change_members(&self, group: GroupId, request: ChangeRequest, reply: Reply) {
+        self.submit(vec![Request::ChangeMembers { group, request, reply }]);
     }
 
     /// Creates this store's replica of a group. Every member must be created with the same

@@ -4,6 +4,8 @@
 //! [`crate::StateMachine`]) is made of these; the consensus library's own types stay in
 //! `replica/` and `log/storage.rs`.
 
+pub use crate::members::{GroupDesc, GroupRecord, ReplicaDesc, ReplicaRole};
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -52,50 +54,6 @@ impl std::str::FromStr for ClusterId {
     }
 }
 
-/// What a replica may do in its group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ReplicaRole {
-    /// Votes and counts for the quorum.
-    Voter,
-    /// Receives the log only.
-    Learner,
-}
-
-/// One member of a group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct ReplicaDesc {
-    /// The member's id.
-    pub replica: ReplicaId,
-    /// The store that holds it.
-    pub store: StoreId,
-    /// Voter or learner.
-    pub role: ReplicaRole,
-}
-
-/// A group and all its members.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GroupDesc {
-    /// The group's id.
-    pub group: GroupId,
-    /// Its members, at most one a store.
-    pub replicas: Vec<ReplicaDesc>,
-}
-
-impl GroupDesc {
-    /// The member on `store`, if any.
-    #[must_use]
-    pub fn on_store(&self, store: StoreId) -> Option<ReplicaDesc> {
-        self.replicas.iter().copied().find(|r| r.store == store)
-    }
-
-    /// The member with the id `replica`, if any.
-    #[must_use]
-    pub fn replica(&self, replica: ReplicaId) -> Option<ReplicaDesc> {
-        self.replicas.iter().copied().find(|r| r.replica == replica)
-    }
-}
-
 /// A place in a log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LogPosition {
@@ -110,7 +68,7 @@ pub struct LogPosition {
 pub enum EntryKind {
     /// Commands, or nothing (a new leader's first entry).
     Normal,
-    /// A membership change, encoded by the consensus library.
+    /// The members after a change, see [`crate::members`].
     Membership,
 }
 
@@ -123,7 +81,8 @@ pub struct LogEntry {
     pub term: u64,
     /// What `data` is.
     pub kind: EntryKind,
-    /// For [`EntryKind::Normal`]: packed commands, see [`crate::commands`]; may be empty.
+    /// For [`EntryKind::Normal`]: packed commands, see [`crate::commands`]; may be empty. For
+    /// [`EntryKind::Membership`]: the group with its members after the change.
     pub data: Bytes,
 }
 
@@ -136,13 +95,4 @@ pub struct HardState {
     pub vote: u64,
     /// Highest index known committed when this was written.
     pub commit: u64,
-}
-
-/// Who a replica of this store is: written with the group's creation, before its first entry.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GroupRecord {
-    /// The group and its members.
-    pub desc: GroupDesc,
-    /// This store's own member.
-    pub replica: ReplicaId,
 }

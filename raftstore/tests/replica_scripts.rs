@@ -1,23 +1,30 @@
-//! Golden scripts of replica behaviour: three stores with one group, stepped by hand.
+//! Golden scripts of replica behaviour: one group on three of five stores, stepped by hand.
 //!
 //! A script in `scripts/` is a list of commands and what they print. Nothing runs by itself: no
 //! clock, no threads. `UPDATE_GOLDENFILES=1` writes the outputs anew; read the difference.
 //!
-//! - `tick STORE [COUNT]` ticks; `elect STORE` ticks it alone until it leads.
+//! - `tick STORE [COUNT]` ticks; `ticks COUNT` ticks all stores; `elect STORE` ticks it alone until
+//!   it leads.
 //! - `settle` delivers and writes until nothing is left to do.
 //! - `propose STORE TEXT`, `read STORE`, `transfer STORE TO` ask, and print what is answered.
 //! - `freeze STORE`, `thaw STORE` stop and release its disk: writes wait, held messages too.
 //! - `cut STORE`, `mend STORE` take it off the network and back; `restart STORE` starts it anew
 //!   from its log, losing what waits for the disk.
-//! - `status` prints every replica.
+//! - `change STORE OPERATION PART…` asks for a change of the members; the parts are
+//!   `voter/ID@STORE`, `learner/ID@STORE`, `promote/ID`, `demote/ID`, `remove/ID`,
+//!   `cancel/OPERATION` and `force`.
+//! - `keep STORE` remembers what is sent to a store from now on, `replay STORE` sends it again.
+//! - `status` prints every replica, `members STORE` the members as one knows them, `record STORE`
+//!   what its log has of the group.
 
 use bytes::Bytes;
 use flotilla_raftstore::log::MemoryLog;
 use flotilla_raftstore::message::{ApplyTask, LogTask, ShardMessage};
 use flotilla_raftstore::{
-    Answer, AppliedState, ApplyWorker, Completion, Config, Envelope, Fatal, GroupApply, GroupDesc,
-    GroupId, GroupRecord, LogStore, LogWriter, Nanos, Outcome, ReplicaDesc, ReplicaId, ReplicaRole,
-    Reply, Request, Role, Shard, ShardConfig, StateMachine, StoreId, recover,
+    Answer, AppliedState, ApplyWorker, Change, ChangeRequest, Completion, Config, Envelope, Fatal,
+    GroupApply, GroupDesc, GroupId, GroupRecord, LogStore, LogWriter, Membership, Nanos,
+    OperationId, Outcome, ReplicaDesc, ReplicaId, ReplicaRole, Reply, Request, Role, Shard,
+    ShardConfig, StateMachine, StoreId, reader, recover,
 };
 use goldenscript::{Command, Context};
 use std::collections::BTreeMap;
@@ -26,7 +33,9 @@ use std::fmt::Write;
 use std::sync::{Arc, Mutex};
 
 const GROUP: GroupId = GroupId(1);
-const STORES: u64 = 3;
+const STORES: u64 = 5;
+/// The first ones have the group from the beginning.
+const MEMBERS: u64 = 3;
 const TICKS_MAX: usize = 60;
 
 /// Answers with the commands applied so far, joined: the last one shows the order of all.
@@ -57,6 +66,11 @@ impl StateMachine for Journal {
     fn sync(&self) -> Result<(), Fatal> {
         Ok(())
     }
+
+    fn destroy(&self, _group: GroupId) -> Result<(), Fatal> {
+        *self.0.lock().unwrap() = Default::default();
+        Ok(())
+    }
 }
 
 #[derive(Default)]
@@ -78,6 +92,8 @@ struct Store {
     to_apply: Vec<ApplyTask>,
     frozen: bool,
     cut: bool,
+    /// What was sent to it, when it is to be remembered.
+    kept: Option<Vec<(StoreId, Vec<Envelope>)>>,
 }
 
 #[derive(Default)]
@@ -93,8 +109,8 @@ fn record(store: StoreId) -> GroupRecord {
         store: StoreId(store),
         role: ReplicaRole::Voter,
     };
-    let desc = GroupDesc { group: GROUP, replicas: (1..=STORES).map(replica).collect() };
-    GroupRecord { desc, replica: ReplicaId(store.0 * 10) }
+    let desc = GroupDesc::new(GROUP, (1..=MEMBERS).map(replica).collect());
+    GroupRecord::new(desc, ReplicaId(store.0 * 10))
 }
 
 fn open(id: StoreId, log: &Arc<MemoryLog>, journal: &Arc<Journal>) -> Result<Shard, Fatal> {
@@ -111,6 +127,8 @@ impl Store {
         let round = self.shard.round(std::mem::take(&mut self.inbox), Nanos(0))?;
         self.to_log.extend(round.log);
         self.to_apply.extend(round.apply);
+        let fetched = reader::fetch(&*self.log, round.fetch).into_iter().map(|(_, list)| list);
+        self.inbox.extend(fetched.map(ShardMessage::Fetched));
         Ok(round.sends)
     }
 
@@ -140,10 +158,36 @@ impl Store {
         self.inbox.is_empty() && self.to_apply.is_empty() && !disk_waits
     }
 
-    fn status(&mut self) -> String {
-        let replica = &self.shard.describe()[0];
+    fn role(&self) -> Option<Role> {
+        self.shard.statuses().first().map(|replica| replica.role)
+    }
+
+    fn members(&self) -> String {
+        let Some(view) = self.shard.views().into_iter().next() else {
+            return format!("store {}: no replica", self.id);
+        };
+        let desc = view.record.desc;
+        let member = |r: &ReplicaDesc| format!("{} {}@{}", r.role, r.replica, r.store);
+        let members: Vec<String> = desc.replicas.iter().map(member).collect();
+        let Membership { version, position, pending, .. } = desc.membership;
+        let pending = pending.map(|p| format!(", pending {}", p.operation.0)).unwrap_or_default();
+        let (id, index, members) = (self.id, position.index, members.join(", "));
+        format!("store {id}: version {version} at index {index}: {members}{pending}")
+    }
+
+    fn record(&self) -> String {
+        let logs = self.log.load().expect("a log in memory is readable");
+        let Some(log) = logs.first() else { return format!("store {}: nothing", self.id) };
+        let what = if log.record.removed { "tombstone of replica" } else { "replica" };
+        let (id, replica) = (self.id, log.record.replica);
+        format!("store {id}: {what} {replica}, log up to {}", log.last_index)
+    }
+
+    fn status(&mut self) -> Option<String> {
+        let statuses = self.shard.describe();
+        let replica = statuses.first()?;
         let role = if replica.role == Role::Leader { "leader" } else { "follower" };
-        format!(
+        Some(format!(
             "store {}: {role} term={} commit={} applied={} persisted={} last={}",
             self.id,
             replica.term,
@@ -151,7 +195,7 @@ impl Store {
             replica.applied,
             replica.persisted,
             replica.last_index
-        )
+        ))
     }
 }
 
@@ -163,7 +207,10 @@ impl Cluster {
     fn deliver(&mut self, from: u64, sends: Vec<(StoreId, Vec<Envelope>)>) {
         let from_cut = self.stores[&from].cut;
         for (to, envelopes) in sends {
-            let target = self.stores.get_mut(&to.0).expect("three stores");
+            let target = self.stores.get_mut(&to.0).expect("five stores");
+            if let Some(kept) = &mut target.kept {
+                kept.push((StoreId(from), envelopes.clone()));
+            }
             if !from_cut && !target.cut {
                 target.inbox.push(ShardMessage::Deliver { from: StoreId(from), envelopes });
             }
@@ -173,10 +220,10 @@ impl Cluster {
     fn settle(&mut self) -> Result<(), Fatal> {
         while self.stores.values().any(|store| !store.idle()) {
             for id in 1..=STORES {
-                let store = self.stores.get_mut(&id).expect("three stores");
+                let store = self.stores.get_mut(&id).expect("five stores");
                 let sends = store.round()?;
                 self.deliver(id, sends);
-                let held = self.stores.get_mut(&id).expect("three stores").work()?;
+                let held = self.stores.get_mut(&id).expect("five stores").work()?;
                 self.deliver(id, held);
             }
         }
@@ -214,7 +261,7 @@ impl Cluster {
 
     fn elect(&mut self, store: &str) -> Result<(), Box<dyn Error>> {
         for _ in 0..TICKS_MAX {
-            if self.store(store)?.shard.describe()[0].role == Role::Leader {
+            if self.store(store)?.role() == Some(Role::Leader) {
                 return Ok(self.settle()?);
             }
             self.tick(store)?;
@@ -231,11 +278,14 @@ impl goldenscript::Runner for Cluster {
             let (log, journal) = (MemoryLog::new(), Arc::new(Journal::default()));
             let shard = open(id, &log, &journal)?;
             let (inbox, to_log, to_apply) = (Vec::new(), Vec::new(), Vec::new());
-            let (frozen, cut) = (false, false);
-            let store = Store { id, shard, inbox, log, journal, to_log, to_apply, frozen, cut };
+            let (frozen, cut, kept) = (false, false, None);
+            let store =
+                Store { id, shard, inbox, log, journal, to_log, to_apply, frozen, cut, kept };
             self.stores.insert(id.0, store);
-            let record = record(id);
-            self.ask(&id.to_string(), |reply| Request::CreateGroup { record, reply })?;
+            if id.0 <= MEMBERS {
+                let record = record(id);
+                self.ask(&id.to_string(), |reply| Request::CreateGroup { record, reply })?;
+            }
         }
         self.settle()?;
         self.answers.0.lock().unwrap().clear();
@@ -253,6 +303,11 @@ impl goldenscript::Runner for Cluster {
                 let count: usize = more.as_deref().unwrap_or("1").parse()?;
                 (0..count).try_for_each(|_| self.tick(&store))?;
             }
+            "ticks" => {
+                for _ in 0..store.parse()? {
+                    (1..=STORES).try_for_each(|id| self.tick(&id.to_string()))?;
+                }
+            }
             "elect" => self.elect(&store)?,
             "settle" => self.settle()?,
             "propose" => {
@@ -269,6 +324,29 @@ impl goldenscript::Runner for Cluster {
                 self.ask(&store, |reply| Request::TransferLeader { group: GROUP, to, reply })?;
                 self.settle()?;
             }
+            "change" => {
+                let operation = OperationId(more.ok_or("which operation?")?.parse()?);
+                let mut request = ChangeRequest { operation, changes: Vec::new(), force: false };
+                while let Some(part) = args.next_pos() {
+                    match part {
+                        "force" => request.force = true,
+                        part => request.changes.push(parse_change(part)?),
+                    }
+                }
+                let ask = |reply| Request::ChangeMembers { group: GROUP, request, reply };
+                self.ask(&store, ask)?;
+                self.settle()?;
+            }
+            "keep" => self.store(&store)?.kept = Some(Vec::new()),
+            "replay" => {
+                let target = self.store(&store)?;
+                let kept = target.kept.take().ok_or("nothing was kept")?;
+                let deliver = |(from, envelopes)| ShardMessage::Deliver { from, envelopes };
+                target.inbox.extend(kept.into_iter().map(deliver));
+                self.settle()?;
+            }
+            "members" => writeln!(out, "{}", self.store(&store)?.members())?,
+            "record" => writeln!(out, "{}", self.store(&store)?.record())?,
             "freeze" => self.store(&store)?.frozen = true,
             "thaw" => {
                 self.store(&store)?.frozen = false;
@@ -283,8 +361,8 @@ impl goldenscript::Runner for Cluster {
                 store.frozen = false;
             }
             "status" => {
-                for store in self.stores.values_mut() {
-                    writeln!(out, "{}", store.status())?;
+                for status in self.stores.values_mut().filter_map(Store::status) {
+                    writeln!(out, "{status}")?;
                 }
             }
             other => return Err(format!("unknown command {other}").into()),
@@ -292,6 +370,21 @@ impl goldenscript::Runner for Cluster {
         self.take_answers(&mut out);
         Ok(out)
     }
+}
+
+fn parse_change(part: &str) -> Result<Change, Box<dyn Error>> {
+    let (what, whom) = part.split_once('/').ok_or("WHAT/WHOM")?;
+    let (replica, store) = whom.split_once('@').unwrap_or((whom, "0"));
+    let (replica, store) = (ReplicaId(replica.parse()?), StoreId(store.parse()?));
+    Ok(match what {
+        "voter" => Change::AddVoter { replica, store },
+        "learner" => Change::AddLearner { replica, store },
+        "promote" => Change::Promote(replica),
+        "demote" => Change::Demote(replica),
+        "remove" => Change::Remove(replica),
+        "cancel" => Change::Cancel(OperationId(u128::from(replica.0))),
+        other => return Err(format!("unknown change {other}").into()),
+    })
 }
 
 fn script(name: &str) {
@@ -312,6 +405,39 @@ fn replication() {
 #[test]
 fn restart() {
     script("restart");
+}
+
+#[test]
+fn members_are_replaced() {
+    script("members_replace");
+}
+
+#[test]
+fn members_are_not_changed_against_the_rules() {
+    script("members_refusals");
+}
+
+/// Bug 25: several membership changes in flight.
+#[test]
+fn members_change_one_at_a_time() {
+    script("members_one_at_a_time");
+}
+
+#[test]
+fn a_leader_leaves() {
+    script("members_leader");
+}
+
+/// Bugs 18 and 26: nobody comes back, and a message for another replica is not taken.
+#[test]
+fn a_tombstone_stays() {
+    script("members_tombstone");
+}
+
+/// Bug 24, as far as it exists without snapshots: what is applied is what was committed.
+#[test]
+fn members_survive_restarts() {
+    script("members_restart");
 }
 
 #[test]

@@ -1,12 +1,13 @@
-//! Three stores in one process, over real threads and an in-process network: the shell works.
+//! Stores in one process, over real threads and an in-process network: the shell works.
 #![allow(clippy::disallowed_methods)] // A test may wait.
 
 use bytes::Bytes;
 use flotilla_raftstore::log::MemoryLog;
 use flotilla_raftstore::{
-    Answer, AppliedState, Config, Envelope, Error, Fatal, GroupApply, GroupDesc, GroupId,
-    GroupRecord, Inbound, OnceCompletion, Outcome, ReplicaDesc, ReplicaId, ReplicaRole, Reply,
-    StateMachine, Store, StoreBuilder, StoreId, SystemClock, Transport,
+    Answer, AppliedState, Change, ChangeRequest, Config, Envelope, Error, Fatal, GroupApply,
+    GroupDesc, GroupId, GroupRecord, Inbound, OnceCompletion, OperationId, Outcome, ReplicaDesc,
+    ReplicaId, ReplicaRole, Reply, StateMachine, Store, StoreBuilder, StoreId, SystemClock,
+    Transport,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, mpsc};
@@ -75,6 +76,11 @@ impl StateMachine for Journal {
     fn sync(&self) -> Result<(), Fatal> {
         Ok(())
     }
+
+    fn destroy(&self, group: GroupId) -> Result<(), Fatal> {
+        self.groups.lock().unwrap().remove(&group);
+        Ok(())
+    }
 }
 
 fn ask(submit: impl FnOnce(Reply)) -> Outcome {
@@ -102,16 +108,15 @@ struct Cluster {
 
 impl Cluster {
     fn start(config: &Config) -> Cluster {
+        Cluster::start_stores(3, &Config { truncate_entries_min: 4, ..config.clone() })
+    }
+
+    fn start_stores(count: u64, config: &Config) -> Cluster {
         let network = Arc::new(Network::default());
-        let journals: Vec<Arc<Journal>> = (0..3).map(|_| Arc::default()).collect();
+        let journals: Vec<Arc<Journal>> = (0..count).map(|_| Arc::default()).collect();
         let start = |id: u64| {
             let store = StoreBuilder {
-                config: Config {
-                    tick_interval_ms: 20,
-                    sync_interval_ms: 50,
-                    truncate_entries_min: 4,
-                    ..config.clone()
-                },
+                config: Config { tick_interval_ms: 20, sync_interval_ms: 50, ..config.clone() },
                 store: StoreId(id),
                 clock: Arc::new(SystemClock),
                 transport: Arc::new(Link { from: StoreId(id), network: Arc::clone(&network) }),
@@ -124,7 +129,7 @@ impl Cluster {
             network.stores.lock().unwrap().insert(StoreId(id), store.clone());
             store
         };
-        let stores = (1..=3).map(start).collect();
+        let stores = (1..=count).map(start).collect();
         Cluster { network, stores, journals }
     }
 
@@ -134,9 +139,9 @@ impl Cluster {
             store: StoreId(store),
             role: ReplicaRole::Voter,
         };
-        let desc = GroupDesc { group, replicas: (1..=3).map(replica).collect() };
+        let desc = GroupDesc::new(group, (1..=3).map(replica).collect());
         for (store, own) in self.stores.iter().zip(&desc.replicas) {
-            let record = GroupRecord { desc: desc.clone(), replica: own.replica };
+            let record = GroupRecord::new(desc.clone(), own.replica);
             assert_eq!(ask(|r| store.create_group(record.clone(), r)), Ok(Answer::Accepted));
             assert_eq!(ask(|r| store.create_group(record, r)), Ok(Answer::Accepted), "again");
         }
@@ -228,5 +233,62 @@ fn a_full_log_refuses_writes_until_the_missing_store_is_back() {
 
     *cluster.network.cut_off.lock().unwrap() = None;
     until("writes go on", || ask(|r| leader.propose(group, command.clone(), r)).ok());
+    cluster.stores.iter().for_each(Store::shutdown);
+}
+
+/// A whole group moves to other stores while it is written to: no write is lost, and what stays
+/// behind are tombstones.
+#[test]
+fn a_group_moves_to_other_stores_under_writes() {
+    // The log must still begin with the first entry when the last member joins.
+    let config = Config { truncate_entries_min: 1 << 40, ..Config::default() };
+    let cluster = Cluster::start_stores(6, &config);
+    let group = GroupId(1);
+    cluster.create(group);
+    let mut written = Vec::new();
+    let mut write = |cluster: &Cluster| {
+        let command = Bytes::from(format!("write {}", written.len()));
+        until("written", || ask(|r| cluster.leader(group).propose(group, command.clone(), r)).ok());
+        written.push(command);
+    };
+    for step in 1..=3u64 {
+        let (replica, store) = (ReplicaId(10 + 3 + step), StoreId(3 + step));
+        let changes =
+            vec![Change::AddVoter { replica, store }, Change::Remove(ReplicaId(10 + step))];
+        let operation = OperationId(u128::from(step));
+        let request = ChangeRequest { operation, changes, force: false };
+        until("accepted", || {
+            let request = request.clone();
+            let asked = ask(|r| cluster.leader(group).change_members(group, request, r));
+            match asked {
+                Ok(Answer::Accepted) => Some(()),
+                Ok(other) => panic!("{other:?}"),
+                Err(Error::Refused { refusal, .. }) => panic!("{refusal}"),
+                Err(_) => None,
+            }
+        });
+        until("moved", || {
+            write(&cluster);
+            let view = cluster.leader(group).group(group)?;
+            let desc = &view.record.desc;
+            let moved = desc.replica(ReplicaId(10 + step)).is_none();
+            (moved && desc.membership.pending.is_none()).then_some(())
+        });
+    }
+    for (store, journal) in cluster.stores.iter().zip(&cluster.journals).take(3) {
+        until("gone", || store.group(group).is_none().then_some(()));
+        until("destroyed", || journal.commands(group).is_empty().then_some(()));
+        let refused = ask(|r| store.read_barrier(group, r));
+        assert_eq!(refused, Err(Error::NoGroup { group }));
+    }
+    for journal in &cluster.journals[3..] {
+        // What was unknown is written again, at once.
+        let applied = || {
+            let mut commands = journal.commands(group);
+            commands.dedup();
+            commands
+        };
+        until("applied", || (applied() == written).then_some(()));
+    }
     cluster.stores.iter().for_each(Store::shutdown);
 }

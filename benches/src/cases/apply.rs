@@ -62,7 +62,7 @@ fn batch(keys: &[Vec<Bytes>], round: u64) -> Vec<GroupApply> {
         let command = Command { region: group, epoch: EPOCH, batch }.encode();
         GroupApply {
             group: GroupId(group),
-            entries: vec![ApplyEntry { position, commands: vec![command] }],
+            entries: vec![ApplyEntry { position, commands: vec![command], members: None }],
             commit: position,
             answer: true,
             answers: Vec::new(),

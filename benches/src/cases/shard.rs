@@ -38,8 +38,8 @@ fn record(group: u64, store: u64) -> GroupRecord {
         store: StoreId(store),
         role: ReplicaRole::Voter,
     };
-    let desc = GroupDesc { group: GroupId(group), replicas: (1..=STORES).map(member).collect() };
-    GroupRecord { desc, replica: ReplicaId(group * 10 + store) }
+    let desc = GroupDesc::new(GroupId(group), (1..=STORES).map(member).collect());
+    GroupRecord::new(desc, ReplicaId(group * 10 + store))
 }
 
 impl Trio {
@@ -109,7 +109,13 @@ impl Trio {
         let mut applied = Vec::new();
         for task in round.apply {
             let index = task.entries.last().map_or(0, |c| c.entry.position.index);
-            applied.push(Applied { group: task.group, index, bytes: task.bytes });
+            applied.push(Applied {
+                group: task.group,
+                replica: task.replica,
+                index,
+                bytes: task.bytes,
+                destroyed: false,
+            });
             for reply in task.entries.into_iter().flat_map(|committed| committed.callers) {
                 reply.send(Ok(flotilla_raftstore::Answer::Applied(Bytes::new())));
             }

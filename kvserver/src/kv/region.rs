@@ -54,7 +54,7 @@ impl RegionMeta {
     /// The group with its members.
     #[must_use]
     pub fn desc(&self) -> GroupDesc {
-        GroupDesc { group: self.group, replicas: self.replicas.clone() }
+        GroupDesc::new(self.group, self.replicas.clone())
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Owned by the apply threads (one at a time per group); readers and the service share it. The
 //! applied state of every group is kept in memory and written with the data, never read back
-//! while running; a region's meta changes only by creation here.
+//! while running; a region's meta changes only by creation and destruction here.
 
 use super::engine::{Change, Column, Engine, GroupChanges};
 use super::record::GroupState;
@@ -13,6 +13,9 @@ use flotilla_raftstore::{AppliedState, Fatal, GroupApply, GroupId, StateMachine,
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
+
+/// Bytes of records that one write of a destruction deletes.
+const DESTROY_BYTES: usize = 1 << 20;
 
 /// The KV state machine of a store. See [`StateMachine`] for what it promises.
 pub struct KvStateMachine {
@@ -85,6 +88,28 @@ impl KvStateMachine {
         Ok(())
     }
 
+    /// Deletes a region with all its records, durably: the records first, so that a region that is
+    /// gone has left nothing behind. Again after a crash in the middle.
+    fn destroy_region(&self, group: &Group) -> Result<(), Fatal> {
+        let meta = &group.meta;
+        let delete = |column, key| Change { column, key, value: None };
+        loop {
+            let (page, more) = {
+                let view = self.engine.view(meta.group);
+                view.scan(Column::Data, &meta.start, &meta.end, usize::MAX, DESTROY_BYTES)?
+            };
+            let changes = page.into_iter().map(|(key, _)| delete(Column::Data, key)).collect();
+            self.engine.write(&[GroupChanges { group: meta.group, changes }])?;
+            if !more {
+                break;
+            }
+        }
+        let system = [keys::state(meta.group), keys::meta(meta.group)];
+        let changes = system.map(|key| delete(Column::System, key)).into();
+        self.engine.write(&[GroupChanges { group: meta.group, changes }])?;
+        self.engine.sync()
+    }
+
     /// Every region of this store, ascending by start key.
     #[must_use]
     pub fn regions(&self) -> Vec<RegionMeta> {
@@ -145,6 +170,12 @@ impl Table {
         }
     }
 
+    fn remove(&mut self, group: GroupId) {
+        if let Some(gone) = self.groups.remove(&group) {
+            self.regions.remove(&gone.meta.region);
+        }
+    }
+
     fn insert(&mut self, meta: RegionMeta, state: GroupState) {
         let (group, region) = (meta.group, meta.region);
         let entry = Arc::new(Group { meta: Arc::new(meta), state: Mutex::new(state) });
@@ -185,6 +216,14 @@ impl StateMachine for KvStateMachine {
 
     fn sync(&self) -> Result<(), Fatal> {
         self.engine.sync()
+    }
+
+    fn destroy(&self, group: GroupId) -> Result<(), Fatal> {
+        let _one_at_a_time = self.creation.lock();
+        let Some(known) = self.group(group) else { return Ok(()) };
+        // Readers find no region from here on.
+        self.table.write().remove(group);
+        self.destroy_region(&known)
     }
 
     fn may_wait(&self) -> bool {

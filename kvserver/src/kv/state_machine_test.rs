@@ -77,7 +77,7 @@ fn task(group: u64, index: u64, commands: Vec<Bytes>) -> GroupApply {
     let position = LogPosition { index, term: 3 };
     GroupApply {
         group: GroupId(group),
-        entries: vec![ApplyEntry { position, commands }],
+        entries: vec![ApplyEntry { position, commands, members: None }],
         commit: LogPosition { index: index + 5, term: 3 },
         answer: true,
         answers: Vec::new(),
@@ -241,6 +241,40 @@ fn creation_is_idempotent_and_regions_never_overlap() {
         assert!(machine.create_region(&RegionMeta { region: 3, ..region(1, b"", b"m") }).is_err());
         assert_eq!(machine.regions().len(), 2);
     });
+}
+
+/// A replica was removed: nothing of its region stays, also on disk, and the others do.
+#[test]
+fn a_destroyed_region_leaves_nothing_and_may_begin_anew() {
+    for open in [open_rocks_direct, open_table, open_memory] {
+        let dir = tempfile::tempdir().unwrap();
+        let machine = open(dir.path());
+        machine.create_region(&region(1, b"", b"m")).unwrap();
+        machine.create_region(&region(2, b"m", b"")).unwrap();
+        for index in 1..=60 {
+            let (key, other) = (format!("a{index}"), format!("z{index}"));
+            apply(&machine, 1, index, vec![command(1, &[(&key, Some("mine")), ("b", None)])]);
+            apply(&machine, 2, index, vec![command(2, &[(&other, Some("theirs"))])]);
+        }
+        machine.sync().unwrap();
+        apply(&machine, 1, 61, vec![command(1, &[("b", Some("not yet durable"))])]);
+        let left = machine.content_hash(GroupId(2)).unwrap();
+        machine.destroy(GroupId(1)).unwrap();
+        machine.destroy(GroupId(1)).unwrap();
+        drop(machine);
+
+        let machine = open(dir.path());
+        let regions: Vec<u64> = machine.regions().iter().map(|meta| meta.region).collect();
+        assert_eq!(regions, [2]);
+        assert_eq!(machine.recovered(GroupId(1)), AppliedState::default());
+        assert_eq!(machine.content_hash(GroupId(2)).unwrap(), left);
+        machine.create_region(&region(1, b"", b"m")).unwrap();
+        for key in ["a1", "a60", "b"] {
+            assert_eq!(get(&machine, 1, key), (0, None));
+        }
+        let answers = apply(&machine, 1, 1, vec![command(1, &[("a1", Some("new"))])]);
+        assert_eq!(answers, [Answer::Written(1)]);
+    }
 }
 
 #[test]

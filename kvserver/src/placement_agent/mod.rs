@@ -238,7 +238,7 @@ impl PlacementAgent {
                 let what = format!("an order to host region {} without this store", meta.region);
                 return Err(AgentError::Answer(what));
             };
-            records.push((meta.region, GroupRecord { desc: meta.desc(), replica: own.replica }));
+            records.push((meta.region, GroupRecord::new(meta.desc(), own.replica)));
         }
         // Syncs files: not on a network thread.
         let machine = Arc::clone(&self.parts.machine);

@@ -35,11 +35,8 @@ pub fn region_meta(region: pb::Region) -> Result<RegionMeta, String> {
 }
 
 fn replica_desc(replica: &pb::Replica) -> Result<ReplicaDesc, String> {
-    let role = match replica.role.as_str() {
-        "voter" => ReplicaRole::Voter,
-        "learner" => ReplicaRole::Learner,
-        other => return Err(format!("replica {} with role '{other}'", replica.replica)),
-    };
+    let role: ReplicaRole =
+        replica.role.parse().map_err(|why| format!("replica {}: {why}", replica.replica))?;
     let (replica, store) = (ReplicaId(replica.replica), StoreId(replica.store));
     Ok(ReplicaDesc { replica, store, role })
 }
@@ -57,7 +54,7 @@ mod tests {
         assert_eq!(meta.desc().on_store(StoreId(1)).unwrap().replica, ReplicaId(4));
         let mut odd = region.clone();
         odd.replicas[0].role = "king".to_owned();
-        assert!(region_meta(odd).unwrap_err().contains("'king'"));
+        assert!(region_meta(odd).unwrap_err().contains("\"king\""));
         assert!(region_meta(pb::Region { group: 0, ..region }).is_err());
     }
 }

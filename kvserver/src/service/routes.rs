@@ -2,7 +2,7 @@
 
 use crate::kv::{Epoch, RegionMeta};
 use flotilla_client::pb;
-use flotilla_raftstore::{ReplicaRole, StoreId};
+use flotilla_raftstore::StoreId;
 
 /// A region as clients see it; a leader that is not known is 0.
 #[must_use]
@@ -13,10 +13,7 @@ pub fn region_to_pb(region: &RegionMeta, leader: Option<StoreId>) -> pb::Region 
         .map(|replica| pb::Replica {
             replica: replica.replica.0,
             store: replica.store.0,
-            role: match replica.role {
-                ReplicaRole::Voter => "voter".to_owned(),
-                ReplicaRole::Learner => "learner".to_owned(),
-            },
+            role: replica.role.name().to_owned(),
         })
         .collect();
     pb::Region {

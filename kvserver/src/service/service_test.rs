@@ -89,7 +89,7 @@ impl Fixture {
         self.machine.create_region(&meta).unwrap();
         let (sender, receiver) = std::sync::mpsc::channel();
         let reply = OnceCompletion::reply(move |outcome| sender.send(outcome).unwrap());
-        self.store.create_group(GroupRecord { desc: meta.desc(), replica }, reply);
+        self.store.create_group(GroupRecord::new(meta.desc(), replica), reply);
         receiver.recv().unwrap().unwrap();
     }
 

@@ -8,8 +8,10 @@
 pub(crate) mod worker;
 
 use crate::error::Fatal;
+use crate::members::GroupDesc;
 use crate::types::{GroupId, LogPosition};
 use bytes::Bytes;
+use std::sync::Arc;
 
 /// One committed entry with its commands, unpacked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +20,8 @@ pub struct ApplyEntry {
     pub position: LogPosition,
     /// The commands of [`crate::Store::propose`], in order; empty for a leader's first entry.
     pub commands: Vec<Bytes>,
+    /// The members from here on, when this entry changes them; it has no commands then.
+    pub members: Option<Arc<GroupDesc>>,
 }
 
 /// One group's share of an apply batch.
@@ -53,6 +57,8 @@ pub enum LeaderStop {
         /// The new term.
         term: u64,
     },
+    /// The replica is no member any more.
+    Removed,
     /// The store stops.
     Closing,
 }
@@ -78,6 +84,11 @@ pub trait StateMachine: Send + Sync {
     /// maintenance thread, beside `apply`.
     fn sync(&self) -> Result<(), Fatal>;
 
+    /// This store's replica of `group` was removed: forgets the whole group, durably when it
+    /// returns, so that `recovered` finds nothing and a new replica of it may start. Does nothing
+    /// when the group is not there. Nothing of the group is applied meanwhile. Blocks on the disk.
+    fn destroy(&self, group: GroupId) -> Result<(), Fatal>;
+
     /// Whether an `apply` now might wait for the disk for long. Shards then leave even small ones
     /// to the apply thread: they must go on with their heartbeats.
     fn may_wait(&self) -> bool {
@@ -90,4 +101,8 @@ pub trait StateMachine: Send + Sync {
 
     /// It leads no longer.
     fn on_leader_stop(&self, _group: GroupId, _reason: LeaderStop) {}
+
+    /// An entry that was just applied made these the members. Whatever must be stored together
+    /// with the data belongs into `apply`, which sees [`ApplyEntry::members`].
+    fn on_membership(&self, _group: GroupId, _members: &GroupDesc) {}
 }

@@ -3,8 +3,9 @@
 use super::{ApplyEntry, GroupApply, StateMachine};
 use crate::completion::{Answer, Outcome, Reply};
 use crate::error::Fatal;
+use crate::members::GroupDesc;
 use crate::message::{Applied, ApplyTask, Committed, RoleEvent};
-use crate::types::GroupId;
+use crate::types::{GroupId, ReplicaId};
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
 
@@ -22,11 +23,18 @@ pub struct ApplyWorker {
     state_machine: Arc<dyn StateMachine>,
 }
 
+/// What the state machine is told behind the entries.
+enum Event {
+    Role(RoleEvent),
+    Members(Arc<GroupDesc>),
+}
+
 /// One group's share of the batch, while it is put together.
 struct Share {
     apply: GroupApply,
     callers: Vec<Vec<Reply>>,
-    roles: Vec<RoleEvent>,
+    events: Vec<Event>,
+    replica: ReplicaId,
     shard: usize,
     bytes: usize,
 }
@@ -61,10 +69,13 @@ impl ApplyWorker {
                 Some(apply) => answer(apply, rest.callers, &mut done),
                 None => 0,
             };
-            for event in rest.roles {
-                self.tell(rest.group, event);
+            let Rest { group, replica, bytes, .. } = rest;
+            let mut destroyed = false;
+            for event in rest.events {
+                destroyed |= matches!(event, Event::Role(RoleEvent::Destroy));
+                self.tell(group, event)?;
             }
-            let note = Applied { group: rest.group, index, bytes: rest.bytes };
+            let note = Applied { group, replica, index, bytes, destroyed };
             match done.applied.iter_mut().find(|(shard, _)| *shard == rest.shard) {
                 Some((_, list)) => list.push(note),
                 None => done.applied.push((rest.shard, vec![note])),
@@ -73,18 +84,23 @@ impl ApplyWorker {
         Ok(done)
     }
 
-    fn tell(&self, group: GroupId, event: RoleEvent) {
+    fn tell(&self, group: GroupId, event: Event) -> Result<(), Fatal> {
+        let machine = &self.state_machine;
         match event {
-            RoleEvent::LeaderStart(term) => self.state_machine.on_leader_start(group, term),
-            RoleEvent::LeaderStop(reason) => self.state_machine.on_leader_stop(group, reason),
+            Event::Role(RoleEvent::LeaderStart(term)) => machine.on_leader_start(group, term),
+            Event::Role(RoleEvent::LeaderStop(reason)) => machine.on_leader_stop(group, reason),
+            Event::Role(RoleEvent::Destroy) => machine.destroy(group)?,
+            Event::Members(members) => machine.on_membership(group, &members),
         }
+        Ok(())
     }
 }
 
 struct Rest {
     group: GroupId,
+    replica: ReplicaId,
     callers: Vec<Vec<Reply>>,
-    roles: Vec<RoleEvent>,
+    events: Vec<Event>,
     shard: usize,
     bytes: usize,
 }
@@ -100,27 +116,30 @@ impl Share {
             answers: Vec::new(),
         };
         let callers = Vec::with_capacity(task.entries.len());
-        Share { apply, callers, roles: Vec::new(), shard: task.shard, bytes: 0 }
+        let (replica, shard) = (task.replica, task.shard);
+        Share { apply, callers, events: Vec::new(), replica, shard, bytes: 0 }
     }
 
     fn add(&mut self, task: ApplyTask) {
         self.bytes += task.bytes;
-        self.roles.extend(task.role);
         if !task.entries.is_empty() {
             self.apply.commit = task.commit;
         }
         for Committed { entry, callers } in task.entries {
             self.apply.answer |= !callers.is_empty();
+            self.events.extend(entry.members.clone().map(Event::Members));
             self.apply.entries.push(entry);
             self.callers.push(callers);
         }
+        self.events.extend(task.role.map(Event::Role));
     }
 
     fn split(self) -> (GroupApply, Rest) {
         let rest = Rest {
             group: self.apply.group,
+            replica: self.replica,
             callers: self.callers,
-            roles: self.roles,
+            events: self.events,
             shard: self.shard,
             bytes: self.bytes,
         };
@@ -196,6 +215,10 @@ mod tests {
         fn sync(&self) -> Result<(), Fatal> {
             Ok(())
         }
+
+        fn destroy(&self, _group: GroupId) -> Result<(), Fatal> {
+            Ok(())
+        }
     }
 
     #[test]
@@ -206,10 +229,11 @@ mod tests {
             let (sender, command) = (sender.clone(), Bytes::from(format!("{group}/{index}")));
             let asked = command.clone();
             let caller = OnceCompletion::reply(move |got| sender.send((asked, got)).unwrap());
-            let entry = ApplyEntry { position, commands: vec![command] };
+            let entry = ApplyEntry { position, commands: vec![command], members: None };
             let entries = vec![Committed { entry, callers: vec![caller] }];
             let (group, shard) = (GroupId(group), group as usize % 2);
-            ApplyTask { shard, group, entries, commit: position, bytes: 10, role: None }
+            let (replica, role) = (ReplicaId(1), None);
+            ApplyTask { shard, group, replica, entries, commit: position, bytes: 10, role }
         };
         let machine = Arc::new(Echo::default());
         let mut worker = ApplyWorker::new(machine.clone());
@@ -218,7 +242,10 @@ mod tests {
 
         let applied = [(GroupId(3), vec![1, 2]), (GroupId(2), vec![5, 6]), (GroupId(1), vec![9])];
         assert_eq!(*machine.0.lock(), applied, "groups in the order in which they first came");
-        let note = |group, index, bytes| Applied { group: GroupId(group), index, bytes };
+        let note = |group, index, bytes| {
+            let (group, replica) = (GroupId(group), ReplicaId(1));
+            Applied { group, replica, index, bytes, destroyed: false }
+        };
         let odd = vec![note(3, 2, 20), note(1, 9, 10)];
         assert_eq!(done.applied, [(1, odd), (0, vec![note(2, 6, 20)])]);
         Reply::send_all(done.replies);

@@ -23,10 +23,7 @@ pub(super) fn record(group: u64) -> GroupRecord {
             role: ReplicaRole::Voter,
         })
         .collect();
-    GroupRecord {
-        desc: GroupDesc { group: GroupId(group), replicas },
-        replica: ReplicaId(group * 10 + 1),
-    }
+    GroupRecord::new(GroupDesc::new(GroupId(group), replicas), ReplicaId(group * 10 + 1))
 }
 
 pub(super) fn create(group: u64) -> GroupWrite {
@@ -85,6 +82,7 @@ fn an_append_is_read_back_with_record_and_hard_state(f: &mut dyn Fixture) {
             truncated: LogPosition::default(),
             last_index: 3,
             terms: vec![(1, 1), (3, 3)],
+            memberships: vec![3],
             damage: None,
         };
         assert_eq!(f.log().load().unwrap(), [expected]);
@@ -231,7 +229,9 @@ fn nothing_of_a_refused_write_stays_and_none_is_taken_after_it(f: &mut dyn Fixtu
 }
 
 fn refusals(f: &mut dyn Fixture, open: &dyn Fn() -> Box<dyn Fixture>) {
-    let cases: [(&[GroupWrite], &str); 4] = [
+    let busy_tombstone = GroupWrite { record: tombstone(1).record, ..append(1, 1, &[1]) };
+    let cases: [(&[GroupWrite], &str); 5] = [
+        (&[busy_tombstone], "a tombstone comes alone"),
         (&[append(9, 1, &[1])], "not created"),
         (&[append(1, 1, &[1]), append(1, 2, &[1])], "twice"),
         (&[GroupWrite { record: Some(record(2)), ..append(1, 1, &[1]) }], "another record"),
@@ -247,6 +247,77 @@ fn refusals(f: &mut dyn Fixture, open: &dyn Fn() -> Box<dyn Fixture>) {
     f.log().write(&[create(1)]).unwrap();
     f.log().write(&[create(1)]).unwrap();
     assert!(matches!(read(f.log(), 7, 1, 2), Err(LogError::Damaged { .. })));
+}
+
+fn tombstone(group: u64) -> GroupWrite {
+    let record = GroupRecord { removed: true, ..record(group) };
+    GroupWrite { record: Some(record), ..create(group) }
+}
+
+fn a_record_follows_the_members(f: &mut dyn Fixture) {
+    f.log().write(&[create(1)]).unwrap();
+    f.log().write(&[append(1, 1, &[1, 1, 1, 1])]).unwrap();
+    let mut later = record(1);
+    later.desc.membership.version = 2;
+    later.desc.replicas.remove(2);
+    let write = GroupWrite { record: Some(later.clone()), ..append(1, 5, &[2]) };
+    f.log().write(&[write]).unwrap();
+    for _ in 0..2 {
+        let log = loaded(f.log(), 1);
+        assert_eq!((&log.record, log.last_index, log.damage), (&later, 5, None));
+        assert_eq!(log.memberships, [3]);
+        f.reopen();
+    }
+    let back = f.log().write(&[create(1)]).unwrap_err().to_string();
+    assert!(back.contains("another record"), "{back}");
+}
+
+/// A tombstone is all that is left, through every restart, and only a later replica comes back.
+fn a_tombstone_outlives_its_log(f: &mut dyn Fixture) {
+    let state = GroupWrite {
+        hard_state: Some(HardState { term: 9, vote: 3, commit: 8 }),
+        ..append(1, 1, &[1; 40])
+    };
+    f.log().write(&[create(1), create(2)]).unwrap();
+    f.log().write(&[state, append(2, 1, &[1; 40])]).unwrap();
+    f.log().write(&[truncate(1, 5, 1)]).unwrap();
+    f.log().write(&[tombstone(1)]).unwrap();
+    for _ in 0..2 {
+        let log = loaded(f.log(), 1);
+        assert_eq!(log.record, tombstone(1).record.unwrap());
+        assert_eq!((log.last_index, log.truncated, log.damage), (0, LogPosition::default(), None));
+        assert_eq!((log.hard_state, log.memberships), (HardState::default(), vec![]));
+        assert_eq!(loaded(f.log(), 2).last_index, 40);
+        assert!(read(f.log(), 1, 6, 7).is_err());
+        f.reopen();
+    }
+    // A replica may begin and end within one write, also in a group that never was here.
+    for group in [1, 3] {
+        let mut brief = tombstone(group);
+        brief.record.as_mut().unwrap().replica = ReplicaId(98);
+        f.log().write(std::slice::from_ref(&brief)).unwrap();
+        f.reopen();
+        assert_eq!(Some(loaded(f.log(), group).record), brief.record);
+    }
+    let mut next = record(1);
+    next.replica = ReplicaId(99);
+    let begin = GroupWrite { record: Some(next.clone()), ..append(1, 1, &[11, 12]) };
+    f.log().write(&[begin]).unwrap();
+    for round in 0..60 {
+        // Old files are purged and copied meanwhile, where there are files.
+        f.log().write(&[append(2, 41 + round, &[2])]).unwrap();
+        f.log().write(&[append(1, 3 + round, &[13])]).unwrap();
+        if round % 20 == 0 {
+            f.log().write(&[truncate(2, 20 + round, if 20 + round > 40 { 2 } else { 1 })]).unwrap();
+            f.reopen();
+        }
+    }
+    f.reopen();
+    let log = loaded(f.log(), 1);
+    assert_eq!((log.record, log.last_index, log.damage), (next, 62, None));
+    assert_eq!(log.terms, [(1, 11), (2, 12), (3, 13)]);
+    assert_eq!(read(f.log(), 1, 1, 3).unwrap(), entries(1, &[11, 12], 20));
+    assert_eq!(loaded(f.log(), 2).last_index, 100);
 }
 
 fn readers_see_no_hole_while_the_log_is_cut(f: &mut dyn Fixture) {
@@ -292,6 +363,8 @@ fn check(open: &dyn Fn() -> Box<dyn Fixture>) {
         entries_stop_at_the_byte_limit_but_give_one,
         a_lost_entry_is_damage_and_spares_other_groups,
         one_write_holds_many_groups,
+        a_record_follows_the_members,
+        a_tombstone_outlives_its_log,
         nothing_of_a_refused_write_stays_and_none_is_taken_after_it,
         readers_see_no_hole_while_the_log_is_cut,
     ];

@@ -135,6 +135,17 @@ impl Extent {
         }
     }
 
+    /// What a tombstone does: everything goes.
+    pub fn plan_clear(&self) -> Plan {
+        let removed = self.truncated.index + 1..self.last_index + 1;
+        Plan { kept_last: self.last_index, stale: 0..0, removed, truncated: None }
+    }
+
+    /// Hides everything; the log begins anew at index 1.
+    pub fn clear(&mut self) {
+        *self = Extent { changes: self.changes + 1, ..Extent::default() };
+    }
+
     /// Shows the appended entries that are still above the truncated position.
     pub fn extend(&mut self, entries: &[LogEntry]) {
         let truncated = self.truncated.index;

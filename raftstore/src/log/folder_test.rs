@@ -49,12 +49,12 @@ fn a_newer_format_and_other_engines_are_refused_untouched() {
         let dir = tempfile::tempdir().unwrap();
         drop(open_with(own, dir.path()).unwrap());
         let format = dir.path().join(FORMAT_FILE);
-        let line = format!("flotilla-raft-log {engine} 1 ready\n");
+        let line = format!("flotilla-raft-log {engine} 2 ready\n");
         assert_eq!(fs::read_to_string(&format).unwrap(), line);
         for (line, text) in [
             (
-                format!("flotilla-raft-log {engine} 2 ready"),
-                "newer format 2, and this build reads up to format 1".to_owned(),
+                format!("flotilla-raft-log {engine} 3 ready"),
+                "newer format 3, and this build reads up to format 2".to_owned(),
             ),
             (
                 format!("flotilla-raft-log {other} 1 ready"),

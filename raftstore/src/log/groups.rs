@@ -77,7 +77,7 @@ impl Groups {
             let group = match (groups.entry(id), &write.record) {
                 (hash_map::Entry::Occupied(held), record) => {
                     let held = held.into_mut();
-                    if record.as_ref().is_some_and(|record| *record != held.record) {
+                    if record.as_ref().is_some_and(|record| !held.record.may_become(record)) {
                         return Err(format!("group {id} exists with another record"));
                     }
                     held
@@ -104,6 +104,12 @@ impl Groups {
         for write in writes {
             let group = groups.get_mut(&write.group).expect("a prepared group exists");
             group.extent.extend(&write.append);
+            if let Some(record) = &write.record {
+                if record.removed {
+                    group.hard_state = HardState::default();
+                }
+                group.record = record.clone();
+            }
             group.hard_state = write.hard_state.unwrap_or(group.hard_state);
             group.writing = false;
         }
@@ -136,6 +142,7 @@ impl Groups {
             truncated: group.extent.truncated(),
             last_index: group.extent.last_index(),
             terms: Vec::new(),
+            memberships: Vec::new(),
             damage: group.damage.clone(),
         };
         let mut all: Vec<GroupLog> = groups.iter().map(describe).collect();
@@ -151,6 +158,15 @@ impl Group {
         }
         if let Some(damage) = &self.damage {
             return Err(format!("is quarantined: {damage}"));
+        }
+        if write.record.as_ref().is_some_and(|record| record.removed) {
+            if !write.is_tombstone() {
+                return Err("refuses it: a tombstone comes alone".to_owned());
+            }
+            let plan = self.extent.plan_clear();
+            self.extent.clear();
+            self.writing = true;
+            return Ok(Prepared { plan, after: Standing::default() });
         }
         let plan = self.extent.plan(write).map_err(|why| format!("refuses it: {why}"))?;
         self.extent.shrink(&plan);

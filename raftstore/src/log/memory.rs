@@ -7,7 +7,7 @@ use super::extent::Extent;
 use super::fence::Fenced;
 use super::{GroupLog, GroupWrite, LogStore};
 use crate::error::{Fatal, LogError};
-use crate::types::{GroupId, GroupRecord, HardState, LogEntry};
+use crate::types::{EntryKind, GroupId, GroupRecord, HardState, LogEntry};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -64,8 +64,11 @@ impl State {
             }
             let fits = match (self.groups.get(&group), &write.record) {
                 (None, None) => return Err(format!("group {group} is not created")),
-                (Some(old), Some(new)) if old.record != *new => {
+                (Some(old), Some(new)) if !old.record.may_become(new) => {
                     return Err(format!("group {group} exists with another record"));
+                }
+                (_, Some(new)) if new.removed && !write.is_tombstone() => {
+                    return Err(format!("group {group}: a tombstone comes alone"));
                 }
                 (Some(old), _) => old.extent.plan(write),
                 (None, Some(_)) => Extent::default().plan(write),
@@ -89,6 +92,14 @@ impl State {
 
 impl Group {
     fn apply(&mut self, write: &GroupWrite) {
+        if let Some(record) = &write.record {
+            self.record = record.clone();
+            if record.removed {
+                self.hard_state = HardState::default();
+                self.entries.clear();
+                return self.extent.clear();
+            }
+        }
         let plan = self.extent.plan(write).expect("the write fits, checked before");
         self.hard_state = write.hard_state.unwrap_or(self.hard_state);
         for entry in &write.append {
@@ -110,6 +121,7 @@ impl Group {
             truncated,
             last_index: truncated.index,
             terms: Vec::new(),
+            memberships: Vec::new(),
             damage: None,
         };
         for index in truncated.index + 1..=self.extent.last_index() {
@@ -119,6 +131,9 @@ impl Group {
             };
             if log.terms.last().is_none_or(|(_, term)| *term != entry.term) {
                 log.terms.push((index, entry.term));
+            }
+            if entry.kind == EntryKind::Membership {
+                log.memberships.push(index);
             }
             log.last_index = index;
         }

@@ -35,7 +35,8 @@ use crate::types::{GroupId, GroupRecord, HardState, LogEntry, LogPosition};
 pub struct GroupWrite {
     /// The group.
     pub group: GroupId,
-    /// Written once, when the group is created here.
+    /// Written when the group is created here and when its members change. A tombstone
+    /// ([`GroupRecord::removed`]) comes alone and takes everything else of the group away.
     pub record: Option<GroupRecord>,
     /// New term, vote, commit.
     pub hard_state: Option<HardState>,
@@ -45,12 +46,21 @@ pub struct GroupWrite {
     pub truncate: Option<LogPosition>,
 }
 
+impl GroupWrite {
+    /// Leaves nothing of the group but its record.
+    #[must_use]
+    pub fn is_tombstone(&self) -> bool {
+        let alone = self.append.is_empty() && self.hard_state.is_none() && self.truncate.is_none();
+        alone && self.record.as_ref().is_some_and(|record| record.removed)
+    }
+}
+
 /// What a group's log holds at start.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GroupLog {
     /// The group.
     pub group: GroupId,
-    /// As written at creation.
+    /// As last written.
     pub record: GroupRecord,
     /// As last written.
     pub hard_state: HardState,
@@ -60,6 +70,8 @@ pub struct GroupLog {
     pub last_index: u64,
     /// Runs of equal terms over the held entries: (first index of the run, term), ascending.
     pub terms: Vec<(u64, u64)>,
+    /// Indexes of the held membership entries, ascending.
+    pub memberships: Vec<u64>,
     /// Set when a hole or a damaged record was found: the replica is to be quarantined.
     pub damage: Option<String>,
 }
@@ -70,6 +82,8 @@ pub struct GroupLog {
 /// - make one `write` call atomic and durable when it returns `Ok`, for all its groups;
 /// - within one group apply `truncate` after `append`, and drop every index ≥ `i + n` in the same
 ///   write that appends `n` entries at `i`;
+/// - keep a group's record as [`GroupRecord::may_become`] says, a tombstone through every restart,
+///   and let a group begin anew, with an empty log, behind its tombstone;
 /// - report a hole or a damaged middle as an error or as `damage`, never cut it silently; only a
 ///   torn tail that was never acknowledged may disappear;
 /// - return `Fatal` for a failed write or sync and not accept another write after it.

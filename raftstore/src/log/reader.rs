@@ -11,7 +11,8 @@ pub fn fetch(log: &dyn LogStore, tasks: Vec<FetchTask>) -> Vec<(usize, Vec<Fetch
         let entries = log
             .entries(task.group, task.low, task.high, task.bytes_max, &mut entries)
             .map(|()| entries);
-        let fetched = Fetched { group: task.group, low: task.low, entries };
+        let FetchTask { group, replica, low, .. } = task;
+        let fetched = Fetched { group, replica, low, entries };
         match out.iter_mut().find(|(shard, _)| *shard == task.shard) {
             Some((_, list)) => list.push(fetched),
             None => out.push((task.shard, vec![fetched])),

@@ -9,7 +9,10 @@ use super::LogStore;
 use super::cache::Cache;
 use super::terms::Terms;
 use crate::error::LogError;
-use crate::types::{EntryKind, GroupDesc, GroupId, HardState, LogEntry, LogPosition, ReplicaRole};
+use crate::types::{
+    EntryKind, GroupDesc, GroupId, HardState, LogEntry, LogPosition, ReplicaDesc, ReplicaRole,
+};
+use bytes::Bytes;
 use raft::eraftpb::{ConfState, Entry, EntryType, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 use std::cell::RefCell;
@@ -31,7 +34,7 @@ pub(crate) struct ReplicaStorage {
     initial: RaftState,
     terms: Terms,
     cache: Cache,
-    wanted: RefCell<Option<Wanted>>,
+    wanted: RefCell<Vec<Wanted>>,
     fetched: Vec<LogEntry>,
 }
 
@@ -42,10 +45,6 @@ impl ReplicaStorage {
         terms: Terms,
         log: Arc<dyn LogStore>,
     ) -> Self {
-        let ids = |role| -> Vec<u64> {
-            desc.replicas.iter().filter(|r| r.role == role).map(|r| r.replica.0).collect()
-        };
-        let members = ConfState::from((ids(ReplicaRole::Voter), ids(ReplicaRole::Learner)));
         let state = raft::eraftpb::HardState {
             term: hard_state.term,
             vote: hard_state.vote,
@@ -55,10 +54,10 @@ impl ReplicaStorage {
         ReplicaStorage {
             group: desc.group,
             log,
-            initial: RaftState::new(state, members),
+            initial: RaftState::new(state, conf_state(desc)),
             terms,
             cache: Cache::default(),
-            wanted: RefCell::new(None),
+            wanted: RefCell::default(),
             fetched: Vec::new(),
         }
     }
@@ -88,8 +87,8 @@ impl ReplicaStorage {
         self.cache.trim(index, bytes_max);
     }
 
-    pub(crate) fn take_wanted(&mut self) -> Option<Wanted> {
-        self.wanted.get_mut().take()
+    pub(crate) fn take_wanted(&mut self) -> Vec<Wanted> {
+        std::mem::take(self.wanted.get_mut())
     }
 
     /// Keeps what the reader brought, for the repeated read.
@@ -134,23 +133,56 @@ impl ReplicaStorage {
     }
 }
 
+/// A group's members as the library's, in ascending order.
+pub(crate) fn conf_state(desc: &GroupDesc) -> ConfState {
+    let joint = desc.is_joint();
+    let ids = |wanted: &dyn Fn(&ReplicaDesc) -> bool| -> Vec<u64> {
+        let mut ids: Vec<u64> =
+            desc.replicas.iter().filter(|r| wanted(r)).map(|r| r.replica.0).collect();
+        ids.sort_unstable();
+        ids
+    };
+    let planted = crate::mutant::active("learner_in_quorum");
+    let mut state = ConfState::default();
+    state.set_voters(ids(&|r| r.role.votes() || (planted && r.role.learns())));
+    state.set_voters_outgoing(ids(&|r| joint && r.role.voted()));
+    state.set_learners(ids(&|r| !planted && r.role.learns()));
+    state.set_learners_next(ids(&|r| r.role == ReplicaRole::Demoting));
+    state
+}
+
+/// What the library wants to see in a membership entry when it is proposed: a change that is not
+/// empty, or an empty one, which leaves a joint configuration. It looks at nothing else: what the
+/// change is stands in our own form in the entry's context, so that the protobuf decoder never
+/// meets bytes from a peer. Equally long, because the library counts these bytes.
+pub(crate) const CHANGE: &[u8] = &[0x12, 2, 0x10, 1];
+pub(crate) const LEAVE: &[u8] = &[0x1a, 2, 0, 0];
+
 /// Our entry as the library's.
 pub(crate) fn to_raft(entry: LogEntry) -> Entry {
-    let entry_type = match entry.kind {
-        EntryKind::Normal => EntryType::EntryNormal,
-        EntryKind::Membership => EntryType::EntryConfChangeV2,
-    };
-    let (index, term, data) = (entry.index, entry.term, entry.data);
-    Entry { entry_type, index, term, data, ..Entry::default() }
+    let LogEntry { index, term, kind, data } = entry;
+    match kind {
+        EntryKind::Normal => Entry { index, term, data, ..Entry::default() },
+        EntryKind::Membership => Entry {
+            entry_type: EntryType::EntryConfChangeV2,
+            index,
+            term,
+            data: Bytes::from_static(CHANGE),
+            context: data,
+            ..Entry::default()
+        },
+    }
 }
 
 /// The library's entry as ours.
 pub(crate) fn from_raft(entry: Entry) -> LogEntry {
-    let kind = match entry.get_entry_type() {
-        EntryType::EntryNormal => EntryKind::Normal,
-        EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => EntryKind::Membership,
+    let (kind, data) = match entry.get_entry_type() {
+        EntryType::EntryNormal => (EntryKind::Normal, entry.data),
+        EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
+            (EntryKind::Membership, entry.context)
+        }
     };
-    LogEntry { index: entry.index, term: entry.term, kind, data: entry.data }
+    LogEntry { index: entry.index, term: entry.term, kind, data }
 }
 
 fn limit(entries: Vec<LogEntry>, bytes_max: usize) -> Vec<Entry> {
@@ -193,7 +225,8 @@ impl Storage for ReplicaStorage {
                 _ => high,
             };
             let wanted = Wanted { low, high, bytes_max, context };
-            self.wanted.borrow_mut().get_or_insert(wanted);
+            // One for each follower: a commit may wait for the entry that one of them lacks.
+            self.wanted.borrow_mut().push(wanted);
             return Err(StorageError::LogTemporarilyUnavailable.into());
         }
         match self.read(low, high, bytes_max) {
@@ -220,7 +253,23 @@ impl Storage for ReplicaStorage {
     }
 
     fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        // Membership is fixed and the log is kept for every replica: nobody needs one.
+        // The log is kept for every member: nobody needs one who began with the group.
         Err(StorageError::SnapshotTemporarilyUnavailable.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use protobuf::Message;
+    use raft::eraftpb::ConfChangeV2;
+
+    /// What the library decodes of a proposal.
+    #[test]
+    fn the_library_takes_our_stand_ins_for_a_change_and_for_a_leave() {
+        let decoded = |bytes: &[u8]| ConfChangeV2::parse_from_bytes(bytes).unwrap();
+        assert_eq!(decoded(CHANGE).get_changes().len(), 1);
+        assert!(decoded(LEAVE).get_changes().is_empty());
+        assert_eq!(CHANGE.len(), LEAVE.len());
     }
 }

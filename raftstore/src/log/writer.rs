@@ -44,6 +44,10 @@ impl LogWriter {
         let mut writes: BTreeMap<GroupId, GroupWrite> = BTreeMap::new();
         for task in tasks {
             let group = task.write.group;
+            if task.write.is_tombstone() {
+                // What the replica promised before is nobody's promise any more.
+                done.held.iter_mut().for_each(|(_, held)| held.retain(|e| e.group != group));
+            }
             if task.write != (GroupWrite { group, ..GroupWrite::default() }) {
                 match writes.entry(group) {
                     std::collections::btree_map::Entry::Vacant(slot) => {
@@ -74,6 +78,12 @@ impl LogWriter {
 
 /// `later` comes after `into` in the log's order.
 fn merge(into: &mut GroupWrite, later: GroupWrite) {
+    if later.is_tombstone() {
+        *into = later;
+        return;
+    }
+    // A shard waits for the end of the state before the group begins anew.
+    assert!(!into.is_tombstone(), "a write to group {} behind its tombstone", into.group);
     if let Some(first) = later.append.first() {
         if !crate::mutant::active("merge_keeps_overwritten") {
             into.append.retain(|e| e.index < first.index);
@@ -95,7 +105,7 @@ fn push<K: PartialEq, V>(lists: &mut Vec<(K, Vec<V>)>, key: K, value: V) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{EntryKind, HardState, LogEntry, LogPosition};
+    use crate::types::{EntryKind, HardState, LogEntry, LogPosition, ReplicaId};
     use bytes::Bytes;
 
     fn append(range: std::ops::Range<u64>, term: u64) -> GroupWrite {
@@ -113,6 +123,36 @@ mod tests {
         merge(&mut write, append(7..8, 2));
         let got: Vec<_> = write.append.iter().map(|e| (e.index, e.term)).collect();
         assert_eq!(got, [(5, 1), (6, 1), (7, 2)]);
+    }
+
+    #[test]
+    fn a_tombstone_takes_earlier_changes_and_held_messages_away() {
+        let log = crate::log::MemoryLog::new();
+        let mut writer = LogWriter::new(log.clone());
+        let desc = crate::types::GroupDesc::new(GroupId(1), Vec::new());
+        let mut record = crate::types::GroupRecord::new(desc, ReplicaId(4));
+        let envelope = |group| Envelope {
+            group: GroupId(group),
+            from: ReplicaId(4),
+            to: ReplicaId(5),
+            payload: crate::transport::Payload::DurableApplied(1),
+        };
+        let task = |write, ready, held| LogTask {
+            shard: 0,
+            replica: ReplicaId(4),
+            write,
+            ready,
+            held,
+            created: Vec::new(),
+        };
+        let create = GroupWrite { record: Some(record.clone()), ..append(1..3, 1) };
+        record.removed = true;
+        let end = GroupWrite { record: Some(record.clone()), ..append(0..0, 1) };
+        let held = vec![(StoreId(2), envelope(1)), (StoreId(2), envelope(7))];
+        let done = writer.run_once(vec![task(create, 3, held), task(end, 9, Vec::new())]).unwrap();
+        assert_eq!(done.held, [(StoreId(2), vec![envelope(7)])]);
+        assert_eq!(done.persisted[0].1.len(), 2, "the shard hears of both");
+        assert_eq!((&log.load().unwrap()[0].record, log.live_bytes()), (&record, 0));
     }
 
     #[test]

@@ -38,6 +38,11 @@ impl Durable {
         self.news = true;
     }
 
+    /// Forgets those who are no members any more.
+    pub(super) fn retain(&mut self, is_member: impl Fn(ReplicaId) -> bool) {
+        self.peers.retain(|replica, _| is_member(*replica));
+    }
+
     pub(super) fn heard(&mut self, peer: ReplicaId, index: u64) {
         let known = self.peers.entry(peer).or_default();
         *known = (*known).max(index);
@@ -59,7 +64,8 @@ impl Replica {
             return;
         }
         let due = durable.own > durable.told || durable.ticks_since_told >= REPEAT_TICKS;
-        if due && durable.own > 0 {
+        // Even without news: a replica that was removed, and not told, is told when it speaks.
+        if due {
             durable.told = durable.own;
             durable.ticks_since_told = 0;
             let own = durable.own;

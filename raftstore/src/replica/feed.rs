@@ -24,13 +24,13 @@ pub(super) struct Feed {
     committed: u64,
     /// Last index applied.
     applied: u64,
-    /// The read for a follower that the reader is doing.
-    pub(super) waiting_fetch: Option<Wanted>,
+    /// Reads for followers that the reader is doing.
+    pub(super) waiting_fetch: Vec<Wanted>,
 }
 
 impl Feed {
     pub(super) fn new(applied: u64) -> Self {
-        Feed { handed: applied, committed: applied, applied, waiting_fetch: None }
+        Feed { handed: applied, committed: applied, applied, waiting_fetch: Vec::new() }
     }
 
     pub(super) fn applied(&self) -> u64 {
@@ -61,7 +61,7 @@ impl Replica {
 
     /// Hands out one portion of parked entries.
     pub(crate) fn unpark(&mut self, round: &mut Round) -> Result<(), LogError> {
-        if self.has_parked() {
+        if self.has_parked() && !self.members.removed {
             let (low, high) = (self.feed.handed + 1, self.feed.committed + 1);
             let entries = self.raw.store().read(low, high, PARKED_BYTES)?;
             self.hand(entries, round);
@@ -86,22 +86,29 @@ impl Replica {
                 self.announced = Some(raft.term);
                 role = Some(RoleEvent::LeaderStart(raft.term));
             }
-            committed.push(self.committed_entry(entry));
+            committed.push(self.committed_entry(entry, round));
+            if self.members.removed {
+                break;
+            }
         }
         let commit = self.commit_position();
-        let shard = round.shard;
-        round.apply.push(ApplyTask { shard, group, entries: committed, commit, bytes, role });
+        let (shard, replica, entries) = (round.shard, self.me.replica, committed);
+        round.apply.push(ApplyTask { shard, group, replica, entries, commit, bytes, role });
     }
 
-    fn committed_entry(&mut self, entry: LogEntry) -> Committed {
+    fn committed_entry(&mut self, entry: LogEntry, round: &mut Round) -> Committed {
         let group = self.group();
-        assert!(entry.kind == EntryKind::Normal, "group {group}: membership is fixed");
-        let callers = self.writes.settle(entry.index, entry.term, group);
+        let callers = self.writes.settle(&entry, group);
+        let position = LogPosition { index: entry.index, term: entry.term };
+        if entry.kind == EntryKind::Membership {
+            let members = Some(self.apply_members(&entry, callers, round));
+            let entry = ApplyEntry { position, commands: Vec::new(), members };
+            return Committed { entry, callers: Vec::new() };
+        }
         // Packed by a leader of this cluster and checked on every hop and read.
         let commands = unpack(&entry.data)
             .unwrap_or_else(|e| panic!("group {group}: committed entry {}: {e}", entry.index));
-        let position = LogPosition { index: entry.index, term: entry.term };
-        Committed { entry: ApplyEntry { position, commands }, callers }
+        Committed { entry: ApplyEntry { position, commands, members: None }, callers }
     }
 
     /// What may be stored as committed: never beyond this replica's own disk (trap 4).
@@ -121,6 +128,7 @@ impl Replica {
         round.apply.push(ApplyTask {
             shard: round.shard,
             group: self.group(),
+            replica: self.me.replica,
             entries: Vec::new(),
             commit: LogPosition::default(),
             bytes: 0,
@@ -135,19 +143,19 @@ impl Replica {
             self.raw.advance_apply_to(index);
         }
         self.reads.serve(self.feed.applied);
+        self.members.applied(index);
     }
 
     /// The reader brought entries for a follower.
     pub(crate) fn on_fetched(&mut self, fetched: Fetched) {
-        let Some(wanted) = self.feed.waiting_fetch.take() else { return };
-        match fetched.entries {
-            Ok(entries) if wanted.low == fetched.low => {
-                self.raw.mut_store().put_fetched(entries);
-                self.raw.on_entries_fetched(wanted.context);
-                self.raw.mut_store().drop_fetched();
-            }
-            // Truncated meanwhile, or another read: the next heartbeat answer asks again.
-            _ => {}
+        let waiting = &mut self.feed.waiting_fetch;
+        let Some(at) = waiting.iter().position(|wanted| wanted.low == fetched.low) else { return };
+        let wanted = waiting.swap_remove(at);
+        // Truncated meanwhile: the next heartbeat answer asks again.
+        if let Ok(entries) = fetched.entries {
+            self.raw.mut_store().put_fetched(entries);
+            self.raw.on_entries_fetched(wanted.context);
+            self.raw.mut_store().drop_fetched();
         }
     }
 }

@@ -6,11 +6,13 @@
 //!    context.
 //! 3. `ready.rs` takes what the library decided: the only place that touches its ready contract.
 //! 4. `feed.rs` hands committed entries to apply, or parks them while apply is full.
-//! 5. `durable.rs` learns how far everybody's state is on disk and cuts the log behind it.
+//! 5. `membership.rs` applies changes of the members and, on the leader, drives them on.
+//! 6. `durable.rs` learns how far everybody's state is on disk and cuts the log behind it.
 
 pub(crate) mod codec;
 mod durable;
 mod feed;
+mod membership;
 mod propose;
 mod read;
 mod ready;
@@ -27,6 +29,7 @@ use crate::status::{GroupView, ReplicaStatus, Role};
 use crate::types::{GroupId, GroupRecord, HardState, Nanos, ReplicaDesc, ReplicaId, StoreId};
 use durable::Durable;
 use feed::Feed;
+use membership::Members;
 use propose::Writes;
 use raft::{RawNode, StateRole};
 use read::Reads;
@@ -34,6 +37,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use timer::ElectionTimer;
 
+pub(crate) use membership::members_note;
 pub(crate) use step::Refused;
 
 /// Whom the replica follows, as its store publishes it.
@@ -49,7 +53,7 @@ pub(crate) struct RoleView {
 pub(crate) struct Mood {
     /// Anything but a follower of a known leader: its own disk may complete a quorum.
     pub(crate) awaits_persisted: bool,
-    /// Reads wait for apply.
+    /// Reads, or those who asked for other members, wait for apply.
     pub(crate) awaits_applied: bool,
     /// A leader with an entry that is not committed: the next small one may wait.
     pub(crate) entry_under_way: bool,
@@ -68,8 +72,11 @@ pub(crate) struct Replica {
     durable: Durable,
     /// Peers that acknowledged an append since the last heartbeat was due: they need none.
     acknowledged: Vec<u64>,
+    members: Members,
     /// Ready numbers whose log write is under way, ascending; 0 = the group's creation.
     unpersisted: VecDeque<u64>,
+    /// The last of them that changed term or vote.
+    vote_ready: u64,
     /// Term and vote as last handed to the log writer.
     saved: HardState,
     seen: RoleView,
@@ -126,7 +133,9 @@ impl Replica {
             feed: Feed::new(applied),
             durable: Durable::new(applied),
             acknowledged: Vec::new(),
+            members: Members::default(),
             unpersisted: VecDeque::new(),
+            vote_ready: 0,
             saved: hard_state,
             seen,
             announced: None,
@@ -135,6 +144,15 @@ impl Replica {
 
     pub(crate) fn group(&self) -> GroupId {
         self.record.desc.group
+    }
+
+    pub(crate) fn id(&self) -> ReplicaId {
+        self.me.replica
+    }
+
+    /// Which leadership the state machine believes in, and forgets.
+    pub(crate) fn take_announced(&mut self) -> bool {
+        self.announced.take().is_some()
     }
 
     pub(crate) fn record(&self) -> &GroupRecord {
@@ -165,7 +183,7 @@ impl Replica {
         let follows = raft.state == StateRole::Follower && raft.leader_id != raft::INVALID_ID;
         Mood {
             awaits_persisted: !follows,
-            awaits_applied: self.reads.await_applied(),
+            awaits_applied: self.reads.await_applied() || self.members.await_applied(),
             entry_under_way: self.entry_under_way(),
         }
     }
@@ -195,6 +213,7 @@ impl Replica {
         self.writes.expire(now, self.group());
         self.reads.expire(now, self.group());
         self.durable.tick();
+        self.members.tick();
     }
 
     /// The library reads applied + 1 ..= commit at once when it campaigns (trap 17), and aborts
@@ -233,6 +252,7 @@ impl Replica {
     /// Ends the replica's work: every caller is answered.
     pub(crate) fn close(&mut self, error: &Error) {
         self.writes.close(self.group(), error);
+        self.members.close(&Error::Unknown { group: self.group() });
         self.reads.fail_all(error);
     }
 

@@ -9,7 +9,8 @@ use super::Replica;
 use crate::commands::{COMMAND_OVERHEAD, pack};
 use crate::completion::Reply;
 use crate::error::Error;
-use crate::types::{GroupId, Nanos};
+use crate::members::ChangeRefusal;
+use crate::types::{EntryKind, GroupId, LogEntry, Nanos};
 use bytes::Bytes;
 use raft::eraftpb::{Entry, Message, MessageType};
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ const SMALL_ENTRY: usize = 16;
 
 struct Pending {
     term: u64,
+    kind: EntryKind,
     callers: Vec<Reply>,
     /// Set on step-down.
     expires: Option<Nanos>,
@@ -37,13 +39,21 @@ impl Writes {
     }
 
     /// The callers of the entry that is applied now.
-    pub(super) fn settle(&mut self, index: u64, term: u64, group: GroupId) -> Vec<Reply> {
-        let Some(pending) = self.pending.remove(&index) else { return Vec::new() };
-        if pending.term == term || crate::mutant::active("outcome_by_index_only") {
+    pub(super) fn settle(&mut self, entry: &LogEntry, group: GroupId) -> Vec<Reply> {
+        let Some(pending) = self.pending.remove(&entry.index) else { return Vec::new() };
+        let by_index = crate::mutant::active("outcome_by_index_only");
+        let same_kind = pending.kind == entry.kind;
+        if same_kind && (pending.term == entry.term || by_index) {
             return pending.callers;
         }
-        // Another leader's entry stands there: ours never will.
-        fail(pending.callers, &Error::NotLeader { group, leader: None });
+        let error = if pending.kind == EntryKind::Membership && pending.term == entry.term {
+            // The library refused it and put an empty entry in its place.
+            Error::Refused { group, refusal: ChangeRefusal::NotApplied }
+        } else {
+            // Another leader's entry stands there: ours never will.
+            Error::NotLeader { group, leader: None }
+        };
+        fail(pending.callers, &error);
         Vec::new()
     }
 
@@ -124,7 +134,7 @@ impl Replica {
         let mut last = None;
         while !rest.is_empty() {
             let tail = rest.split_off(self.one_entry(&rest));
-            last = self.propose_entry(rest).or(last);
+            last = self.propose_commands(rest).or(last);
             rest = tail;
         }
         if let Some(index) = last.filter(|_| turn) {
@@ -150,16 +160,26 @@ impl Replica {
         fit.count().max(1)
     }
 
-    /// The new entry's index, unless the library refuses it.
-    fn propose_entry(&mut self, queued: Vec<(Bytes, Reply)>) -> Option<u64> {
+    fn propose_commands(&mut self, queued: Vec<(Bytes, Reply)>) -> Option<u64> {
         let entry =
             Entry { data: pack(queued.iter().map(|(command, _)| command)), ..Entry::default() };
+        let callers: Vec<Reply> = queued.into_iter().map(|(_, reply)| reply).collect();
+        self.propose_entry(entry, EntryKind::Normal, callers)
+    }
+
+    /// Proposes one entry; `callers` hear what becomes of it. The entry's index, unless the library
+    /// refuses it.
+    pub(super) fn propose_entry(
+        &mut self,
+        entry: Entry,
+        kind: EntryKind,
+        callers: Vec<Reply>,
+    ) -> Option<u64> {
         let mut message = Message::default();
         message.set_msg_type(MessageType::MsgPropose);
         message.from = self.me.replica.0;
         message.entries = vec![entry].into();
         let accepted = self.raw.raft.step(message);
-        let callers: Vec<Reply> = queued.into_iter().map(|(_, reply)| reply).collect();
         if accepted.is_err() {
             let what = "too many uncommitted bytes in this group";
             fail(callers, &Error::Busy { group: self.group(), what });
@@ -171,7 +191,7 @@ impl Replica {
         for (_, stale) in self.writes.pending.split_off(&index) {
             fail(stale.callers, &Error::NotLeader { group: self.record.desc.group, leader: None });
         }
-        self.writes.pending.insert(index, Pending { term, callers, expires: None });
+        self.writes.pending.insert(index, Pending { term, kind, callers, expires: None });
         Some(index)
     }
 }

@@ -2,15 +2,15 @@
 //! `on_persist_ready`, and nothing of it anywhere else (design, section 6).
 //!
 //! 1. Take the ready; show its entries in the storage before advancing (trap 2).
-//! 2. A leader's messages leave at once, unless this ready changes term or vote; all others are
-//!    held until this and every earlier ready is durable (trap 3).
+//! 2. A leader's messages leave at once, unless this ready, or one that is not durable yet, changes
+//!    term or vote; all others are held until this and every earlier ready is durable (trap 3).
 //! 3. Term, vote and entries go to the log in one write; a commit-only change goes nowhere.
 //! 4. Committed entries go to apply; confirmed reads wait for apply.
 
 use super::{Replica, RoleView, codec};
 use crate::apply::LeaderStop;
 use crate::log::GroupWrite;
-use crate::log::storage::from_raft;
+use crate::log::storage::{Wanted, from_raft};
 use crate::message::{FetchTask, LogTask, RoleEvent};
 use crate::shard::Round;
 use crate::transport::{Envelope, Payload};
@@ -26,16 +26,20 @@ impl Replica {
     /// steps, proposes or ticks (trap 1).
     pub(crate) fn take_readies(&mut self, now: Nanos, apply_full: bool, round: &mut Round) {
         for _ in 0..READIES_MAX {
-            if !self.raw.has_ready() {
+            if !self.raw.has_ready() || self.members.removed {
                 break;
             }
             self.take_ready(now, apply_full, round);
         }
-        if let Some(wanted) = self.raw.mut_store().take_wanted() {
-            let (group, low, high) = (self.group(), wanted.low, wanted.high);
-            let task =
-                FetchTask { shard: round.shard, group, low, high, bytes_max: wanted.bytes_max };
-            self.feed.waiting_fetch = Some(wanted);
+        for wanted in self.raw.mut_store().take_wanted() {
+            // The library asks again and again; who lags as far as another one asks later.
+            if self.feed.waiting_fetch.iter().any(|waiting| waiting.low == wanted.low) {
+                continue;
+            }
+            let (shard, group, replica) = (round.shard, self.group(), self.me.replica);
+            let Wanted { low, high, bytes_max, .. } = wanted;
+            let task = FetchTask { shard, group, replica, low, high, bytes_max };
+            self.feed.waiting_fetch.push(wanted);
             round.fetch.push(task);
         }
     }
@@ -45,6 +49,9 @@ impl Replica {
         assert!(ready.snapshot().get_metadata().index == 0, "no snapshots are sent yet");
         let number = ready.number();
         let vote_changed = self.take_vote(&ready);
+        if vote_changed {
+            self.vote_ready = number;
+        }
         let entries: Vec<LogEntry> = ready.take_entries().into_iter().map(from_raft).collect();
         let now_out = ready.take_messages();
         let after_persist = ready.take_persisted_messages();
@@ -57,7 +64,10 @@ impl Replica {
 
         let mut held = self.envelopes(after_persist);
         let now_out = self.envelopes(now_out);
-        if vote_changed {
+        // A sole voter leads before its vote is durable.
+        let vote_under_way = self.unpersisted.contains(&self.vote_ready)
+            && !crate::mutant::active("sole_voter_sends_early");
+        if vote_changed || vote_under_way {
             held.extend(now_out);
         } else {
             round.send_all(now_out);
@@ -69,6 +79,9 @@ impl Replica {
 
         let committed = committed.into_iter().map(from_raft).collect();
         self.take_committed(committed, apply_full, round);
+        if self.members.removed {
+            return;
+        }
         for ReadState { index, request_ctx } in read_states {
             self.reads.confirmed(&request_ctx, index);
         }
@@ -144,7 +157,7 @@ impl Replica {
                 return None;
             }
             let to = ReplicaId(message.to);
-            let store = self.record.desc.replica(to)?.store;
+            let store = self.store_of(to)?;
             let bulk =
                 message.get_msg_type() == MessageType::MsgAppend && !message.entries.is_empty();
             let payload = Payload::Raft { bytes: codec::encode(&message), bulk };

@@ -4,8 +4,9 @@
 //! wrong one is dropped here; one that proves damage quarantines this replica, not the store.
 
 use super::{Replica, codec};
+use crate::members;
 use crate::transport::{Envelope, Payload};
-use crate::types::StoreId;
+use crate::types::{GroupRecord, ReplicaId, StoreId};
 use raft::StateRole;
 use raft::eraftpb::{Message, MessageType};
 
@@ -14,6 +15,10 @@ use raft::eraftpb::{Message, MessageType};
 pub(crate) enum Refused {
     /// Malformed, misaddressed, or of no use now. Raft tolerates the loss.
     Dropped(String),
+    /// It says that this replica was removed: its tombstone's record.
+    Removed(Box<GroupRecord>),
+    /// Its sender was removed from the group and is to be told.
+    Left(ReplicaId),
     /// It proves that this replica lost data it had acknowledged: quarantine it.
     Damaged(String),
 }
@@ -30,21 +35,23 @@ impl Replica {
         envelope: Envelope,
         apply_full: bool,
     ) -> Result<(), Refused> {
-        let sender = self.record.desc.replica(envelope.from).filter(|r| r.store == store);
-        if envelope.to != self.me.replica || sender.is_none() {
-            return dropped(format!(
-                "from replica {} on store {store} to replica {}: not ours",
-                envelope.from, envelope.to
-            ));
-        }
         let bytes = match envelope.payload {
+            // From anybody: what it says is committed, whoever tells it.
+            Payload::Members(bytes) => {
+                let told = members::codec::decode(&bytes).map_err(Refused::Dropped)?;
+                return self.learn_members(told);
+            }
             Payload::DurableApplied(index) => {
+                self.meet(store, &envelope)?;
                 self.durable.heard(envelope.from, index);
                 return Ok(());
             }
-            Payload::Raft { bytes, .. } => bytes,
+            Payload::Raft { ref bytes, .. } => {
+                self.meet(store, &envelope)?;
+                bytes
+            }
         };
-        let message = codec::decode(&bytes).map_err(Refused::Dropped)?;
+        let message = codec::decode(bytes).map_err(Refused::Dropped)?;
         if message.from != envelope.from.0 || message.to != envelope.to.0 || message.term == 0 {
             return dropped("a message whose header contradicts its envelope");
         }
@@ -52,6 +59,24 @@ impl Replica {
         self.note_acknowledged(&message);
         // The remaining errors mean "no such peer" or "dropped": nothing to do.
         let _ = self.raw.step(message);
+        Ok(())
+    }
+
+    /// Checks who sends to whom, and takes note of it.
+    fn meet(&mut self, store: StoreId, envelope: &Envelope) -> Result<(), Refused> {
+        let desc = &self.record.desc;
+        if desc.has_left(envelope.from) {
+            return Err(Refused::Left(envelope.from));
+        }
+        // Whoever is not known yet may have been added by an entry that is still to come.
+        let sender = desc.replica(envelope.from);
+        if envelope.to != self.me.replica || sender.is_some_and(|r| r.store != store) {
+            return dropped(format!(
+                "from replica {} on store {store} to replica {}: not ours",
+                envelope.from, envelope.to
+            ));
+        }
+        self.members.heard(envelope.from, store, sender.is_some());
         Ok(())
     }
 

@@ -10,6 +10,7 @@
 
 pub(crate) mod inbox;
 pub(crate) mod lane;
+mod membership;
 mod round;
 pub(crate) mod run;
 mod turns;
@@ -18,16 +19,16 @@ pub use round::Round;
 use round::RoundSize;
 use turns::Turns;
 
-use crate::completion::{Answer, Reply};
 use crate::config::Config;
 use crate::error::{Error, Fatal};
-use crate::log::{GroupLog, GroupWrite, LogStore};
-use crate::message::{Applied, LogTask, Persisted, Request, ShardMessage};
+use crate::log::{GroupLog, LogStore};
+use crate::message::{Applied, Persisted, REMOVAL, Request, ShardMessage};
 use crate::recovery::RecoveredGroup;
 use crate::replica::{Mood, Refused, Replica, ReplicaParts};
 use crate::status::{GroupView, ReplicaStatus, Role};
 use crate::transport::Envelope;
-use crate::types::{GroupId, GroupRecord, HardState, LogPosition, Nanos, StoreId};
+use crate::types::{GroupId, GroupRecord, Nanos, ReplicaId, StoreId};
+use membership::Gone;
 use rustc_hash::FxHashMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -94,6 +95,7 @@ struct Quarantined {
 enum Slot {
     Live(Box<Live>),
     Quarantined(Box<Quarantined>),
+    Gone(Box<Gone>),
 }
 
 /// See the module.
@@ -101,6 +103,8 @@ pub struct Shard {
     parts: ShardConfig,
     /// Hashed without a seed: the same groups come in the same order in every run.
     slots: FxHashMap<GroupId, Slot>,
+    /// Groups whose replica had applied its removal before the start; its tombstone is not written.
+    left: Vec<GroupRecord>,
     dirty: Vec<GroupId>,
     last: RoundSize,
     /// Groups whose committed entries wait for room in the apply queue.
@@ -121,6 +125,7 @@ impl Shard {
         let mut shard = Shard {
             parts,
             slots: FxHashMap::default(),
+            left: Vec::new(),
             dirty: Vec::new(),
             last: RoundSize::new(shard_number),
             parked: BTreeSet::new(),
@@ -136,6 +141,13 @@ impl Shard {
                     tracing::error!(group = id.0, reason, "replica quarantined at start");
                     let record = group.log.record;
                     Slot::Quarantined(Box::new(Quarantined { record, reason }))
+                }
+                None if group.log.record.removed => {
+                    Slot::Gone(Box::new(Gone::recovered(group.log.record)))
+                }
+                None if group.log.record.desc.has_left(group.log.record.replica) => {
+                    shard.left.push(GroupRecord { removed: true, ..group.log.record });
+                    continue;
                 }
                 None => {
                     let replica = shard
@@ -163,12 +175,14 @@ impl Shard {
     #[must_use]
     pub fn views(&self) -> Vec<GroupView> {
         let view = |slot: &Slot| match slot {
-            Slot::Live(live) => live.replica.group_view(),
+            Slot::Live(live) => Some(live.replica.group_view()),
             Slot::Quarantined(q) => {
-                GroupView { record: q.record.clone(), leader: None, term: 0, leading: false }
+                let record = q.record.clone();
+                Some(GroupView { record, leader: None, term: 0, leading: false })
             }
+            Slot::Gone(_) => None,
         };
-        self.slots.values().map(view).collect()
+        self.slots.values().filter_map(view).collect()
     }
 
     /// Whether [`ShardMessage::Stop`] was taken: no further round is needed.
@@ -181,6 +195,9 @@ impl Shard {
     /// consensus library demands.
     pub fn round(&mut self, inbox: Vec<ShardMessage>, now: Nanos) -> Result<Round, Fatal> {
         let mut round = Round::like(&self.last);
+        for record in std::mem::take(&mut self.left) {
+            self.remove(record.desc.group, record, &mut round);
+        }
         let mut ticked = false;
         for message in inbox {
             match message {
@@ -209,18 +226,22 @@ impl Shard {
                 requests.into_iter().for_each(|r| self.request(r, round));
             }
             ShardMessage::Deliver { from, envelopes } => {
-                envelopes.into_iter().for_each(|e| self.deliver(from, e));
+                envelopes.into_iter().for_each(|e| self.deliver(from, e, round));
             }
             ShardMessage::Unreachable(store) => {
                 self.live().for_each(|live| live.replica().unreachable(store));
             }
-            ShardMessage::Persisted(list) => list.into_iter().for_each(|p| self.persisted(p)),
+            ShardMessage::Persisted(list) => {
+                list.into_iter().for_each(|p| self.persisted(p, round));
+            }
             ShardMessage::Applied(list) => list.into_iter().for_each(|a| self.applied(a)),
-            ShardMessage::DurableApplied(list) => list.into_iter().for_each(|(group, index)| {
-                self.touch(group, |replica| replica.on_durable_applied(index));
-            }),
+            ShardMessage::DurableApplied(list) => {
+                list.into_iter().for_each(|(group, id, index)| {
+                    self.touch_same(group, id, |replica| replica.on_durable_applied(index));
+                })
+            }
             ShardMessage::Fetched(list) => list.into_iter().for_each(|f| {
-                self.touch(f.group, |replica| replica.on_fetched(f));
+                self.touch_same(f.group, f.replica, |replica| replica.on_fetched(f));
             }),
             ShardMessage::Describe(to) => {
                 // The asker may have given up; then nobody reads it.
@@ -237,7 +258,7 @@ impl Shard {
     fn live(&mut self) -> impl Iterator<Item = &mut Live> {
         self.slots.values_mut().filter_map(|slot| match slot {
             Slot::Live(live) => Some(&mut **live),
-            Slot::Quarantined(_) => None,
+            Slot::Quarantined(_) | Slot::Gone(_) => None,
         })
     }
 
@@ -252,8 +273,11 @@ impl Shard {
     }
 
     /// A follower hears of it with its leader's next message, or the next tick.
-    fn persisted(&mut self, note: Persisted) {
-        let Some(Slot::Live(live)) = self.slots.get_mut(&note.group) else { return };
+    fn persisted(&mut self, note: Persisted, round: &mut Round) {
+        if note.ready == REMOVAL {
+            return self.tombstone_written(note.group, round);
+        }
+        let Some(live) = self.same(note.group, note.replica) else { return };
         if live.mood.awaits_persisted || note.ready == 0 {
             self.touch(note.group, |replica| replica.on_persisted(note.ready));
         } else {
@@ -261,10 +285,13 @@ impl Shard {
         }
     }
 
-    /// So does every replica in which no read waits for it: the callers have their answers.
+    /// So does every replica in which nobody waits for it: the callers have their answers.
     fn applied(&mut self, note: Applied) {
         self.apply_bytes -= note.bytes;
-        let Some(Slot::Live(live)) = self.slots.get_mut(&note.group) else { return };
+        if note.destroyed {
+            return self.state_destroyed(note.group);
+        }
+        let Some(live) = self.same(note.group, note.replica) else { return };
         if live.mood.awaits_applied {
             self.touch(note.group, |replica| replica.on_applied(note.index));
         } else {
@@ -277,6 +304,21 @@ impl Shard {
     fn in_line(&mut self, group: GroupId) -> Option<&mut Replica> {
         let Some(Slot::Live(live)) = self.slots.get_mut(&group) else { return None };
         (live.waits && live.replica.may_gather()).then_some(&mut live.replica)
+    }
+
+    /// The replica that a worker speaks of: another one may be here by now.
+    fn same(&mut self, group: GroupId, id: ReplicaId) -> Option<&mut Live> {
+        match self.slots.get_mut(&group) {
+            Some(Slot::Live(live)) if live.replica.id() == id => Some(live),
+            _ => None,
+        }
+    }
+
+    /// As [`Self::touch`], for what a worker tells.
+    fn touch_same(&mut self, group: GroupId, id: ReplicaId, f: impl FnOnce(&mut Replica)) {
+        if self.same(group, id).is_some() {
+            self.touch(group, f);
+        }
     }
 
     fn apply_full(&self) -> bool {
@@ -294,7 +336,7 @@ impl Shard {
                 let reason = q.reason.clone();
                 return refuse(request, &Error::Quarantined { group, reason });
             }
-            None => {
+            Some(Slot::Gone(_)) | None => {
                 return match request {
                     Request::CreateGroup { record, reply } => self.create(record, reply, round),
                     other => refuse(other, &Error::NoGroup { group }),
@@ -321,76 +363,57 @@ impl Shard {
             Request::TransferLeader { to, reply, .. } => {
                 self.touch(group, |replica| replica.transfer_leader(to, reply));
             }
+            Request::ChangeMembers { request, reply, .. } => {
+                self.touch(group, |replica| replica.change_members(&request, reply));
+            }
             Request::CreateGroup { record, reply } => self.created_before(&record, reply),
         }
     }
 
-    fn create(&mut self, record: GroupRecord, reply: Reply, round: &mut Round) {
-        let group = record.desc.group;
-        let log = GroupLog {
-            group,
-            record: record.clone(),
-            hard_state: HardState::default(),
-            truncated: LogPosition::default(),
-            last_index: 0,
-            terms: Vec::new(),
-            damage: None,
-        };
-        let mut replica = match self.replica(&log, 0, 0) {
-            Ok(replica) => replica,
-            Err(error) => return reply.send(Err(error)),
-        };
-        replica.expect_creation();
-        round.log.push(LogTask {
-            shard: self.parts.shard,
-            replica: record.replica,
-            write: GroupWrite { group, record: Some(record), ..GroupWrite::default() },
-            ready: 0,
-            held: Vec::new(),
-            created: vec![reply],
-        });
-        round.views.push(replica.group_view());
-        self.slots.insert(group, Slot::Live(Box::new(Live::new(replica))));
-    }
-
-    fn created_before(&mut self, record: &GroupRecord, reply: Reply) {
-        let group = record.desc.group;
-        let Some(Slot::Live(live)) = self.slots.get(&group) else { return };
-        reply.send(if live.replica.record() == record {
-            Ok(Answer::Accepted)
-        } else {
-            let reason = "it exists here with other members: group ids are used once".to_owned();
-            Err(Error::Invalid { group, reason })
-        });
-    }
-
-    fn deliver(&mut self, from: StoreId, envelope: Envelope) {
+    fn deliver(&mut self, from: StoreId, envelope: Envelope, round: &mut Round) {
         let group = envelope.group;
         let apply_full = self.apply_full();
+        if !matches!(self.slots.get(&group), Some(Slot::Live(_))) {
+            return self.deliver_to_none(from, &envelope, round);
+        }
         match self.touch(group, |replica| replica.step(from, envelope, apply_full)) {
             None | Some(Ok(())) => {}
             Some(Err(Refused::Dropped(reason))) => {
                 self.dropped_messages += 1;
                 tracing::debug!(group = group.0, store = from.0, reason, "message dropped");
             }
+            Some(Err(Refused::Left(sender))) => {
+                self.touch(group, |replica| replica.tell_removed(sender, from, round));
+            }
+            Some(Err(Refused::Removed(record))) => self.remove(group, *record, round),
             Some(Err(Refused::Damaged(reason))) => self.quarantine(group, reason),
         }
     }
 
     fn quarantine(&mut self, group: GroupId, reason: String) {
         tracing::error!(group = group.0, reason, "replica quarantined");
-        let Some(Slot::Live(live)) = self.slots.get_mut(&group) else { return };
-        live.replica.close(&Error::Quarantined { group, reason: reason.clone() });
-        self.turns.count(live.mood.entry_under_way, false);
+        self.close(group, &Error::Quarantined { group, reason: reason.clone() });
+        let Some(Slot::Live(live)) = self.slots.get(&group) else { return };
         let record = live.replica.record().clone();
         self.slots.insert(group, Slot::Quarantined(Box::new(Quarantined { record, reason })));
+    }
+
+    /// Ends the work of a live replica, whose place something else takes: nobody waits for it now.
+    fn close(&mut self, group: GroupId, error: &Error) {
+        if let Some(Slot::Live(live)) = self.slots.get_mut(&group) {
+            live.replica.close(error);
+            self.turns.count(live.mood.entry_under_way, false);
+        }
         self.parked.remove(&group);
     }
 
     fn tick(&mut self, now: Nanos) {
         let groups: Vec<GroupId> = self.slots.keys().copied().collect();
         for group in groups {
-            self.touch(group, |replica| replica.tick(now));
+            match self.slots.get_mut(&group) {
+                Some(Slot::Gone(gone)) => gone.tick(),
+                _ => drop(self.touch(group, |replica| replica.tick(now))),
+            }
         }
     }
 
@@ -404,7 +427,9 @@ impl Shard {
                     return Err(Fatal::new("read of committed entries", error));
                 }
                 self.count_apply(round, handed);
-                if !self.touch(group, |replica| replica.has_parked()).unwrap_or(false) {
+                let parked =
+                    |replica: &mut Replica| replica.has_parked() && replica.removal().is_none();
+                if !self.touch(group, parked).unwrap_or(false) {
                     self.parked.remove(&group);
                 }
             }
@@ -424,18 +449,22 @@ impl Shard {
         }
         live.dirty = false;
         let replica = live.replica();
+        replica.drive_members(round);
         replica.propose_queued(gather, turn, now);
         replica.confirm_queued_reads(now);
         replica.take_readies(now, apply_full, round);
-        if replica.has_queued_reads() {
+        if replica.has_queued_reads() && replica.removal().is_none() {
             // A context that was under way is confirmed: the next one may start.
             replica.confirm_queued_reads(now);
             replica.take_readies(now, apply_full, round);
         }
-        replica.tell_and_truncate(round);
-        replica.trim_cache(cache_max);
-        if replica.has_parked() {
-            self.parked.insert(group);
+        let removal = replica.removal();
+        if removal.is_none() {
+            replica.tell_and_truncate(round);
+            replica.trim_cache(cache_max);
+            if replica.has_parked() {
+                self.parked.insert(group);
+            }
         }
         let (mood, waits) = (replica.mood(), replica.has_queued_writes());
         self.turns.count(live.mood.entry_under_way, mood.entry_under_way);
@@ -445,6 +474,9 @@ impl Shard {
         }
         live.waits = waits;
         self.count_apply(round, handed);
+        if let Some(record) = removal {
+            self.remove(group, record, round);
+        }
     }
 
     fn count_apply(&mut self, round: &Round, handed: usize) {
@@ -461,40 +493,43 @@ impl Shard {
     /// Every replica as it knows itself: it may have to hear yet of what it wrote and applied.
     #[must_use]
     pub fn statuses(&self) -> Vec<ReplicaStatus> {
-        let mut all: Vec<_> = self.slots.values().map(describe).collect();
+        let mut all: Vec<_> = self.slots.values().filter_map(describe).collect();
         all.sort_unstable_by_key(|replica| replica.group);
         all
     }
 }
 
-fn describe(slot: &Slot) -> ReplicaStatus {
-    match slot {
-        Slot::Live(live) => live.replica.status(),
-        Slot::Quarantined(q) => ReplicaStatus {
-            group: q.record.desc.group,
-            replica: q.record.replica,
-            role: Role::Quarantined,
-            term: 0,
-            leader: None,
-            commit: 0,
-            applied: 0,
-            persisted: 0,
-            durable_applied: 0,
-            first_index: 0,
-            last_index: 0,
-            cache_bytes: 0,
-            waiting_proposals: 0,
-            waiting_reads: 0,
-            damage: Some(q.reason.clone()),
-            peers: Vec::new(),
-        },
-    }
+fn describe(slot: &Slot) -> Option<ReplicaStatus> {
+    let q = match slot {
+        Slot::Live(live) => return Some(live.replica.status()),
+        Slot::Quarantined(q) => q,
+        Slot::Gone(_) => return None,
+    };
+    Some(ReplicaStatus {
+        group: q.record.desc.group,
+        replica: q.record.replica,
+        role: Role::Quarantined,
+        term: 0,
+        leader: None,
+        commit: 0,
+        applied: 0,
+        persisted: 0,
+        durable_applied: 0,
+        first_index: 0,
+        last_index: 0,
+        cache_bytes: 0,
+        waiting_proposals: 0,
+        waiting_reads: 0,
+        damage: Some(q.reason.clone()),
+        peers: Vec::new(),
+    })
 }
 
 fn refuse(request: Request, error: &Error) {
     let (Request::Propose { reply, .. }
     | Request::ReadBarrier { reply, .. }
     | Request::TransferLeader { reply, .. }
+    | Request::ChangeMembers { reply, .. }
     | Request::CreateGroup { reply, .. }) = request;
     reply.send(Err(error.clone()));
 }

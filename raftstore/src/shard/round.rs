@@ -3,7 +3,7 @@
 use crate::message::{ApplyTask, FetchTask, LogTask};
 use crate::status::GroupView;
 use crate::transport::Envelope;
-use crate::types::StoreId;
+use crate::types::{GroupId, StoreId};
 
 /// What a round wants done, to be carried out in this order: views, sends, log, apply, fetch.
 #[derive(Debug, Default)]
@@ -18,8 +18,10 @@ pub struct Round {
     pub apply: Vec<ApplyTask>,
     /// For the reader.
     pub fetch: Vec<FetchTask>,
-    /// Groups whose leader, term or role changed.
+    /// Groups whose leader, term, role or members changed.
     pub views: Vec<GroupView>,
+    /// Groups whose replica here was removed.
+    pub gone: Vec<GroupId>,
 }
 
 impl Round {

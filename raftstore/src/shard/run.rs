@@ -14,7 +14,7 @@ use crate::log::{LogStore, reader};
 use crate::message::{Applied, ApplyTask, FetchTask, LogTask, ShardMessage};
 use crate::router::Router;
 use crate::transport::Transport;
-use crate::types::{GroupId, Nanos};
+use crate::types::{GroupId, Nanos, ReplicaId};
 use crossbeam::channel::{Receiver, Sender};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -68,6 +68,7 @@ pub(crate) async fn run_shard(mut shard: Shard, mut inbox: InboxEnd, queues: Que
 /// Applies come before the round's own log writes: their callers wait only for them.
 async fn carry_out(round: super::Round, queues: &Queues, shell: &Shell) -> Result<(), Fatal> {
     shell.router.publish(round.views);
+    shell.router.retract(&round.gone);
     let sends = !round.sends.is_empty();
     for (store, envelopes) in round.sends {
         shell.router.metrics.envelopes_sent.inc_by(envelopes.len() as u64);
@@ -172,12 +173,15 @@ fn seconds_since(start: Nanos, shell: &Shell) -> f64 {
 }
 
 /// What is applied, for the sync thread.
-pub(crate) type AppliedTable = Arc<Mutex<BTreeMap<GroupId, u64>>>;
+pub(crate) type AppliedTable = Arc<Mutex<BTreeMap<GroupId, (ReplicaId, u64)>>>;
 
 fn note_applied(table: &AppliedTable, applied: &[Applied]) {
     let mut table = table.lock();
     for note in applied.iter().filter(|note| note.index > 0) {
-        table.insert(note.group, note.index);
+        table.insert(note.group, (note.replica, note.index));
+    }
+    for note in applied.iter().filter(|note| note.destroyed) {
+        table.remove(&note.group);
     }
 }
 
@@ -212,10 +216,10 @@ pub(crate) fn run_sync(
     loop {
         let ended = stop.recv_timeout(wait) != Err(crossbeam::channel::RecvTimeoutError::Timeout);
         let applied = table.lock().clone();
-        let changed: Vec<(GroupId, u64)> = applied
+        let changed: Vec<(GroupId, ReplicaId, u64)> = applied
             .iter()
-            .filter(|(group, index)| synced.get(*group) != Some(*index))
-            .map(|(group, index)| (*group, *index))
+            .filter(|(group, state)| synced.get(*group) != Some(*state))
+            .map(|(group, (replica, index))| (*group, *replica, *index))
             .collect();
         if !changed.is_empty() {
             let start = shell.clock.now();

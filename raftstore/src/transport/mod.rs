@@ -26,6 +26,8 @@ pub enum Payload {
     },
     /// "My state machine holds everything up to this index on disk": bounds log truncation.
     DurableApplied(u64),
+    /// "These are the members, committed": an encoded [`crate::GroupDesc`]. See [`crate::members`].
+    Members(Bytes),
 }
 
 /// One message between two replicas of one group.
@@ -48,6 +50,7 @@ impl Envelope {
         match &self.payload {
             Payload::Raft { bytes, .. } => bytes.len() + 32,
             Payload::DurableApplied(_) => 32,
+            Payload::Members(bytes) => bytes.len() + 32,
         }
     }
 

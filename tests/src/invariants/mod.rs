@@ -13,25 +13,33 @@
 //! | I9 | a failed sync ends the process | `sim::disk`, `sim::effects` |
 //! | I10 | waiting callers and the apply queue stay within their limits | status |
 //! | I11 | regions of one store do not overlap and cover the key space | recovery |
-//! | I12 | a group's record never changes | `sim::disk` |
+//! | I12 | a record only goes forward; no replica comes back after its end; no id is added twice | `sim::disk`, status, members |
+//! | I13 | every version of the members is one for all; quorums of successive ones intersect | what the state machines were given ([`members`]) |
 //! | I14 | equal content at equal applied index | content hashes |
-//!
-//! I13 speaks of membership changes, which do not exist yet.
 
+pub mod members;
 pub mod wire;
+
+use members::Configurations;
 
 use crate::sim::disk::DurableLog;
 use crate::sim::node::Node;
 use crate::sim::swarm::Plan;
 use crate::sim::watched::AppliedEntry;
 use flotilla_kvserver::kv::RegionMeta;
-use flotilla_raftstore::{Envelope, GroupId, RecoveredGroup, ReplicaStatus, Role};
+use flotilla_raftstore::{
+    Envelope, GroupDesc, GroupId, GroupRecord, RecoveredGroup, ReplicaId, ReplicaStatus, Role,
+};
 use rustc_hash::{FxHashMap, FxHashSet};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What was last seen of one replica in one run of its process.
 #[derive(Clone, Debug, Default)]
 struct Replica {
+    /// Who it is; another one may follow it.
+    id: ReplicaId,
+    /// It has applied its own removal.
+    left: bool,
     term: u64,
     commit: u64,
     applied: u64,
@@ -57,6 +65,12 @@ pub struct Invariants {
     commands: FxHashMap<usize, FxHashSet<u64>>,
     /// Content by group and applied index, with the node that showed it.
     contents: FxHashMap<(GroupId, u64), (u64, usize)>,
+    /// Every version of the members.
+    configurations: Configurations,
+    /// Entries given to all state machines so far.
+    applied_total: u64,
+    /// Replicas whose state was destroyed.
+    ended: BTreeSet<(GroupId, ReplicaId)>,
     /// Highest index whose effect was acknowledged to a client.
     acknowledged: BTreeMap<GroupId, u64>,
     waiting_max: usize,
@@ -73,6 +87,9 @@ impl Invariants {
             logs: BTreeMap::new(),
             commands: FxHashMap::default(),
             contents: FxHashMap::default(),
+            configurations: Configurations::new(regions),
+            applied_total: 0,
+            ended: BTreeSet::new(),
             acknowledged: BTreeMap::new(),
             waiting_max: (plan.clients * plan.groups * 64) as usize,
         }
@@ -90,6 +107,9 @@ impl Invariants {
             problems.push(format!("I11: store {} holds regions {regions:?}", node + 1));
         }
         self.commands.remove(&node);
+        // A replica whose creation was lost begins again.
+        let held: BTreeSet<GroupId> = recovered.iter().map(|group| group.log.group).collect();
+        self.replicas.retain(|(on, group), _| *on != node || held.contains(group));
         for group in recovered {
             let id = group.log.group;
             let place = format!("store {} group {id}", node + 1);
@@ -97,6 +117,15 @@ impl Invariants {
                 problems.push(format!("I4/I5: {place}: recovered as damaged: {damage}"));
             }
             let last = self.replicas.entry((node, id)).or_default();
+            if group.log.record.removed {
+                // Its state was still there, or not.
+                self.ended.insert((id, group.log.record.replica));
+                *last = Replica::default();
+                continue;
+            }
+            if group.log.record.replica != last.id {
+                *last = Replica { id: group.log.record.replica, ..Replica::default() };
+            }
             if group.applied < last.durable_applied {
                 problems.push(format!(
                     "I8: {place}: applied {} after a restart, {} was durable",
@@ -104,6 +133,7 @@ impl Invariants {
                 ));
             }
             *last = Replica {
+                id: last.id,
                 durable_applied: group.applied,
                 machine: group.applied,
                 recovered: group.applied,
@@ -146,6 +176,18 @@ impl Invariants {
             let (log_end, cut) = on_disk.unwrap_or_default();
             let (_, engine_durable) = store.engine.writes(group);
             let last = self.replicas.entry((node, group)).or_default();
+            if self.ended.contains(&(group, status.replica)) {
+                let id = status.replica;
+                problems.push(format!("I12: {}: replica {id} is back after its end", place()));
+            }
+            if last.left && last.id == status.replica {
+                let id = status.replica;
+                problems
+                    .push(format!("I13: {}: replica {id} goes on without being a member", place()));
+            }
+            if last.id != status.replica {
+                *last = Replica { id: status.replica, ..Replica::default() };
+            }
             let durable_applied = last.durable_on_disk(engine_durable);
             let rules: [(bool, &str); 12] = [
                 (status.applied <= status.commit, "I4: applied ≤ commit"),
@@ -191,6 +233,7 @@ impl Invariants {
         entries: Vec<AppliedEntry>,
     ) -> Vec<String> {
         let mut problems = Vec::new();
+        self.applied_total += entries.len() as u64;
         let commands = self.commands.entry(node).or_default();
         for entry in entries {
             let (group, index) = (entry.group, entry.position.index);
@@ -202,7 +245,16 @@ impl Invariants {
                     node + 1
                 ));
             }
-            let log_end = store.log.with_group(group, DurableLog::last_index).unwrap_or(0);
+            // What a replica had handed to apply before its end may come behind its tombstone.
+            let end_of = |log: &DurableLog| match &log.record {
+                Some(record) if record.removed => u64::MAX,
+                _ => log.last_index(),
+            };
+            let log_end = store.log.with_group(group, end_of).unwrap_or(0);
+            if let Some(members) = &entry.members {
+                replica.left = members.has_left(replica.id);
+                problems.extend(self.configurations.applied(members));
+            }
             if entry.commit < index || entry.commit > log_end {
                 let commit = entry.commit;
                 problems.push(format!(
@@ -230,6 +282,28 @@ impl Invariants {
             commands.extend(entry.commands);
         }
         problems
+    }
+
+    /// The state of a node's replica is gone.
+    pub fn destroyed(&mut self, node: usize, group: GroupId) {
+        let last = std::mem::take(self.replicas.entry((node, group)).or_default());
+        self.ended.insert((group, last.id));
+    }
+
+    /// A store tells who its replica is.
+    #[must_use]
+    pub fn published(&self, node: usize, record: &GroupRecord) -> Option<String> {
+        let GroupRecord { desc, replica, .. } = record;
+        (desc.replica(*replica).map(|r| r.store.0) != Some(node as u64 + 1)).then(|| {
+            let (store, group) = (node + 1, desc.group);
+            format!("I13: store {store} group {group}: replica {replica} is no member and goes on")
+        })
+    }
+
+    /// The latest members of a group that were applied anywhere.
+    #[must_use]
+    pub fn members(&self, group: GroupId) -> &GroupDesc {
+        self.configurations.latest(group)
     }
 
     /// A node's state machine shows this content.
@@ -279,10 +353,10 @@ impl Invariants {
         })
     }
 
-    /// Entries applied by all replicas since their starts and before.
+    /// Entries given to all state machines so far.
     #[must_use]
     pub fn applied_entries(&self) -> u64 {
-        self.replicas.values().map(|r| r.machine).sum()
+        self.applied_total
     }
 
     /// Last index that a node's state machine was given.

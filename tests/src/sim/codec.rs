@@ -22,9 +22,9 @@ pub enum Key {
     Element(u64, u64),
 }
 
-/// Region `number` of `count`, from 0, with a replica on every store.
+/// Region `number` of `count`, from 0, with a voter on each of the first stores.
 #[must_use]
-pub fn region(number: u64, count: u64, stores: u64) -> RegionMeta {
+pub fn region(number: u64, count: u64, members: u64) -> RegionMeta {
     let bound = |n: u64| {
         if n == 0 || n == count { Bytes::new() } else { Bytes::copy_from_slice(&[n as u8]) }
     };
@@ -40,7 +40,7 @@ pub fn region(number: u64, count: u64, stores: u64) -> RegionMeta {
         start: bound(number),
         end: bound(number + 1),
         epoch: Epoch { version: 2, members: 1 },
-        replicas: (1..=stores).map(replica).collect(),
+        replicas: (1..=members).map(replica).collect(),
     }
 }
 

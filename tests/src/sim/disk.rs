@@ -8,8 +8,8 @@
 //! A failing sync answers `Fatal` once, and every write after it is a violation.
 
 use flotilla_raftstore::{
-    Fatal, GroupId, GroupLog, GroupRecord, GroupWrite, HardState, LogEntry, LogError, LogPosition,
-    LogStore,
+    EntryKind, Fatal, GroupId, GroupLog, GroupRecord, GroupWrite, HardState, LogEntry, LogError,
+    LogPosition, LogStore,
 };
 use parking_lot::Mutex;
 use rand::Rng;
@@ -35,7 +35,7 @@ struct Inner {
 /// One group's log as it stands on disk.
 #[derive(Clone, Debug, Default)]
 pub struct DurableLog {
-    /// As written at creation.
+    /// As last written.
     pub record: Option<GroupRecord>,
     /// As last written.
     pub hard_state: HardState,
@@ -59,8 +59,12 @@ impl DurableLog {
 
     fn change(&mut self, write: &GroupWrite) -> Result<(), String> {
         if let Some(record) = &write.record {
-            if self.record.as_ref().is_some_and(|r| r != record) {
-                return Err("I12: a group's record was rewritten".into());
+            if self.record.as_ref().is_some_and(|held| !held.may_become(record)) {
+                let held = &self.record;
+                return Err(format!("I12: the record {held:?} becomes {record:?}"));
+            }
+            if record.removed {
+                *self = DurableLog::default();
             }
             self.record = Some(record.clone());
         }
@@ -130,7 +134,9 @@ impl DurableLog {
                 terms.push((entry.index, entry.term));
             }
         }
+        let is_membership = |e: &&LogEntry| e.kind == EntryKind::Membership;
         GroupLog {
+            memberships: self.entries.iter().filter(is_membership).map(|e| e.index).collect(),
             group,
             record: record.clone(),
             hard_state: self.hard_state,
@@ -248,6 +254,10 @@ impl LogStore for SimLog {
         let mut inner = self.inner.lock();
         let Inner { groups, violations, .. } = &mut *inner;
         let log = groups.entry(group).or_default();
+        if log.record.as_ref().is_some_and(|record| record.removed) {
+            // The read of a replica that ended meanwhile.
+            return Err(LogError::Damaged { group, reason: "only a tombstone is left".into() });
+        }
         if low <= log.truncated.index {
             return Err(LogError::Compacted { group, truncated: log.truncated.index });
         }

@@ -6,7 +6,9 @@ use super::net::Fate;
 use super::world::{Event, Work, World};
 use crate::invariants::wire;
 use flotilla_raftstore::message::ShardMessage;
-use flotilla_raftstore::{Envelope, Fatal, GroupId, Nanos, StateMachine, StoreId, reader};
+use flotilla_raftstore::{
+    Envelope, Fatal, GroupId, Nanos, ReplicaId, StateMachine, StoreId, reader,
+};
 use rand::Rng;
 use std::collections::BTreeMap;
 
@@ -108,6 +110,8 @@ impl World {
                 self.counts.add("leader changes");
                 self.note("  leads: group, term", node, [view.record.desc.group.0, view.term, 0]);
             }
+            let problem = self.invariants.published(node, &view.record);
+            self.violations.extend(problem);
         }
         let problems = self.invariants.statuses(node, &self.nodes[node], &statuses);
         self.violations.extend(problems);
@@ -216,6 +220,7 @@ impl World {
         let done = process.apply.worker.run_once(tasks)?;
         process.apply.done = Some(done);
         let entries = process.watched.take_applied();
+        let (told, destroyed) = (process.watched.take_told(), process.watched.take_destroyed());
         for entry in &entries {
             let (group, position, commit) = (entry.group, entry.position, entry.commit);
             self.trace.remark(|| format!("apply: group {group} {position:?} commit {commit}"));
@@ -223,8 +228,14 @@ impl World {
         self.note("apply", node, [entries.len() as u64, 0, 0]);
         let full = self.nodes[node].engine.take_checkpoints();
         self.counts.add_many("checkpoints of full tables", full);
+        self.note_members(node, &entries, &told);
         let problems = self.invariants.applied(node, &self.nodes[node], entries);
         self.violations.extend(problems);
+        for group in destroyed {
+            self.note("destroyed: group", node, [group.0, 0, 0]);
+            self.counts.add("replicas destroyed");
+            self.invariants.destroyed(node, group);
+        }
         let delay = self.rng.random_range(10 * MICROS..=self.plan.apply_max);
         self.work_after(delay, node, Work::ApplyDone);
         Ok(())
@@ -236,7 +247,10 @@ impl World {
         process.apply.busy = false;
         for (_, list) in &done.applied {
             for applied in list.iter().filter(|a| a.index > 0) {
-                process.applied.insert(applied.group, applied.index);
+                process.applied.insert(applied.group, (applied.replica, applied.index));
+            }
+            for applied in list.iter().filter(|a| a.destroyed) {
+                process.applied.remove(&applied.group);
             }
         }
         for (reply, outcome) in done.replies {
@@ -266,10 +280,10 @@ impl World {
         let Some(process) = &mut target.process else { return Ok(()) };
         target.engine.complete_sync();
         let durable = process.syncing.take().unwrap_or_default();
-        let mut by_shard: BTreeMap<usize, Vec<(GroupId, u64)>> = BTreeMap::new();
+        let mut by_shard: BTreeMap<usize, Vec<(GroupId, ReplicaId, u64)>> = BTreeMap::new();
         let groups = durable.len() as u64;
-        for (group, index) in durable {
-            by_shard.entry(process.shard_of(group)).or_default().push((group, index));
+        for (group, (replica, index)) in durable {
+            by_shard.entry(process.shard_of(group)).or_default().push((group, replica, index));
         }
         self.note("engine durable", node, [groups, 0, 0]);
         for (shard, durable) in by_shard {

@@ -77,6 +77,13 @@ impl SimEngine {
         inner.groups.values_mut().for_each(|g| g.make_durable(g.syncing));
     }
 
+    /// Everything of `group` is durable now, whatever sync runs.
+    pub fn settle(&self, group: GroupId) {
+        if let Some(group) = self.inner.lock().groups.get_mut(&group) {
+            group.make_durable(group.pending.len());
+        }
+    }
+
     /// A table above makes a checkpoint.
     pub fn count_checkpoint(&self) {
         self.inner.lock().checkpoints += 1;

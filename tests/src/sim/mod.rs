@@ -7,12 +7,14 @@
 //! 4. `net.rs`, `disk.rs`, `engine.rs`, `clock.rs` are the simulated seams; `table.rs` puts the
 //!    product's table over the simulated engine; `watched.rs` records
 //!    what the real KV state machine is given.
-//! 5. `faults.rs` breaks things; `clients.rs` and `requests.rs` are the workload.
+//! 5. `faults.rs` breaks things; `changes.rs` changes the members; `clients.rs` and `requests.rs`
+//!    are the workload.
 //! 6. `run.rs` takes one seed from start to verdict; `sweep.rs` many, `counts.rs` sums up.
 //!
 //! A log write, an apply batch and an engine sync have two points: handed over, and done. Between
 //! the two a crash may or may not keep them.
 
+mod changes;
 pub mod clients;
 pub mod clock;
 pub mod codec;

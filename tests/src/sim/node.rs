@@ -13,7 +13,7 @@ use flotilla_kvserver::kv::{KvStateMachine, RegionMeta};
 use flotilla_raftstore::message::{ApplyTask, LogTask, Request, ShardMessage};
 use flotilla_raftstore::{
     ApplyDone, ApplyWorker, Completion, Config, GroupId, GroupRecord, LogDone, LogStore, LogWriter,
-    Outcome, RecoveredGroup, Reply, Shard, ShardConfig, StateMachine, StoreId, recover,
+    Outcome, RecoveredGroup, ReplicaId, Reply, Shard, ShardConfig, StateMachine, StoreId, recover,
 };
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
@@ -81,9 +81,9 @@ pub struct Process {
     /// The state machine, with a record of what it was given.
     pub watched: Arc<Watched>,
     /// Applied indexes when the running engine sync began.
-    pub syncing: Option<BTreeMap<GroupId, u64>>,
+    pub syncing: Option<BTreeMap<GroupId, (ReplicaId, u64)>>,
     /// Applied indexes as the apply worker publishes them.
-    pub applied: BTreeMap<GroupId, u64>,
+    pub applied: BTreeMap<GroupId, (ReplicaId, u64)>,
     /// Outcomes that wait to be looked at.
     pub sink: Arc<Sink>,
 }
@@ -142,7 +142,8 @@ impl Node {
     }
 
     /// Starts the process from its disks, and gives what was recovered. Regions without a group
-    /// in the log are created, as placement orders would.
+    /// in the log are created on their first members, as placement orders would. Every store has
+    /// the ranges of all regions: a replica that joins finds its own.
     pub fn start(
         &mut self,
         config: &Arc<Config>,
@@ -159,10 +160,13 @@ impl Node {
         // Those of the creations are nobody's.
         self.engine.take_checkpoints();
         let table = self.table_bytes_max > 0;
-        let watched = Arc::new(Watched::new(state_machine, Arc::clone(&self.engine), table));
+        let engine = Arc::clone(&self.engine);
+        let watched = Arc::new(Watched::new(state_machine, engine, table, regions));
         let log = Arc::clone(&self.log) as Arc<dyn LogStore>;
         let machine = Arc::clone(&watched) as Arc<dyn StateMachine>;
         let recovered = recover(log.as_ref(), machine.as_ref()).map_err(|e| e.to_string())?;
+        // Tombstones' states, which are destroyed at every start.
+        drop(watched.take_destroyed());
         let mut shards = Vec::new();
         for shard in 0..config.shards {
             let parts = ShardConfig {
@@ -183,7 +187,10 @@ impl Node {
             apply: Worker::new(ApplyWorker::new(machine)),
             watched,
             syncing: None,
-            applied: recovered.iter().map(|g| (g.log.group, g.applied)).collect(),
+            applied: recovered
+                .iter()
+                .map(|g| (g.log.group, (g.log.record.replica, g.applied)))
+                .collect(),
             sink: Arc::default(),
         });
         self.create_missing(regions, &recovered);
@@ -205,8 +212,8 @@ impl Node {
                 continue;
             }
             let desc = region.desc();
-            let own = desc.on_store(self.store).expect("every store has every group");
-            let record = GroupRecord { desc, replica: own.replica };
+            let Some(own) = desc.on_store(self.store) else { continue };
+            let record = GroupRecord::new(desc, own.replica);
             let reply = process.reply(codec::NO_TICKET);
             let shard = process.shard_of(region.group);
             let request = Request::CreateGroup { record, reply };

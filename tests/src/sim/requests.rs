@@ -7,7 +7,7 @@ use super::world::{Event, Work, World};
 use crate::history;
 use flotilla_kvserver::kv::Reader;
 use flotilla_raftstore::message::ShardMessage;
-use flotilla_raftstore::{Answer, Error, Fatal, Outcome, ReplicaId, Request};
+use flotilla_raftstore::{Answer, Error, Fatal, Outcome, Reply, Request};
 use rand::Rng;
 
 /// How long a client waits for an operation, all its attempts together.
@@ -75,17 +75,31 @@ impl World {
 
     /// Hands leadership of a region to another store.
     pub(super) fn transfer(&mut self, region: usize, node: usize, to: usize) {
-        let Some(process) = &self.nodes[node].process else { return };
+        let group = self.regions[region].group;
+        let store = self.nodes[to].store;
+        let Some(to) = self.desc_on(node, group).and_then(|desc| desc.on_store(store)) else {
+            return;
+        };
+        let to = to.replica;
+        self.order(region, node, |reply| Request::TransferLeader { group, to, reply });
+    }
+
+    /// Gives a node an order that no client asked for; its ticket.
+    pub(super) fn order(
+        &mut self,
+        region: usize,
+        node: usize,
+        request: impl FnOnce(Reply) -> Request,
+    ) -> Option<u64> {
+        let process = self.nodes[node].process.as_ref()?;
         let ticket = self.clients.id();
         let incarnation = Some(self.nodes[node].incarnation);
         let attempt = Attempt { operation: 0, node, region, incarnation, floor: 0 };
         self.clients.attempts.insert(ticket, attempt);
-        let group = self.regions[region].group;
-        let to: ReplicaId = self.regions[region].replicas[to].replica;
-        let reply = process.reply(ticket);
-        let shard = process.shard_of(group);
-        let request = Request::TransferLeader { group, to, reply };
+        let request = request(process.reply(ticket));
+        let shard = process.shard_of(self.regions[region].group);
         self.tell(node, shard, ShardMessage::Requests(vec![request]));
+        Some(ticket)
     }
 
     /// The product completed a request.
@@ -110,7 +124,8 @@ impl World {
                     self.violations.extend(problem);
                 }
             }
-            Ok(Answer::Accepted) => self.counts.add("leader transfers accepted"),
+            Ok(Answer::Accepted) => self.accepted(node, group, ticket),
+            Err(Error::Refused { .. }) => self.counts.add("membership changes refused"),
             Err(Error::Busy { .. }) => self.counts.add("busy answers"),
             Err(Error::Unknown { .. }) => self.counts.add("unknown outcomes"),
             Err(_) => {}

@@ -11,6 +11,7 @@ use super::counts::Counts;
 use super::swarm::Plan;
 use super::world::{Event, World};
 use crate::history::{Operation, linearizability, revision, set};
+use flotilla_raftstore::GroupId;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -82,6 +83,9 @@ impl World {
             self.after(MILLIS * client as u64, Event::Next(client));
         }
         self.after(self.plan.fault_interval, Event::Fault);
+        if self.plan.change_interval > 0 {
+            self.after(self.plan.change_interval, Event::Change);
+        }
         let storm_end = self.plan.faults_for;
         self.run_until(storm_end, |_| false);
         if self.violations.is_empty() {
@@ -151,20 +155,34 @@ impl World {
     }
 
     fn replicas_are_level(&self) -> bool {
-        self.regions.iter().all(|region| {
-            let applied = |node| self.invariants.applied_index(node, region.group);
-            (1..self.nodes.len()).all(|node| applied(node) == applied(0))
-        })
+        self.regions.iter().all(|region| self.is_level(region.group))
+    }
+
+    /// All members have applied the same, no change is under way, and who left is gone.
+    fn is_level(&self, group: GroupId) -> bool {
+        let members = self.invariants.members(group);
+        let mut applied = Vec::new();
+        for node in 0..self.nodes.len() {
+            let member = members.on_store(self.nodes[node].store).map(|r| r.replica);
+            if self.replica_on(node, group) != member {
+                return false;
+            }
+            if member.is_some() {
+                applied.push(self.invariants.applied_index(node, group));
+            }
+        }
+        let calm = members.membership.pending.is_none() && !members.is_joint();
+        calm && applied.windows(2).all(|pair| pair[0] == pair[1])
     }
 
     /// The status of every replica of the groups that are not level.
     fn unlevel(&self) -> String {
         let mut text = String::new();
         for region in &self.regions {
-            let applied = |node| self.invariants.applied_index(node, region.group);
-            if (1..self.nodes.len()).all(|node| applied(node) == applied(0)) {
+            if self.is_level(region.group) {
                 continue;
             }
+            text.push_str(&format!("\n  {:?}", self.invariants.members(region.group)));
             for (node, process) in self.nodes.iter().map(|n| n.process.as_ref()).enumerate() {
                 let statuses = process.map(|p| p.shards[p.shard_of(region.group)].shard.statuses());
                 let status = statuses.iter().flatten().find(|s| s.group == region.group);

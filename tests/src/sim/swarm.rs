@@ -54,10 +54,14 @@ pub const FAULTS: [Fault; 11] = [
 pub struct Plan {
     /// The seed that made it.
     pub seed: u64,
-    /// 3 or 5.
+    /// 3 to 6.
     pub stores: u64,
-    /// Groups, each with a replica on every store.
+    /// The first stores, on which every group has a voter at the beginning.
+    pub members: u64,
+    /// Groups.
     pub groups: u64,
+    /// Mean time between changes of a group's members, in nanoseconds; 0 = they never change.
+    pub change_interval: u64,
     /// Settings of every store.
     pub config: Config,
     /// Faults that may happen.
@@ -91,10 +95,12 @@ impl Plan {
         faults.shuffle(rng);
         faults.truncate(rng.random_range(2..=FAULTS.len()));
         faults.sort_unstable();
-        Plan {
+        let plan = Plan {
             seed,
             stores,
+            members: stores,
             groups,
+            change_interval: 0,
             config: config(rng),
             faults,
             fault_interval: rng.random_range(500 * MILLIS..4 * SECONDS),
@@ -105,7 +111,17 @@ impl Plan {
             clients: rng.random_range(2..=4),
             think_max: *pick(rng, &[40 * MILLIS, 200 * MILLIS, 600 * MILLIS]),
             table_bytes_max: *pick(rng, &[0, 0, 400, 4_000, 1 << 20]),
-        }
+        };
+        if rng.random_bool(0.4) { plan.with_changes(rng) } else { plan }
+    }
+
+    /// Members come and go. A new one gets its log from the first entry on.
+    fn with_changes(mut self, rng: &mut SmallRng) -> Self {
+        self.members = *pick(rng, &[1, 3, 3, 3]);
+        self.stores = self.members.max(2) + rng.random_range(1..=2);
+        self.change_interval = rng.random_range(200 * MILLIS..2 * SECONDS);
+        self.config.truncate_entries_min = 1 << 40;
+        self
     }
 
     /// How many cluster-hours (3 stores × 8 groups for an hour) `nanos` of this cluster are.

@@ -1,9 +1,9 @@
 //! The real KV state machine, with a record of everything that it was given to apply.
 
 use super::engine::SimEngine;
-use flotilla_kvserver::kv::KvStateMachine;
+use flotilla_kvserver::kv::{KvStateMachine, RegionMeta};
 use flotilla_raftstore::{
-    AppliedState, Fatal, GroupApply, GroupId, LeaderStop, LogPosition, StateMachine,
+    AppliedState, Fatal, GroupApply, GroupDesc, GroupId, LeaderStop, LogPosition, StateMachine,
 };
 use parking_lot::Mutex;
 use std::hash::Hasher;
@@ -20,6 +20,8 @@ pub struct AppliedEntry {
     pub content: u64,
     /// One hash a command.
     pub commands: Vec<u64>,
+    /// The members that it makes.
+    pub members: Option<Arc<GroupDesc>>,
     /// Commit index that is stored with it.
     pub commit: u64,
     /// Number of the engine write that it is in.
@@ -33,6 +35,11 @@ pub struct Watched {
     /// Applied entries wait in a table for the engine's next write of their group.
     table: bool,
     applied: Mutex<Vec<AppliedEntry>>,
+    /// Ranges to give back to groups that were destroyed.
+    regions: Vec<RegionMeta>,
+    destroyed: Mutex<Vec<GroupId>>,
+    /// Members as the callback told them.
+    told: Mutex<Vec<GroupDesc>>,
 }
 
 /// What identifies a command: clients never send the same bytes twice.
@@ -44,8 +51,26 @@ pub fn command_hash(command: &[u8]) -> u64 {
 impl Watched {
     /// Watches `inner`, which writes to `engine`, through a table or not.
     #[must_use]
-    pub fn new(inner: Arc<KvStateMachine>, engine: Arc<SimEngine>, table: bool) -> Self {
-        Watched { inner, engine, table, applied: Mutex::default() }
+    pub fn new(
+        inner: Arc<KvStateMachine>,
+        engine: Arc<SimEngine>,
+        table: bool,
+        regions: &[RegionMeta],
+    ) -> Self {
+        let (applied, destroyed, told) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Watched { inner, engine, table, applied, regions: regions.to_vec(), destroyed, told }
+    }
+
+    /// Groups destroyed since the last call.
+    #[must_use]
+    pub fn take_destroyed(&self) -> Vec<GroupId> {
+        std::mem::take(&mut self.destroyed.lock())
+    }
+
+    /// Members that the callback told since the last call, in order.
+    #[must_use]
+    pub fn take_told(&self) -> Vec<GroupDesc> {
+        std::mem::take(&mut self.told.lock())
     }
 
     /// The state machine itself.
@@ -75,11 +100,15 @@ impl StateMachine for Watched {
                 let commands: Vec<u64> = entry.commands.iter().map(|c| command_hash(c)).collect();
                 let mut content = rustc_hash::FxHasher::default();
                 commands.iter().for_each(|hash| content.write_u64(*hash));
+                if let Some(members) = &entry.members {
+                    content.write(format!("{members:?}").as_bytes());
+                }
                 applied.push(AppliedEntry {
                     group: *group,
                     position: entry.position,
                     content: content.finish(),
                     commands,
+                    members: entry.members.clone(),
                     commit: commit.index,
                     engine_write,
                 });
@@ -90,6 +119,21 @@ impl StateMachine for Watched {
 
     fn sync(&self) -> Result<(), Fatal> {
         self.inner.sync()
+    }
+
+    /// Durable when it returns. The range stays: no snapshot brings it to a replica that joins.
+    fn destroy(&self, group: GroupId) -> Result<(), Fatal> {
+        self.inner.destroy(group)?;
+        if let Some(region) = self.regions.iter().find(|region| region.group == group) {
+            self.inner.create_region(region)?;
+        }
+        self.engine.settle(group);
+        self.destroyed.lock().push(group);
+        Ok(())
+    }
+
+    fn on_membership(&self, _group: GroupId, members: &GroupDesc) {
+        self.told.lock().push(members.clone());
     }
 
     fn on_leader_start(&self, group: GroupId, term: u64) {

@@ -4,6 +4,7 @@
 //! once, carries its effects to where they go, and checks the invariants. Nothing else moves
 //! time, and one source of randomness decides everything, so a seed is a run.
 
+use super::changes::Changes;
 use super::clients::Clients;
 use super::clock::{MICROS, MILLIS, SimClock};
 use super::codec;
@@ -15,7 +16,7 @@ use super::trace::Trace;
 use crate::invariants::Invariants;
 use flotilla_kvserver::kv::RegionMeta;
 use flotilla_raftstore::message::FetchTask;
-use flotilla_raftstore::{Config, Envelope, Nanos, Outcome, StoreId};
+use flotilla_raftstore::{Config, Envelope, Nanos, Outcome, ReplicaId, StoreId};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use std::cmp::Reverse;
@@ -70,6 +71,10 @@ pub enum Event {
     Next(usize),
     /// The next fault.
     Fault,
+    /// The next change of a group's members.
+    Change,
+    /// A learner of a region (by place) goes again, soon after it was added.
+    Regret(usize, ReplicaId),
     /// A node starts again.
     Start(usize),
     /// A direction is mended.
@@ -109,6 +114,8 @@ pub struct World {
     pub(super) net: Net,
     pub(super) clients: Clients,
     pub(super) invariants: Invariants,
+    /// What was asked about members.
+    pub(super) changes: Changes,
     /// Faults go on.
     pub(super) stormy: bool,
     clock: Arc<SimClock>,
@@ -129,7 +136,7 @@ impl World {
     #[must_use]
     pub fn new(plan: Plan) -> Self {
         let regions: Vec<RegionMeta> =
-            (0..plan.groups).map(|n| codec::region(n, plan.groups, plan.stores)).collect();
+            (0..plan.groups).map(|n| codec::region(n, plan.groups, plan.members)).collect();
         World {
             config: Arc::new(plan.config.clone()),
             rng: SmallRng::seed_from_u64(plan.seed),
@@ -139,6 +146,7 @@ impl World {
             net: Net::new(plan.weather),
             clients: Clients::new(&plan, &regions),
             invariants: Invariants::new(&plan, &regions),
+            changes: Changes::default(),
             stormy: true,
             clock: Arc::default(),
             heap: BinaryHeap::new(),
@@ -207,6 +215,8 @@ impl World {
             Event::Again(operation) => self.client_again(operation),
             Event::Next(client) => self.client_next(client),
             Event::Fault => self.next_fault(),
+            Event::Change => self.next_change(),
+            Event::Regret(region, replica) => self.regret(region, replica),
             Event::Start(node) => self.start(node),
             Event::Mend(from, to) => self.net.mend(from, to),
         }

@@ -1,4 +1,4 @@
-//! What the log stores in raft-engine, and how it looks there (format 1).
+//! What the log stores in raft-engine, and how it looks there (format 2).
 //!
 //! raft-engine keeps entries and key-values by group, with checksums over each write. Numbers are
 //! little endian.
@@ -6,7 +6,7 @@
 //! | what | form |
 //! |---|---|
 //! | entry | group, index, term u64, kind u8, data |
-//! | key `record`, written once | as in the log on RocksDB |
+//! | key `record` | as in the log on RocksDB |
 //! | key `standing`, in every write of the group | term, vote, commit; truncated index and term; last index: u64 each |
 //!
 //! The standing says which entries must be there: raft-engine forgets a truncation when the files
@@ -27,7 +27,7 @@ use std::any::Any;
 use std::sync::OnceLock;
 
 /// The format that this build writes, and the newest that it reads.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 /// The key of a group's record.
 pub(super) const RECORD: &[u8] = b"record";
 /// The key of a group's standing.

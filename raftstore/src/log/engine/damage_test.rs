@@ -211,7 +211,8 @@ fn a_quarantined_group_stays_out_and_the_others_go_on() {
 pub(super) fn busy(log: &RaftEngineLog, rounds: Range<u64>) {
     for index in rounds {
         let truncate = (index > 10).then(|| LogPosition { index: index - 10, term: 1 });
-        let append = entries(index, &[1], 900);
+        // With the record, so much that a file is cut to its length when the next one begins.
+        let append = entries(index, &[1], 862);
         log.write(&[GroupWrite { append, truncate, ..create(1) }]).unwrap();
     }
 }

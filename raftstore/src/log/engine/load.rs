@@ -12,7 +12,7 @@ use crate::log::GroupLog;
 use crate::log::extent::Extent;
 use crate::log::folder::RESTORE;
 use crate::log::groups::{Loaded, Standing};
-use crate::types::GroupId;
+use crate::types::{EntryKind, GroupId};
 use raft_engine::{Command, LogBatch};
 
 /// Every group that `engine` holds, in order.
@@ -73,6 +73,7 @@ fn load_group(
         truncated: standing.truncated,
         last_index: standing.truncated.index,
         terms: Vec::new(),
+        memberships: Vec::new(),
         damage: None,
     };
     let mut extent = Extent::new(standing.truncated);
@@ -100,8 +101,8 @@ fn take_entries(
             let end = missing.last().unwrap_or(index);
             return Err(format!("entries {index} to {end} are missing"));
         };
-        let (term, bytes) = match seen {
-            Seen::Whole { term, bytes } => (*term, *bytes),
+        let (term, kind, bytes) = match seen {
+            Seen::Whole { term, kind, bytes } => (*term, *kind, *bytes),
             Seen::Damaged(why) => return Err(format!("entry {index}: {why}")),
         };
         if term < before {
@@ -109,6 +110,9 @@ fn take_entries(
         }
         if log.terms.is_empty() || term > before {
             log.terms.push((index, term));
+        }
+        if kind == EntryKind::Membership {
+            log.memberships.push(index);
         }
         before = term;
         extent.push(index, bytes);

@@ -32,7 +32,7 @@ use super::folder::{Claim, Format, RESTORE, io};
 use super::groups::{Groups, Prepared};
 use super::{GroupLog, GroupWrite, LogEngine, LogStore};
 use crate::error::{Fatal, LogError};
-use crate::types::{GroupId, LogEntry};
+use crate::types::{EntryKind, GroupId, LogEntry};
 use parking_lot::Mutex;
 use raft_engine::{Command, Config, LogBatch, ReadableSize, RecoveryMode};
 use std::cell::Cell;
@@ -160,7 +160,7 @@ impl RaftEngineLog {
             batch.add_entries::<Entries>(group.0, entries).map_err(said)?;
             entries.clear();
             if !plan.removed.is_empty() {
-                let index = after.truncated.index + 1;
+                let index = plan.removed.end;
                 batch.add_command(group.0, Command::Compact { index });
             }
             batch.put(group.0, STANDING.to_vec(), codec::encode_standing(after)).map_err(said)?;
@@ -294,6 +294,9 @@ impl LogStore for RaftEngineLog {
                 .err()
                 .map(|error| error.to_string());
             for entry in entries {
+                if entry.kind == EntryKind::Membership {
+                    log.memberships.push(entry.index);
+                }
                 if log.terms.last().is_none_or(|(_, term)| *term != entry.term) {
                     log.terms.push((entry.index, entry.term));
                 }

@@ -21,6 +21,7 @@ use super::codec::decode_entry;
 use super::span::{APPEND, Numbers, REWRITE, Span};
 use crate::error::LogError;
 use crate::log::folder::{RESTORE, io};
+use crate::types::EntryKind;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -37,8 +38,8 @@ pub(super) struct Table {
 /// One entry.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Seen {
-    /// Its term and the bytes of its data.
-    Whole { term: u64, bytes: usize },
+    /// Its term, its kind and the bytes of its data.
+    Whole { term: u64, kind: EntryKind, bytes: usize },
     /// Why it cannot be read.
     Damaged(&'static str),
 }
@@ -227,8 +228,8 @@ impl Queue {
 
 fn judge(group: u64, index: u64, entry: &[u8]) -> Seen {
     match decode_entry(entry) {
-        Ok((found, at, term, _, data)) if found.0 == group && at == index => {
-            Seen::Whole { term, bytes: data.len() }
+        Ok((found, at, term, kind, data)) if found.0 == group && at == index => {
+            Seen::Whole { term, kind, bytes: data.len() }
         }
         Ok(_) => Seen::Damaged("another entry stands in its place"),
         Err(_) => Seen::Damaged("it does not parse"),

@@ -1,4 +1,4 @@
-//! How the log's keys and values look on disk (format 1).
+//! How the log's keys and values look on disk (format 2; 1 had records without their tail).
 //!
 //! Key, 17 bytes: group (u64, big endian), kind (u8), index (u64, big endian). One group's
 //! records lie side by side, its entries last and in index order. The directory of groups lies
@@ -10,22 +10,21 @@
 //!
 //! | kind | group, index | body |
 //! |---|---|---|
-//! | 0 directory | 0, the group | replica u64, count u32, then replica u64, store u64, role u8 each |
+//! | 0 directory | 0, the group | replica u64, members; removed u8, membership (`members/codec.rs`) |
 //! | 1 hard state | group, 0 | term, vote, commit u64 |
 //! | 2 truncated | group, 0 | index, term u64 |
 //! | 3 entry | group, index | term u64, kind u8, data |
 
+use crate::members::codec::{get_members, get_membership, put_members, put_membership};
 use crate::types::{
-    EntryKind, GroupDesc, GroupId, GroupRecord, HardState, LogEntry, LogPosition, ReplicaDesc,
-    ReplicaId, ReplicaRole, StoreId,
+    EntryKind, GroupDesc, GroupId, GroupRecord, HardState, LogEntry, LogPosition, ReplicaId,
 };
 use bytes::{Buf, BufMut, Bytes};
 
 /// The format that this build writes, and the newest that it reads.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 const CRC_BYTES: usize = 4;
-const REPLICA_BYTES: usize = 17;
 
 const DIRECTORY: u8 = 0;
 const HARD_STATE: u8 = 1;
@@ -137,16 +136,9 @@ impl Encoder {
     pub fn record(&mut self, key: &RawKey, record: &GroupRecord) -> &[u8] {
         self.seal(key, |body| {
             body.put_u64_le(record.replica.0);
-            let count = u32::try_from(record.desc.replicas.len()).expect("a group has few members");
-            body.put_u32_le(count);
-            for member in &record.desc.replicas {
-                body.put_u64_le(member.replica.0);
-                body.put_u64_le(member.store.0);
-                body.put_u8(match member.role {
-                    ReplicaRole::Voter => 0,
-                    ReplicaRole::Learner => 1,
-                });
-            }
+            put_members(body, &record.desc.replicas);
+            body.put_u8(u8::from(record.removed));
+            put_membership(body, &record.desc.membership);
         })
     }
 }
@@ -200,23 +192,16 @@ pub fn decode_position(key: &[u8], value: &[u8]) -> Result<LogPosition, String> 
 
 /// A group's record from its value.
 pub fn decode_record(key: &[u8], group: GroupId, value: &[u8]) -> Result<GroupRecord, String> {
-    let body = unseal(key, value)?;
-    let (mut head, members) = body.split_at_checked(12).ok_or("a record is too short")?;
-    let replica = ReplicaId(head.get_u64_le());
-    let mut members = exactly(head.get_u32_le() as usize * REPLICA_BYTES, members)?;
-    let mut replicas = Vec::new();
-    while members.has_remaining() {
-        replicas.push(ReplicaDesc {
-            replica: ReplicaId(members.get_u64_le()),
-            store: StoreId(members.get_u64_le()),
-            role: match members.get_u8() {
-                0 => ReplicaRole::Voter,
-                1 => ReplicaRole::Learner,
-                other => return Err(format!("its replica role {other} is unknown")),
-            },
-        });
+    let mut body = unseal(key, value)?;
+    let replica = ReplicaId(body.try_get_u64_le().map_err(|_| "a record is too short")?);
+    let mut desc = GroupDesc::new(group, get_members(&mut body)?);
+    if body.is_empty() {
+        return Ok(GroupRecord::new(desc, replica));
     }
-    Ok(GroupRecord { desc: GroupDesc { group, replicas }, replica })
+    let removed = body.get_u8() != 0;
+    desc.membership = get_membership(&mut body)?;
+    exactly(0, body)?;
+    Ok(GroupRecord { desc, replica, removed })
 }
 
 fn exactly(bytes: usize, body: &[u8]) -> Result<&[u8], String> {
@@ -230,6 +215,7 @@ fn exactly(bytes: usize, body: &[u8]) -> Result<&[u8], String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::{ReplicaDesc, ReplicaRole, StoreId};
 
     #[test]
     fn keys_sort_by_group_and_index_and_decode_to_themselves() {
@@ -281,14 +267,17 @@ mod tests {
         let group = GroupId(5);
         let member =
             |id: u64, role| ReplicaDesc { replica: ReplicaId(id), store: StoreId(9), role };
-        let record = GroupRecord {
-            desc: GroupDesc {
-                group,
-                replicas: vec![member(1, ReplicaRole::Voter), member(2, ReplicaRole::Learner)],
-            },
-            replica: ReplicaId(2),
-        };
+        let members = vec![member(1, ReplicaRole::Voter), member(2, ReplicaRole::Learner)];
+        let mut record = GroupRecord::new(GroupDesc::new(group, members), ReplicaId(2));
         let key = Key::Directory(group).encode();
+        // As format 1 had it.
+        let old = encoder.seal(&key, |body| {
+            body.put_u64_le(2);
+            put_members(body, &record.desc.replicas);
+        });
+        assert_eq!(decode_record(&key, group, old), Ok(record.clone()));
+        record.desc.membership.version = 7;
+        record.removed = true;
         let value = encoder.record(&key, &record).to_vec();
         assert_eq!(decode_record(&key, group, &value), Ok(record));
         let state = HardState { term: 1, vote: 2, commit: 3 };

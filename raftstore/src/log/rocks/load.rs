@@ -12,7 +12,7 @@ use crate::log::extent::Extent;
 use crate::log::folder::RESTORE;
 use crate::log::groups::Loaded;
 use crate::log::{GroupLog, LogPosition};
-use crate::types::{GroupId, GroupRecord, HardState};
+use crate::types::{EntryKind, GroupId, GroupRecord, HardState};
 use rocksdb::{DB, ErrorKind, ReadOptions};
 use std::ops::Range;
 
@@ -82,6 +82,7 @@ fn load_group(
         hard_state: HardState::default(),
         extent: Extent::default(),
         terms: Vec::new(),
+        memberships: Vec::new(),
         group,
     };
     let mut options = ReadOptions::default();
@@ -120,6 +121,7 @@ struct Loading {
     hard_state: HardState,
     extent: Extent,
     terms: Vec<(u64, u64)>,
+    memberships: Vec<u64>,
 }
 
 impl Loading {
@@ -151,7 +153,7 @@ impl Loading {
         if index < expected {
             return Err(format!("entry {index} is below the log's start {expected}"));
         }
-        let (term, _, data) =
+        let (term, kind, data) =
             codec::decode_entry_head(key, value).map_err(|why| format!("entry {index}: {why}"))?;
         let before = self.terms.last().map_or(self.extent.truncated().term, |(_, term)| *term);
         if term < before {
@@ -159,6 +161,9 @@ impl Loading {
         }
         if self.terms.is_empty() || term > before {
             self.terms.push((index, term));
+        }
+        if kind == EntryKind::Membership {
+            self.memberships.push(index);
         }
         self.extent.push(index, data.len());
         Ok(())
@@ -173,6 +178,7 @@ impl Loading {
             truncated,
             last_index: self.extent.last_index(),
             terms: self.terms,
+            memberships: self.memberships,
             damage,
         };
         Loaded { log, extent: self.extent }

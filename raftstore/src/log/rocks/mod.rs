@@ -141,6 +141,10 @@ fn encode(batch: &mut WriteBatch, encoder: &mut Encoder, write: &GroupWrite, pla
     if let Some(record) = &write.record {
         let key = Key::Directory(group).encode();
         batch.put(key, encoder.record(&key, record));
+        if record.removed {
+            batch.delete(Key::HardState(group).encode());
+            batch.delete(Key::Truncated(group).encode());
+        }
     }
     if let Some(state) = &write.hard_state {
         let key = Key::HardState(group).encode();

@@ -7,9 +7,9 @@
 //! u64  receiving store
 //! u32  number of envelopes
 //! then per envelope, ids and lengths as LEB128 varints:
-//!   u8 kind   0 = raft, 1 = raft with entries, 2 = durable applied
+//!   u8 kind   0 = raft, 1 = raft with entries, 2 = durable applied, 3 = members
 //!   group, from, to
-//!   kind 0, 1: length, bytes          kind 2: index
+//!   kind 0, 1, 3: length, bytes       kind 2: index
 //! ```
 //!
 //! TCP's checksum misses about one damaged segment in 65,536 and nothing protects a frame inside
@@ -31,6 +31,7 @@ const CRC_BYTES: usize = 4;
 const KIND_RAFT: u8 = 0;
 const KIND_RAFT_BULK: u8 = 1;
 const KIND_DURABLE_APPLIED: u8 = 2;
+const KIND_MEMBERS: u8 = 3;
 
 /// Whose frame it is; the same on every frame of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +93,7 @@ pub fn encode(link: Link, envelopes: &[Envelope]) -> Bytes {
 #[must_use]
 pub fn encoded_size_max(envelope: &Envelope) -> usize {
     let payload = match &envelope.payload {
-        Payload::Raft { bytes, .. } => bytes.len(),
+        Payload::Raft { bytes, .. } | Payload::Members(bytes) => bytes.len(),
         Payload::DurableApplied(_) => 0,
     };
     payload + ENVELOPE_OVERHEAD_BYTES_MAX
@@ -142,13 +143,14 @@ fn put_envelope(frame: &mut BytesMut, envelope: &Envelope) {
         Payload::Raft { bulk: false, .. } => KIND_RAFT,
         Payload::Raft { bulk: true, .. } => KIND_RAFT_BULK,
         Payload::DurableApplied(_) => KIND_DURABLE_APPLIED,
+        Payload::Members(_) => KIND_MEMBERS,
     };
     frame.put_u8(kind);
     put_varint(frame, envelope.group.0);
     put_varint(frame, envelope.from.0);
     put_varint(frame, envelope.to.0);
     match &envelope.payload {
-        Payload::Raft { bytes, .. } => {
+        Payload::Raft { bytes, .. } | Payload::Members(bytes) => {
             put_varint(frame, bytes.len() as u64);
             frame.put_slice(bytes);
         }
@@ -163,16 +165,18 @@ fn get_envelope(rest: &mut Bytes) -> Option<Envelope> {
     let to = ReplicaId(get_varint(rest)?);
     let payload = match kind {
         KIND_RAFT | KIND_RAFT_BULK => {
-            let length = usize::try_from(get_varint(rest)?).ok()?;
-            if length > rest.len() {
-                return None;
-            }
-            Payload::Raft { bytes: rest.split_to(length), bulk: kind == KIND_RAFT_BULK }
+            Payload::Raft { bytes: get_bytes(rest)?, bulk: kind == KIND_RAFT_BULK }
         }
+        KIND_MEMBERS => Payload::Members(get_bytes(rest)?),
         KIND_DURABLE_APPLIED => Payload::DurableApplied(get_varint(rest)?),
         _ => return None,
     };
     Some(Envelope { group, from, to, payload })
+}
+
+fn get_bytes(rest: &mut Bytes) -> Option<Bytes> {
+    let length = usize::try_from(get_varint(rest)?).ok()?;
+    (length <= rest.len()).then(|| rest.split_to(length))
 }
 
 fn put_varint(frame: &mut BytesMut, mut value: u64) {
@@ -219,7 +223,11 @@ mod tests {
         } else {
             let length = rng.random_range(0..300);
             let bytes: Vec<u8> = (0..length).map(|_| rng.random()).collect();
-            Payload::Raft { bytes: bytes.into(), bulk: rng.random() }
+            if rng.random_bool(0.2) {
+                Payload::Members(bytes.into())
+            } else {
+                Payload::Raft { bytes: bytes.into(), bulk: rng.random() }
+            }
         };
         Envelope {
             group: GroupId(any_u64(rng)),

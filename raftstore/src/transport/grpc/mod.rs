@@ -42,7 +42,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 /// Version of hello and frames; both ends must have the same.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// A frame with one envelope may be this large; [`crate::Config`] keeps commands below it.
 pub const ENVELOPE_BYTES_MAX: usize = 8 << 20;

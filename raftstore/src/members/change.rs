@@ -1,0 +1,375 @@
+//! From a request to the next description, without side effects: what the leader proposes.
+
+use super::{GroupDesc, OperationId, PendingChange, ReplicaDesc, ReplicaRole};
+use crate::types::{ReplicaId, StoreId};
+
+/// Members of one group at most.
+pub const MEMBERS_MAX: usize = 32;
+/// Accepted requests that a group remembers.
+const OPERATIONS_KEPT: usize = 16;
+
+/// One part of a [`ChangeRequest`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Change {
+    /// A new voter: it learns first and votes once it has caught up.
+    AddVoter {
+        /// Its id, above all ids of the group so far.
+        replica: ReplicaId,
+        /// A store that holds no member of the group.
+        store: StoreId,
+    },
+    /// A new learner.
+    AddLearner {
+        /// Its id, above all ids of the group so far.
+        replica: ReplicaId,
+        /// A store that holds no member of the group.
+        store: StoreId,
+    },
+    /// A learner becomes a voter, once it has caught up.
+    Promote(ReplicaId),
+    /// A voter becomes a learner.
+    Demote(ReplicaId),
+    /// A member leaves; its log and state are destroyed.
+    Remove(ReplicaId),
+    /// Gives up the request under way, while it waits for a member to catch up; what it added
+    /// stays as a learner. Stands alone.
+    Cancel(OperationId),
+}
+
+impl Change {
+    fn replica(&self) -> Option<ReplicaId> {
+        match self {
+            Change::AddVoter { replica, .. }
+            | Change::AddLearner { replica, .. }
+            | Change::Promote(replica)
+            | Change::Demote(replica)
+            | Change::Remove(replica) => Some(*replica),
+            Change::Cancel(_) => None,
+        }
+    }
+}
+
+/// A change of a group's members, all parts at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangeRequest {
+    /// The operator's id: sent again with the same id it is not done twice. A group remembers the
+    /// last 16.
+    pub operation: OperationId,
+    /// What is to change.
+    pub changes: Vec<Change>,
+    /// Accept it though no quorum of the voters that it leaves is alive.
+    pub force: bool,
+}
+
+/// Why a change was refused. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeRefusal {
+    /// One at a time.
+    #[error("operation {operation} is under way: wait until it is done, or cancel it")]
+    Pending {
+        /// The one under way.
+        operation: OperationId,
+    },
+    /// The request has no part.
+    #[error("changes = []: name at least one")]
+    Empty,
+    /// Two parts speak of one replica.
+    #[error("replica {replica} is named twice: once is allowed")]
+    Twice {
+        /// Its id.
+        replica: ReplicaId,
+    },
+    /// Ids are never used twice.
+    #[error(
+        "replica {replica}: ids up to {replica_max} were used in this group: take a larger one"
+    )]
+    ReplicaUsed {
+        /// As asked.
+        replica: ReplicaId,
+        /// The largest id that was ever used.
+        replica_max: ReplicaId,
+    },
+    /// One member a store, and no store 0.
+    #[error(
+        "store {store} cannot take replica {replica}: choose a store without a member of this group"
+    )]
+    StoreTaken {
+        /// As asked.
+        store: StoreId,
+        /// As asked.
+        replica: ReplicaId,
+    },
+    /// No such member.
+    #[error("replica {replica} is not a member: choose one of the group's")]
+    NotMember {
+        /// As asked.
+        replica: ReplicaId,
+    },
+    /// Only learners are promoted, only voters demoted.
+    #[error("replica {replica} is a {role}: only a learner is promoted, only a voter demoted")]
+    WrongRole {
+        /// As asked.
+        replica: ReplicaId,
+        /// What it is.
+        role: ReplicaRole,
+    },
+    /// A group needs a voter.
+    #[error("no voter would be left: keep or add one")]
+    NoVoter,
+    /// Too large a group.
+    #[error("{members} members: at most {MEMBERS_MAX}")]
+    TooMany {
+        /// As asked.
+        members: usize,
+    },
+    /// The voters that remain could not decide anything.
+    #[error(
+        "of the {voters} voters that remain only {live} are alive, no quorum: bring stores back \
+         first, or force it"
+    )]
+    QuorumLost {
+        /// Voters after the change.
+        voters: usize,
+        /// Those that the leader has heard of lately, or that are still to join.
+        live: usize,
+    },
+    /// A cancel without its operation, too late, or not alone.
+    #[error(
+        "operation {operation} cannot be cancelled: it must be under way, wait for a member to \
+         catch up, and the cancel must stand alone"
+    )]
+    NotCancellable {
+        /// As asked.
+        operation: OperationId,
+    },
+    /// Another entry stands in its place.
+    #[error(
+        "another leader's entry took its place, or a change before it was not applied: ask again"
+    )]
+    NotApplied,
+}
+
+/// What the leader knows beside the description.
+pub(crate) struct Live<'a> {
+    /// The leader.
+    pub(crate) me: ReplicaId,
+    /// Whether it has heard of a member lately.
+    pub(crate) is_live: &'a dyn Fn(ReplicaId) -> bool,
+}
+
+/// What becomes of a request.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Begun {
+    /// It was accepted before.
+    Before,
+    /// The description that its first entry makes.
+    Next(GroupDesc),
+}
+
+/// Judges a request.
+pub(crate) fn begin(
+    desc: &GroupDesc,
+    request: &ChangeRequest,
+    live: &Live<'_>,
+) -> Result<Begun, ChangeRefusal> {
+    let ChangeRequest { operation, changes, force } = request;
+    if desc.membership.operations.contains(operation) {
+        return Ok(Begun::Before);
+    }
+    let mut next = desc.clone();
+    remember(&mut next, *operation);
+    if let Some(Change::Cancel(cancelled)) =
+        changes.iter().find(|change| matches!(change, Change::Cancel(_)))
+    {
+        let under_way = desc.membership.pending.as_ref().map(|p| p.operation) == Some(*cancelled);
+        if changes.len() > 1 || !under_way || desc.is_joint() {
+            return Err(ChangeRefusal::NotCancellable { operation: *cancelled });
+        }
+        next.membership.pending = None;
+        rename(&mut next, ReplicaRole::Joining, ReplicaRole::Learner);
+        return Ok(Begun::Next(next));
+    }
+    let planted = crate::mutant::active("second_change_while_pending");
+    if let Some(pending) = desc.membership.pending.as_ref().filter(|_| !planted) {
+        return Err(ChangeRefusal::Pending { operation: pending.operation });
+    }
+    let mut pending =
+        PendingChange { operation: *operation, force: *force, ..PendingChange::default() };
+    check_shape(desc, changes)?;
+    for change in changes {
+        take(desc, change, &mut next, &mut pending)?;
+    }
+    let joins = next.replicas.iter().any(|r| r.role == ReplicaRole::Joining);
+    next.membership.replica_max = next.replica_max();
+    next.membership.pending = Some(pending);
+    check_quorum(&next, live, true)?;
+    Ok(Begun::Next(if joins { next } else { switched(next, live.me) }))
+}
+
+fn remember(next: &mut GroupDesc, operation: OperationId) {
+    let membership = &mut next.membership;
+    membership.version += 1;
+    membership.operations.push(operation);
+    let surplus = membership.operations.len().saturating_sub(OPERATIONS_KEPT);
+    membership.operations.drain(..surplus);
+}
+
+fn check_shape(desc: &GroupDesc, changes: &[Change]) -> Result<(), ChangeRefusal> {
+    if changes.is_empty() {
+        return Err(ChangeRefusal::Empty);
+    }
+    let members = desc.replicas.len() + changes.len();
+    if members > MEMBERS_MAX {
+        return Err(ChangeRefusal::TooMany { members });
+    }
+    let named: Vec<ReplicaId> = changes.iter().filter_map(Change::replica).collect();
+    let twice = |at: usize| named[..at].contains(&named[at]);
+    match (0..named.len()).find(|at| twice(*at)) {
+        Some(at) => Err(ChangeRefusal::Twice { replica: named[at] }),
+        None => Ok(()),
+    }
+}
+
+/// Adds one part to what is to be.
+fn take(
+    desc: &GroupDesc,
+    change: &Change,
+    next: &mut GroupDesc,
+    pending: &mut PendingChange,
+) -> Result<(), ChangeRefusal> {
+    match *change {
+        Change::AddVoter { replica, store } => {
+            add(desc, next, ReplicaDesc { replica, store, role: ReplicaRole::Joining })
+        }
+        Change::AddLearner { replica, store } => {
+            add(desc, next, ReplicaDesc { replica, store, role: ReplicaRole::Learner })
+        }
+        Change::Promote(replica) => {
+            let role = member(desc, replica)?.role;
+            if role != ReplicaRole::Learner {
+                return Err(ChangeRefusal::WrongRole { replica, role });
+            }
+            let learner = next.replicas.iter_mut().find(|r| r.replica == replica);
+            learner.expect("the same members").role = ReplicaRole::Joining;
+            Ok(())
+        }
+        Change::Demote(replica) => {
+            let role = member(desc, replica)?.role;
+            if role != ReplicaRole::Voter {
+                return Err(ChangeRefusal::WrongRole { replica, role });
+            }
+            pending.demote.push(replica);
+            Ok(())
+        }
+        Change::Remove(replica) => {
+            member(desc, replica)?;
+            pending.remove.push(replica);
+            Ok(())
+        }
+        Change::Cancel(operation) => Err(ChangeRefusal::NotCancellable { operation }),
+    }
+}
+
+fn member(desc: &GroupDesc, replica: ReplicaId) -> Result<ReplicaDesc, ChangeRefusal> {
+    desc.replica(replica).ok_or(ChangeRefusal::NotMember { replica })
+}
+
+fn add(desc: &GroupDesc, next: &mut GroupDesc, new: ReplicaDesc) -> Result<(), ChangeRefusal> {
+    let ReplicaDesc { replica, store, .. } = new;
+    let replica_max = desc.replica_max();
+    if replica <= replica_max {
+        return Err(ChangeRefusal::ReplicaUsed { replica, replica_max });
+    }
+    // Not even beside a member that leaves: a store holds one replica of a group.
+    if store == StoreId(0) || next.on_store(store).is_some() {
+        return Err(ChangeRefusal::StoreTaken { store, replica });
+    }
+    next.replicas.push(new);
+    Ok(())
+}
+
+/// Whether the voters that `desc` is on its way to can decide. Members that still learn count as
+/// alive for a request, `joiners_live`: the switch waits for them.
+fn check_quorum(
+    desc: &GroupDesc,
+    live: &Live<'_>,
+    joiners_live: bool,
+) -> Result<(), ChangeRefusal> {
+    let pending = desc.membership.pending.clone().unwrap_or_default();
+    let stays = |r: &&ReplicaDesc| {
+        let leaves = pending.demote.contains(&r.replica) || pending.remove.contains(&r.replica);
+        (r.role.votes() || r.role == ReplicaRole::Joining) && !leaves
+    };
+    let voters: Vec<&ReplicaDesc> = desc.replicas.iter().filter(stays).collect();
+    if voters.is_empty() {
+        return Err(ChangeRefusal::NoVoter);
+    }
+    let lives = |r: &&&ReplicaDesc| {
+        (joiners_live && r.role == ReplicaRole::Joining)
+            || r.replica == live.me
+            || (live.is_live)(r.replica)
+    };
+    let alive = voters.iter().filter(lives).count();
+    if alive * 2 > voters.len() || pending.force {
+        return Ok(());
+    }
+    Err(ChangeRefusal::QuorumLost { voters: voters.len(), live: alive })
+}
+
+/// Whether the voters that the request under way leads to can decide now.
+pub(crate) fn may_switch(desc: &GroupDesc, live: &Live<'_>) -> bool {
+    check_quorum(desc, live, false).is_ok()
+}
+
+/// The next description once all that join have caught up.
+pub(crate) fn switch(desc: &GroupDesc, me: ReplicaId) -> GroupDesc {
+    let mut next = desc.clone();
+    next.membership.version += 1;
+    switched(next, me)
+}
+
+fn switched(mut next: GroupDesc, me: ReplicaId) -> GroupDesc {
+    let Some(PendingChange { demote, remove, .. }) = next.membership.pending.clone() else {
+        return next;
+    };
+    let leaves = |r: &ReplicaDesc| demote.contains(&r.replica) || remove.contains(&r.replica);
+    let moves = |r: &&ReplicaDesc| {
+        r.role == ReplicaRole::Joining || (r.role == ReplicaRole::Voter && leaves(r))
+    };
+    let own_leaves = next.replicas.iter().any(|r| r.replica == me && leaves(r));
+    let joint = next.replicas.iter().filter(moves).count() > 1 || own_leaves;
+    for member in &mut next.replicas {
+        if remove.contains(&member.replica) && member.role == ReplicaRole::Voter {
+            member.role = ReplicaRole::Outgoing;
+        } else if demote.contains(&member.replica) && member.role == ReplicaRole::Voter {
+            member.role = ReplicaRole::Demoting;
+        } else if member.role == ReplicaRole::Joining && !remove.contains(&member.replica) {
+            member.role = ReplicaRole::Incoming;
+        }
+    }
+    next.replicas.retain(|r| !(r.role.learns() && remove.contains(&r.replica)));
+    if joint { next } else { settled(next) }
+}
+
+/// The description behind the joint one.
+pub(crate) fn leave(desc: &GroupDesc) -> GroupDesc {
+    let mut next = desc.clone();
+    next.membership.version += 1;
+    settled(next)
+}
+
+fn settled(mut next: GroupDesc) -> GroupDesc {
+    next.replicas.retain(|r| r.role != ReplicaRole::Outgoing);
+    rename(&mut next, ReplicaRole::Incoming, ReplicaRole::Voter);
+    rename(&mut next, ReplicaRole::Demoting, ReplicaRole::Learner);
+    next.membership.pending = None;
+    next
+}
+
+fn rename(desc: &mut GroupDesc, from: ReplicaRole, to: ReplicaRole) {
+    desc.replicas.iter_mut().filter(|r| r.role == from).for_each(|r| r.role = to);
+}
+
+#[cfg(test)]
+#[path = "change_test.rs"]
+mod tests;

@@ -1,0 +1,203 @@
+//! Replicas that come and go by membership changes.
+//!
+//! 1. A replica that was removed is closed in the same step, and its tombstone goes to the log.
+//! 2. Once that is durable, apply destroys the group's state, behind all that was handed to it.
+//! 3. The tombstone stays. It tells whoever still writes to the replica; only a replica with a
+//!    larger id may begin here, when a leader says that it is a learner.
+
+use super::{Live, Shard, Slot};
+use crate::apply::LeaderStop;
+use crate::completion::{Answer, OnceCompletion, Reply};
+use crate::error::Error;
+use crate::log::{GroupLog, GroupWrite};
+use crate::members::codec;
+use crate::message::{ApplyTask, LogTask, REMOVAL, RoleEvent};
+use crate::replica::members_note;
+use crate::shard::Round;
+use crate::transport::{Envelope, Payload};
+use crate::types::{GroupDesc, GroupId, GroupRecord, HardState, LogPosition, ReplicaId, StoreId};
+use std::collections::BTreeSet;
+
+/// How much of a removed replica is still to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Its tombstone is on the way to the log.
+    Writing,
+    /// Its state is being destroyed.
+    Destroying,
+    /// Only the tombstone is left.
+    Done,
+}
+
+/// The place of a replica that was removed.
+pub(super) struct Gone {
+    record: GroupRecord,
+    stage: Stage,
+    /// Senders that were told since the last tick.
+    told: BTreeSet<ReplicaId>,
+}
+
+impl Gone {
+    fn new(record: GroupRecord, stage: Stage) -> Self {
+        Gone { record, stage, told: BTreeSet::new() }
+    }
+
+    /// A tombstone as found at a start; the state was destroyed before.
+    pub(super) fn recovered(record: GroupRecord) -> Self {
+        Gone::new(record, Stage::Done)
+    }
+
+    pub(super) fn tick(&mut self) {
+        self.told.clear();
+    }
+
+    /// Whether `replica` may begin here.
+    fn admits(&self, replica: ReplicaId) -> bool {
+        let forgotten = crate::mutant::active("tombstone_forgotten");
+        self.stage == Stage::Done && (replica > self.record.replica || forgotten)
+    }
+}
+
+impl Shard {
+    /// Ends a replica whose tombstone is to be `record`.
+    pub(super) fn remove(&mut self, group: GroupId, record: GroupRecord, round: &mut Round) {
+        tracing::info!(group = group.0, replica = record.replica.0, "replica removed");
+        self.close(group, &Error::NoGroup { group });
+        if let Some(Slot::Live(live)) = self.slots.get_mut(&group)
+            && live.replica.take_announced()
+        {
+            let stop = RoleEvent::LeaderStop(LeaderStop::Removed);
+            round.apply.push(self.notice(group, record.replica, stop));
+        }
+        round.gone.push(group);
+        round.log.push(LogTask {
+            shard: self.parts.shard,
+            replica: record.replica,
+            write: GroupWrite { group, record: Some(record.clone()), ..GroupWrite::default() },
+            ready: REMOVAL,
+            held: Vec::new(),
+            created: Vec::new(),
+        });
+        self.slots.insert(group, Slot::Gone(Box::new(Gone::new(record, Stage::Writing))));
+    }
+
+    fn notice(&self, group: GroupId, replica: ReplicaId, event: RoleEvent) -> ApplyTask {
+        ApplyTask {
+            shard: self.parts.shard,
+            group,
+            replica,
+            entries: Vec::new(),
+            commit: LogPosition::default(),
+            bytes: 0,
+            role: Some(event),
+        }
+    }
+
+    /// A tombstone is durable: nothing of the state is needed any more.
+    pub(super) fn tombstone_written(&mut self, group: GroupId, round: &mut Round) {
+        if let Some(Slot::Gone(gone)) = self.slots.get_mut(&group) {
+            gone.stage = Stage::Destroying;
+            let replica = gone.record.replica;
+            round.apply.push(self.notice(group, replica, RoleEvent::Destroy));
+        }
+    }
+
+    /// The state is gone.
+    pub(super) fn state_destroyed(&mut self, group: GroupId) {
+        if let Some(Slot::Gone(gone)) = self.slots.get_mut(&group) {
+            gone.stage = Stage::Done;
+        }
+    }
+
+    /// A message for a group without a living replica here.
+    pub(super) fn deliver_to_none(
+        &mut self,
+        from: StoreId,
+        envelope: &Envelope,
+        round: &mut Round,
+    ) {
+        let group = envelope.group;
+        if let Payload::Members(bytes) = &envelope.payload {
+            match codec::decode(bytes) {
+                Ok(desc) => self.join(desc, envelope.to, round),
+                Err(reason) => {
+                    tracing::debug!(group = group.0, store = from.0, reason, "message dropped");
+                    self.dropped_messages += 1;
+                }
+            }
+        } else if let Some(Slot::Gone(gone)) = self.slots.get_mut(&group)
+            && gone.told.insert(envelope.from)
+        {
+            round.send(from, members_note(&gone.record, envelope.from));
+        }
+    }
+
+    /// A leader says that `replica` is a member here. Only a learner begins by that: whoever votes
+    /// had state once, and must not come back without it.
+    fn join(&mut self, desc: GroupDesc, replica: ReplicaId, round: &mut Round) {
+        let group = desc.group;
+        let own = desc.replica(replica).filter(|r| r.store == self.parts.store);
+        let admitted = match self.slots.get(&group) {
+            None => true,
+            Some(Slot::Gone(gone)) => gone.admits(replica),
+            Some(Slot::Live(_) | Slot::Quarantined(_)) => false,
+        };
+        if admitted && own.is_some_and(|r| r.role.learns()) {
+            let nobody = OnceCompletion::reply(|_| {});
+            self.create(GroupRecord::new(desc, replica), nobody, round);
+        }
+    }
+
+    /// Creates a replica with an empty log.
+    pub(super) fn create(&mut self, record: GroupRecord, reply: Reply, round: &mut Round) {
+        let group = record.desc.group;
+        if let Some(Slot::Gone(gone)) = self.slots.get(&group)
+            && !gone.admits(record.replica)
+        {
+            let removed = gone.record.replica;
+            let reason = format!(
+                "replica {}: replica {removed} was removed here, or is just going: take a larger id",
+                record.replica
+            );
+            return reply.send(Err(Error::Invalid { group, reason }));
+        }
+        let log = GroupLog {
+            group,
+            record: record.clone(),
+            hard_state: HardState::default(),
+            truncated: LogPosition::default(),
+            last_index: 0,
+            terms: Vec::new(),
+            memberships: Vec::new(),
+            damage: None,
+        };
+        let mut replica = match self.replica(&log, 0, 0) {
+            Ok(replica) => replica,
+            Err(error) => return reply.send(Err(error)),
+        };
+        replica.expect_creation();
+        round.log.push(LogTask {
+            shard: self.parts.shard,
+            replica: record.replica,
+            write: GroupWrite { group, record: Some(record), ..GroupWrite::default() },
+            ready: 0,
+            held: Vec::new(),
+            created: vec![reply],
+        });
+        round.views.push(replica.group_view());
+        self.slots.insert(group, Slot::Live(Box::new(Live::new(replica))));
+    }
+
+    pub(super) fn created_before(&mut self, record: &GroupRecord, reply: Reply) {
+        let group = record.desc.group;
+        let Some(Slot::Live(live)) = self.slots.get(&group) else { return };
+        let held = live.replica.record();
+        let changed = held.desc.membership.version > 0;
+        reply.send(if held == record || (changed && held.replica == record.replica) {
+            Ok(Answer::Accepted)
+        } else {
+            let reason = "it exists here with other members: group ids are used once".to_owned();
+            Err(Error::Invalid { group, reason })
+        });
+    }
+}

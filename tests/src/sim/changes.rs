@@ -1,0 +1,206 @@
+//! The operator who changes the members: adds, removes, replaces, promotes and demotes one or two
+//! at once, asks twice, asks for what cannot be, and gives up.
+
+use super::clock::MILLIS;
+use super::watched::AppliedEntry;
+use super::world::{Event, World};
+use flotilla_raftstore::{
+    Change, ChangeRequest, GroupDesc, GroupId, OperationId, ReplicaDesc, ReplicaId, ReplicaRole,
+    Request, StoreId,
+};
+use rand::Rng;
+use rand::seq::IndexedRandom;
+use std::collections::BTreeMap;
+
+/// What was asked.
+#[derive(Default)]
+pub(super) struct Changes {
+    /// By ticket: the request and whether its operation was asked before.
+    under_way: BTreeMap<u64, (ChangeRequest, bool)>,
+    /// By region: what was asked last.
+    last: BTreeMap<usize, ChangeRequest>,
+    operations: u128,
+}
+
+impl World {
+    /// Asks for the next change, and schedules the one after it.
+    pub(super) fn next_change(&mut self) {
+        if !self.stormy {
+            return;
+        }
+        let region = self.rng.random_range(0..self.regions.len());
+        self.change(region);
+        let interval = self.plan.change_interval;
+        let next = self.rng.random_range(interval / 4..interval * 2);
+        self.after(next, Event::Change);
+    }
+
+    fn change(&mut self, region: usize) {
+        let group = self.regions[region].group;
+        let Some(node) = self.leader_of(region) else { return };
+        let Some(desc) = self.desc_on(node, group) else { return };
+        let again = self.changes.last.get(&region).filter(|_| self.rng.random_bool(0.2)).cloned();
+        let retried = again.is_some();
+        let request = again.unwrap_or_else(|| self.draw_change(&desc));
+        if let [Change::AddLearner { replica, .. }] = request.changes[..]
+            && self.rng.random_bool(0.7)
+        {
+            let soon = self.rng.random_range(200 * MILLIS..2_000 * MILLIS);
+            self.after(soon, Event::Regret(region, replica));
+        }
+        self.ask(region, node, &desc, request, retried);
+    }
+
+    /// What was invited a moment ago is removed: late copies of the invitation find a tombstone.
+    pub(super) fn regret(&mut self, region: usize, replica: ReplicaId) {
+        let group = self.regions[region].group;
+        let Some(node) = self.leader_of(region) else { return };
+        let Some(desc) = self.desc_on(node, group) else { return };
+        if self.stormy && desc.replica(replica).is_some() {
+            self.changes.operations += 1;
+            let operation = OperationId(self.changes.operations);
+            let changes = vec![Change::Remove(replica)];
+            let request = ChangeRequest { operation, changes, force: false };
+            self.ask(region, node, &desc, request, false);
+        }
+    }
+
+    fn ask(
+        &mut self,
+        region: usize,
+        node: usize,
+        desc: &GroupDesc,
+        request: ChangeRequest,
+        retried: bool,
+    ) {
+        let group = self.regions[region].group;
+        let asked = request.clone();
+        let ticket =
+            self.order(region, node, |reply| Request::ChangeMembers { group, request, reply });
+        if let Some(ticket) = ticket {
+            self.note("change: ticket, group", node, [ticket, group.0, asked.changes.len() as u64]);
+            self.trace.remark(|| format!("{asked:?} of {desc:?}"));
+            self.changes.last.insert(region, asked.clone());
+            self.changes.under_way.insert(ticket, (asked, retried));
+        }
+    }
+
+    fn draw_change(&mut self, desc: &GroupDesc) -> ChangeRequest {
+        self.changes.operations += 1;
+        let operation = OperationId(self.changes.operations);
+        let force = self.rng.random_bool(0.05);
+        if let Some(pending) = &desc.membership.pending
+            && self.rng.random_bool(0.2)
+        {
+            let changes = vec![Change::Cancel(pending.operation)];
+            return ChangeRequest { operation, changes, force };
+        }
+        let count = if self.rng.random_bool(0.5) { 1 } else { 2 };
+        let mut changes = Vec::new();
+        let mut id = desc.replica_max().0;
+        for _ in 0..count {
+            id += self.rng.random_range(1..3);
+            changes.extend(self.draw_part(desc, ReplicaId(id)));
+        }
+        ChangeRequest { operation, changes, force }
+    }
+
+    fn draw_part(&mut self, desc: &GroupDesc, replica: ReplicaId) -> Option<Change> {
+        let stores: Vec<StoreId> = self.nodes.iter().map(|node| node.store).collect();
+        let free: Vec<StoreId> =
+            stores.into_iter().filter(|store| desc.on_store(*store).is_none()).collect();
+        let mut member = |role: Option<ReplicaRole>| {
+            let fits = |r: &&ReplicaDesc| role.is_none_or(|role| r.role == role);
+            let all: Vec<ReplicaId> =
+                desc.replicas.iter().filter(fits).map(|r| r.replica).collect();
+            all.choose(&mut self.rng).copied()
+        };
+        let (any, voter) = (member(None)?, member(Some(ReplicaRole::Voter)));
+        let learner = member(Some(ReplicaRole::Learner));
+        let store = free.choose(&mut self.rng).copied();
+        match self.rng.random_range(0..20) {
+            0..8 => store.map(|store| Change::AddVoter { replica, store }),
+            8..11 => store.map(|store| Change::AddLearner { replica, store }),
+            11..13 => learner.map(Change::Promote),
+            13..15 => voter.map(Change::Demote),
+            15 => Some(Change::AddVoter { replica: any, store: StoreId(1) }),
+            _ => Some(Change::Remove(any)),
+        }
+    }
+
+    /// A node accepted an order.
+    pub(super) fn accepted(&mut self, node: usize, group: GroupId, ticket: u64) {
+        let Some((request, retried)) = self.changes.under_way.remove(&ticket) else {
+            return self.counts.add("leader transfers accepted");
+        };
+        self.counts.add("membership changes accepted");
+        if retried {
+            self.counts.add("membership changes accepted again");
+        }
+        let known = &self.invariants.members(group).membership;
+        // Sixteen are remembered, and some may have come since.
+        if !known.operations.contains(&request.operation) && known.operations.len() < 16 {
+            let store = node + 1;
+            self.violations.push(format!(
+                "I6: store {store} group {group}: {request:?} was accepted and is nowhere: {known:?}"
+            ));
+        }
+    }
+
+    /// Counts what becomes of members, and compares what the callback told with the entries.
+    pub(super) fn note_members(
+        &mut self,
+        node: usize,
+        entries: &[AppliedEntry],
+        told: &[GroupDesc],
+    ) {
+        let mut applied: Vec<&GroupDesc> =
+            entries.iter().filter_map(|entry| entry.members.as_deref()).collect();
+        // The callback tells group by group.
+        let mut told: Vec<&GroupDesc> = told.iter().collect();
+        applied.sort_by_key(|desc| desc.group);
+        told.sort_by_key(|desc| desc.group);
+        if applied != told {
+            self.violations.push(format!("store {}: told {told:?} of {applied:?}", node + 1));
+        }
+        for desc in applied {
+            let version = desc.membership.version;
+            self.note("members: group, version", node, [desc.group.0, version, 0]);
+            let before = self.invariants.members(desc.group);
+            if version <= before.membership.version {
+                continue;
+            }
+            let promoted = |r: &ReplicaDesc| {
+                let was = before.replica(r.replica).map(|b| b.role);
+                was == Some(ReplicaRole::Joining) && r.role.votes()
+            };
+            let promotions = desc.replicas.iter().filter(|r| promoted(r)).count();
+            let own = desc.on_store(self.nodes[node].store);
+            let leaves = own.is_some_and(|r| r.role.is_joint() && !r.role.votes());
+            self.counts.add_many("learners promoted", promotions as u64);
+            self.counts.add_many("joint configurations", u64::from(desc.is_joint()));
+            let leads = self.leads(node, desc.group);
+            self.counts.add_many("leaders on their way out", u64::from(leaves && leads));
+        }
+    }
+
+    fn leads(&self, node: usize, group: GroupId) -> bool {
+        let region = self.regions.iter().position(|region| region.group == group);
+        region.and_then(|region| self.leader_of(region)) == Some(node)
+    }
+
+    /// The members as a node's replica has them.
+    pub(super) fn desc_on(&self, node: usize, group: GroupId) -> Option<GroupDesc> {
+        let process = self.nodes[node].process.as_ref()?;
+        let views = process.shards[process.shard_of(group)].shard.views();
+        let view = views.into_iter().find(|view| view.record.desc.group == group)?;
+        Some(view.record.desc)
+    }
+
+    /// The replica of a group that lives on a node.
+    pub(super) fn replica_on(&self, node: usize, group: GroupId) -> Option<ReplicaId> {
+        let process = self.nodes[node].process.as_ref()?;
+        let statuses = process.shards[process.shard_of(group)].shard.statuses();
+        statuses.into_iter().find(|status| status.group == group).map(|status| status.replica)
+    }
+}
