@@ -45,12 +45,12 @@ pub const MUTANTS: &[Mutant] = &[
     mutant("range_unchecked_at_apply", "a key of another region is written", 20),
     mutant("outcome_by_index_only", "a caller is answered by index, whatever the term", 200),
     mutant("refused_on_step_down", "an open write of a former leader is called not applied", 200),
-    mutant("read_before_apply", "a confirmed read does not wait for apply", 200),
+    mutant("read_before_apply", "a confirmed read does not wait for apply", 400),
     mutant("serve_before_term_commit", "a new leader serves reads at the commit it knows", 200),
     mutant("read_rides_on_older_entry", "a read waits for an entry older than itself", 400),
-    mutant("tombstone_forgotten", "a removed replica comes back by an old invitation", 1_000),
+    mutant("tombstone_forgotten", "a removed replica comes back by an old invitation", 400),
     mutant("members_applied_twice", "a restart applies membership entries again", 50),
-    mutant("removed_leader_serves", "a leader that applies its own removal goes on", 100),
+    mutant("removed_leader_serves", "a leader that applies its own removal goes on", 300),
     mutant("second_change_while_pending", "a change is accepted while one is under way", 100),
     mutant("learner_in_quorum", "a restarted replica counts learners as voters", 100),
     mutant("promote_at_once", "a learner votes before it has caught up", 100),
@@ -59,7 +59,7 @@ pub const MUTANTS: &[Mutant] = &[
         "a sole voter sends to learners before its vote is durable",
         300,
     ),
-    mutant("reuse_read_context", "all reads of a term share one read context", 1_000),
+    mutant("reuse_read_context", "all reads of a term share one read context", 3_000),
 ];
 
 /// How a hunt ended.

@@ -51,10 +51,15 @@ impl ReplicaStorage {
             commit: hard_state.commit,
             ..Default::default()
         };
+        let mut members = conf_state(desc);
+        if crate::mutant::active("learner_in_quorum") {
+            let learners = std::mem::take(&mut members.learners);
+            members.voters.extend(learners);
+        }
         ReplicaStorage {
             group: desc.group,
             log,
-            initial: RaftState::new(state, conf_state(desc)),
+            initial: RaftState::new(state, members),
             terms,
             cache: Cache::default(),
             wanted: RefCell::default(),
@@ -142,11 +147,10 @@ pub(crate) fn conf_state(desc: &GroupDesc) -> ConfState {
         ids.sort_unstable();
         ids
     };
-    let planted = crate::mutant::active("learner_in_quorum");
     let mut state = ConfState::default();
-    state.set_voters(ids(&|r| r.role.votes() || (planted && r.role.learns())));
+    state.set_voters(ids(&|r| r.role.votes()));
     state.set_voters_outgoing(ids(&|r| joint && r.role.voted()));
-    state.set_learners(ids(&|r| !planted && r.role.learns()));
+    state.set_learners(ids(&|r| r.role.learns()));
     state.set_learners_next(ids(&|r| r.role == ReplicaRole::Demoting));
     state
 }

@@ -112,7 +112,7 @@ impl Plan {
             think_max: *pick(rng, &[40 * MILLIS, 200 * MILLIS, 600 * MILLIS]),
             table_bytes_max: *pick(rng, &[0, 0, 400, 4_000, 1 << 20]),
         };
-        if rng.random_bool(0.4) { plan.with_changes(rng) } else { plan }
+        if rng.random_bool(0.25) { plan.with_changes(rng) } else { plan }
     }
 
     /// Members come and go. A new one gets its log from the first entry on.
