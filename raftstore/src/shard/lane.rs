@@ -25,8 +25,8 @@ pub(crate) trait Work: Send {
     /// What it counts for in limits.
     fn bytes(task: &Self::Task) -> usize;
 
-    /// Whether even a small task might block for long now.
-    fn may_wait(&self) -> bool;
+    /// Whether `tasks`, small as they are, might block for long now.
+    fn may_wait(&self, tasks: &[Self::Task]) -> bool;
 
     /// Does `tasks` in order and carries out what follows. Blocks on the disk.
     fn work(&mut self, tasks: Vec<Self::Task>, shell: &Shell) -> Result<(), Fatal>;
@@ -79,7 +79,7 @@ impl<W: Work> Lane<W> {
         if small
             && self.waiting.load(Ordering::Acquire) == 0
             && let Some(mut worker) = self.worker.try_lock()
-            && !worker.may_wait()
+            && !worker.may_wait(&tasks)
         {
             return worker.work(tasks, shell);
         }

@@ -118,7 +118,11 @@ impl Shard {
     ) {
         let group = envelope.group;
         if let Payload::Members(bytes) = &envelope.payload {
-            match codec::decode(bytes) {
+            let same_group = |desc: GroupDesc| match desc.group {
+                told if told == group => Ok(desc),
+                other => Err(format!("members of group {other}")),
+            };
+            match codec::decode(bytes).and_then(same_group) {
                 Ok(desc) => self.join(desc, envelope.to, round),
                 Err(reason) => {
                     tracing::debug!(group = group.0, store = from.0, reason, "message dropped");
@@ -201,3 +205,7 @@ impl Shard {
         });
     }
 }
+
+#[cfg(test)]
+#[path = "membership_test.rs"]
+mod tests;

@@ -11,7 +11,7 @@ use crate::completion::{Answer, Reply};
 use crate::error::Fatal;
 use crate::log::writer::LogWriter;
 use crate::log::{LogStore, reader};
-use crate::message::{Applied, ApplyTask, FetchTask, LogTask, ShardMessage};
+use crate::message::{Applied, ApplyTask, FetchTask, LogTask, RoleEvent, ShardMessage};
 use crate::router::Router;
 use crate::transport::Transport;
 use crate::types::{GroupId, Nanos, ReplicaId};
@@ -110,7 +110,7 @@ impl Work for LogWriter {
     }
 
     /// A sync is what a shard reckons with.
-    fn may_wait(&self) -> bool {
+    fn may_wait(&self, _tasks: &[LogTask]) -> bool {
         false
     }
 
@@ -149,8 +149,10 @@ impl Work for Applier {
         task.bytes
     }
 
-    fn may_wait(&self) -> bool {
-        self.worker.may_wait()
+    /// The end of a group's state deletes all of it and syncs.
+    fn may_wait(&self, tasks: &[ApplyTask]) -> bool {
+        let destroys = |task: &ApplyTask| matches!(task.role, Some(RoleEvent::Destroy));
+        self.worker.may_wait() || tasks.iter().any(destroys)
     }
 
     fn work(&mut self, tasks: Vec<ApplyTask>, shell: &Shell) -> Result<(), Fatal> {

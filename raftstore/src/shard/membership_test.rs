@@ -1,0 +1,168 @@
+use super::*;
+use crate::completion::Outcome;
+use crate::config::Config;
+use crate::log::MemoryLog;
+use crate::message::{Applied, Persisted, Request, ShardMessage};
+use crate::shard::ShardConfig;
+use crate::types::{Nanos, ReplicaDesc, ReplicaRole};
+use bytes::Bytes;
+use std::sync::{Arc, mpsc};
+
+/// A shard of store 1 in which one small entry may be under way; disk and apply are worked by hand.
+struct Stepped {
+    shard: Shard,
+    now: u64,
+    answers: mpsc::Receiver<(&'static str, Outcome)>,
+    callers: mpsc::Sender<(&'static str, Outcome)>,
+}
+
+fn desc(group: u64, version: u64, members: &[(u64, u64, ReplicaRole)]) -> GroupDesc {
+    let member = |(replica, store, role): &(u64, u64, ReplicaRole)| ReplicaDesc {
+        replica: ReplicaId(*replica),
+        store: StoreId(*store),
+        role: *role,
+    };
+    let mut desc = GroupDesc::new(GroupId(group), members.iter().map(member).collect());
+    desc.membership.version = version;
+    desc
+}
+
+fn persisted(round: &Round) -> ShardMessage {
+    let note = |t: &LogTask| Persisted { group: t.write.group, replica: t.replica, ready: t.ready };
+    ShardMessage::Persisted(round.log.iter().map(note).collect())
+}
+
+fn applied(round: &Round) -> ShardMessage {
+    let note = |task: &ApplyTask| Applied {
+        group: task.group,
+        replica: task.replica,
+        index: task.entries.last().map_or(0, |c| c.entry.position.index),
+        bytes: task.bytes,
+        destroyed: matches!(task.role, Some(RoleEvent::Destroy)),
+    };
+    ShardMessage::Applied(round.apply.iter().map(note).collect())
+}
+
+/// Store 2 tells these members to `to`.
+fn told(desc: &GroupDesc, to: u64) -> ShardMessage {
+    let record = GroupRecord::new(desc.clone(), ReplicaId(2));
+    let envelopes = vec![members_note(&record, ReplicaId(to))];
+    ShardMessage::Deliver { from: StoreId(2), envelopes }
+}
+
+impl Stepped {
+    fn new() -> Stepped {
+        let config = Arc::new(Config { small_entries_max: 1, ..Config::default() });
+        let log = MemoryLog::new();
+        let parts = ShardConfig { config, shard: 0, store: StoreId(1), seed: 1, log };
+        let shard = Shard::new(parts, Vec::new()).unwrap();
+        let (callers, answers) = mpsc::channel();
+        Stepped { shard, now: 0, answers, callers }
+    }
+
+    fn reply(&self, name: &'static str) -> Reply {
+        let callers = self.callers.clone();
+        OnceCompletion::reply(move |outcome| callers.send((name, outcome)).unwrap())
+    }
+
+    fn round(&mut self, inbox: Vec<ShardMessage>) -> Round {
+        self.shard.round(inbox, Nanos(self.now)).unwrap()
+    }
+
+    /// Rounds until nothing is left to write and to apply.
+    fn work(&mut self, mut inbox: Vec<ShardMessage>) {
+        loop {
+            let round = self.round(inbox);
+            if round.log.is_empty() && round.apply.is_empty() {
+                return;
+            }
+            inbox = vec![persisted(&round), applied(&round)];
+        }
+    }
+
+    /// Replica 1 leads the group, alone.
+    fn lead(&mut self, group: u64) {
+        let record = GroupRecord::new(desc(group, 0, &[(1, 1, ReplicaRole::Voter)]), ReplicaId(1));
+        let reply = self.reply("created");
+        self.work(vec![ShardMessage::Requests(vec![Request::CreateGroup { record, reply }])]);
+        for _ in 0..100 {
+            self.now += 100_000_000;
+            self.work(vec![ShardMessage::Tick]);
+        }
+        assert!(self.shard.views().iter().all(|view| view.leading));
+    }
+
+    fn propose(&self, group: u64, name: &'static str) -> ShardMessage {
+        let (group, command, reply) = (GroupId(group), Bytes::from(name), self.reply(name));
+        ShardMessage::Requests(vec![Request::Propose { group, command, reply }])
+    }
+
+    fn answered(&self) -> Vec<(&'static str, Outcome)> {
+        self.answers.try_iter().collect()
+    }
+}
+
+#[test]
+fn a_removed_replica_answers_everybody_and_gives_its_turn_away() {
+    let mut stepped = Stepped::new();
+    stepped.lead(1);
+    stepped.lead(2);
+    stepped.answered();
+    let under_way = vec![stepped.propose(1, "under way")];
+    let first = stepped.round(under_way);
+    assert!(stepped.shard.turns.crowded());
+    let group = GroupId(2);
+    let read = Request::ReadBarrier { group, reply: stepped.reply("rides") };
+    let inbox = vec![stepped.propose(2, "in line"), ShardMessage::Requests(vec![read])];
+    stepped.round(inbox);
+    assert_eq!(stepped.answered(), [], "both wait for the turn");
+
+    let gone = Err(Error::NoGroup { group });
+    stepped.round(vec![told(&desc(2, 5, &[(2, 2, ReplicaRole::Voter)]), 1)]);
+    assert_eq!(stepped.answered(), [("in line", gone.clone()), ("rides", gone)]);
+    stepped.round(vec![told(&desc(1, 5, &[(2, 2, ReplicaRole::Voter)]), 1)]);
+    assert_eq!(stepped.answered(), [("under way", Err(Error::Unknown { group: GroupId(1) }))]);
+    assert!(!stepped.shard.turns.crowded(), "nobody stands in line or has an entry under way");
+    stepped.round(vec![persisted(&first)]);
+    assert!(stepped.shard.describe().is_empty());
+}
+
+/// What the workers tell of a replica is not for the next one in its place.
+#[test]
+fn late_notes_of_a_removed_replica_are_ignored() {
+    let mut stepped = Stepped::new();
+    stepped.lead(1);
+    stepped.work(vec![told(&desc(1, 5, &[(2, 2, ReplicaRole::Voter)]), 1)]);
+    let members = [(2, 2, ReplicaRole::Voter), (3, 1, ReplicaRole::Learner)];
+    stepped.work(vec![told(&desc(1, 6, &members), 3)]);
+    let (group, replica) = (GroupId(1), ReplicaId(1));
+    let late = Applied { group, replica, index: 70, bytes: 0, destroyed: false };
+    for _ in 0..2 {
+        stepped.round(vec![
+            ShardMessage::Persisted(vec![Persisted { group, replica, ready: 50 }]),
+            ShardMessage::Applied(vec![late]),
+            ShardMessage::DurableApplied(vec![(group, replica, 70)]),
+            ShardMessage::Tick,
+        ]);
+        let status = &stepped.shard.describe()[0];
+        assert_eq!((status.replica, status.applied), (ReplicaId(3), 0));
+        assert_eq!((status.persisted, status.durable_applied), (0, 0));
+    }
+}
+
+/// Another group's shard may be another one.
+#[test]
+fn members_under_the_name_of_another_group_begin_nothing() {
+    let mut stepped = Stepped::new();
+    let members = [(2, 2, ReplicaRole::Voter), (3, 1, ReplicaRole::Learner)];
+    let record = GroupRecord::new(desc(1, 6, &members), ReplicaId(2));
+    let mut envelope = members_note(&record, ReplicaId(3));
+    envelope.group = GroupId(9);
+    let from = StoreId(2);
+    stepped.round(vec![ShardMessage::Deliver { from, envelopes: vec![envelope.clone()] }]);
+    assert!(stepped.shard.describe().is_empty());
+    assert_eq!(stepped.shard.dropped_messages, 1);
+    envelope.group = GroupId(1);
+    stepped.round(vec![ShardMessage::Deliver { from, envelopes: vec![envelope] }]);
+    assert_eq!(stepped.shard.describe().len(), 1);
+}
