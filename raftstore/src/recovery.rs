@@ -166,6 +166,28 @@ mod tests {
         assert!(found[0].log.record.desc.has_left(record.replica));
     }
 
+    /// Its group stays out, and says which entry it is.
+    #[test]
+    fn members_that_cannot_be_read_quarantine_their_group() {
+        let whole = codec::encode(&desc(2, 4));
+        let newer = [&[9], &whole[1..]].concat();
+        for (data, why) in [
+            (Bytes::new(), "cut short"),
+            (whole.slice(..whole.len() - 1), "cut short"),
+            (Bytes::from([&whole[..], b"x"].concat()), "1 bytes follow"),
+            (Bytes::from(newer), "format 9"),
+        ] {
+            let (log, _) = log();
+            let bad = LogEntry { index: 4, term: 2, kind: EntryKind::Membership, data };
+            let write =
+                GroupWrite { group: GroupId(1), append: vec![bad], ..GroupWrite::default() };
+            log.write(&[write]).unwrap();
+            let found = recover(&*log, &Applied(AtomicU64::new(4))).unwrap();
+            let damage = found[0].damage.clone().unwrap_or_default();
+            assert!(damage.contains("membership entry 4: ") && damage.contains(why), "{damage}");
+        }
+    }
+
     #[test]
     fn a_record_ahead_of_the_state_is_committed_and_a_tombstone_ends_the_state() {
         let (log, mut record) = log();

@@ -15,6 +15,21 @@ pub(super) trait Fixture {
     fn lose_entry(&mut self, group: GroupId, index: u64);
 }
 
+/// Opens a log whose folder may have been closed just now: a process that another test starts holds
+/// its lock for a moment, until its own program runs.
+#[allow(clippy::disallowed_methods)] // A test may wait.
+pub(super) fn once_free<T>(open: impl Fn() -> Result<T, LogError>) -> Result<T, LogError> {
+    for _ in 0..1000 {
+        match open() {
+            Err(error) if error.to_string().contains("in use by another process") => {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            opened => return opened,
+        }
+    }
+    open()
+}
+
 pub(super) fn record(group: u64) -> GroupRecord {
     let replicas = (1..=3)
         .map(|n| ReplicaDesc {
@@ -249,17 +264,23 @@ fn refusals(f: &mut dyn Fixture, open: &dyn Fn() -> Box<dyn Fixture>) {
     assert!(matches!(read(f.log(), 7, 1, 2), Err(LogError::Damaged { .. })));
 }
 
-fn tombstone(group: u64) -> GroupWrite {
+pub(super) fn tombstone(group: u64) -> GroupWrite {
     let record = GroupRecord { removed: true, ..record(group) };
     GroupWrite { record: Some(record), ..create(group) }
+}
+
+/// The record after a change of the members.
+pub(super) fn later_record(group: u64) -> GroupRecord {
+    let mut later = record(group);
+    later.desc.membership.version = 2;
+    later.desc.replicas.remove(2);
+    later
 }
 
 fn a_record_follows_the_members(f: &mut dyn Fixture) {
     f.log().write(&[create(1)]).unwrap();
     f.log().write(&[append(1, 1, &[1, 1, 1, 1])]).unwrap();
-    let mut later = record(1);
-    later.desc.membership.version = 2;
-    later.desc.replicas.remove(2);
+    let later = later_record(1);
     let write = GroupWrite { record: Some(later.clone()), ..append(1, 5, &[2]) };
     f.log().write(&[write]).unwrap();
     for _ in 0..2 {

@@ -10,7 +10,8 @@
 //!    Another engine, a newer version: refused before anything is touched.
 //! 3. The engine opens its files; it may create them only in the state `creating`, so that lost
 //!    files are an error and not a fresh, empty log.
-//! 4. Write the state `ready`.
+//! 4. Write the state `ready`, also when the folder is of an older version, which every engine reads:
+//!    what it writes from now on an older build would not understand.
 
 use crate::error::LogError;
 use std::fs::{self, File, TryLockError};
@@ -40,6 +41,8 @@ pub(super) struct Claim {
     format: Format,
     /// The engine's files do not exist yet, or were never used.
     pub creating: bool,
+    /// An older version's.
+    outdated: bool,
     _lock: File,
 }
 
@@ -48,22 +51,24 @@ impl Claim {
     pub fn take(dir: &Path, format: Format) -> Result<Claim, LogError> {
         fs::create_dir_all(dir).map_err(|e| io("create", dir, &e))?;
         let lock = lock(dir)?;
-        let creating = match read_format(dir, format)? {
-            Some(state) => state == State::Creating,
+        let (state, version) = match read_format(dir, format)? {
+            Some(found) => found,
             None => {
                 refuse_foreign(dir)?;
                 write_format(dir, format, State::Creating)?;
-                true
+                (State::Creating, format.version)
             }
         };
-        Ok(Claim { dir: dir.to_owned(), format, creating, _lock: lock })
+        let creating = state == State::Creating;
+        let outdated = version < format.version;
+        Ok(Claim { dir: dir.to_owned(), format, creating, outdated, _lock: lock })
     }
 
-    /// From now on the engine's files must exist.
+    /// The engine has opened: from now on its files must exist, and are of the newest version.
     pub fn ready(&mut self) -> Result<(), LogError> {
-        if self.creating {
+        if self.creating || self.outdated {
             write_format(&self.dir, self.format, State::Ready)?;
-            self.creating = false;
+            (self.creating, self.outdated) = (false, false);
         }
         Ok(())
     }
@@ -121,8 +126,8 @@ fn read_text(path: &Path) -> Result<Option<String>, LogError> {
     }
 }
 
-/// What FORMAT says; `None` without such a file.
-fn read_format(dir: &Path, format: Format) -> Result<Option<State>, LogError> {
+/// State and version as FORMAT says; `None` without such a file.
+fn read_format(dir: &Path, format: Format) -> Result<Option<(State, u32)>, LogError> {
     let path = dir.join(FORMAT_FILE);
     let Some(text) = read_text(&path)? else {
         return Ok(None);
@@ -149,7 +154,7 @@ fn read_format(dir: &Path, format: Format) -> Result<Option<State>, LogError> {
         return Err(refused(&path, &why));
     }
     match [State::Creating, State::Ready].into_iter().find(|known| known.word() == state) {
-        Some(state) => Ok(Some(state)),
+        Some(state) => Ok(Some((state, version))),
         None => Err(refused(&path, &format!("its state {state:?} is unknown"))),
     }
 }

@@ -1,8 +1,12 @@
 //! Folders that are not ours, not yet ours, or in use, with both engines.
 
 use super::*;
-use crate::log::contract_test::create;
-use crate::log::{LogEngine, LogOptions, LogStore, RocksLog, RocksLogOptions, open};
+use crate::log::contract_test::{append, create, entries, once_free, record};
+use crate::log::{
+    GroupWrite, LogEngine, LogOptions, LogStore, RaftEngineLog, RaftEngineLogOptions, RocksLog,
+    RocksLogOptions, open,
+};
+use crate::types::{GroupId, HardState};
 use std::sync::Arc;
 
 fn open_with(engine: LogEngine, dir: &Path) -> Result<Arc<dyn LogStore>, LogError> {
@@ -78,6 +82,71 @@ fn a_newer_format_and_other_engines_are_refused_untouched() {
             assert!(error.contains(&text), "{error}");
             assert_eq!(fs::read_to_string(&format).unwrap(), line);
         }
+    }
+}
+
+/// A closed folder as format 1 was: group 1 with three entries, its record without a tail.
+fn write_format_1(engine: LogEngine, dir: &Path) -> HardState {
+    let state = HardState { term: 1, vote: 11, commit: 2 };
+    let write = GroupWrite { hard_state: Some(state), ..append(1, 1, &[1, 1, 1]) };
+    match engine {
+        LogEngine::Rocksdb => {
+            let log = RocksLog::open(dir, RocksLogOptions::default()).unwrap();
+            log.write_format_1(&record(1), &write);
+        }
+        LogEngine::RaftEngine => {
+            let log = RaftEngineLog::open(dir, RaftEngineLogOptions::default()).unwrap();
+            log.write_format_1(&record(1), &write);
+        }
+    }
+    fs::write(dir.join(FORMAT_FILE), format!("flotilla-raft-log {} 1 ready\n", engine.name()))
+        .unwrap();
+    state
+}
+
+#[test]
+fn a_folder_of_format_1_is_taken_over_where_it_is() {
+    for engine in LogEngine::ALL {
+        let dir = tempfile::tempdir().unwrap();
+        let state = write_format_1(engine, dir.path());
+        let reopen = || once_free(|| open_with(engine, dir.path())).unwrap();
+        let log = reopen();
+        let found = log.load().unwrap();
+        assert_eq!((found.len(), &found[0].damage, found[0].last_index), (1, &None, 3));
+        assert_eq!((&found[0].record, found[0].hard_state), (&record(1), state));
+        let line = format!("flotilla-raft-log {} 2 ready\n", engine.name());
+        assert_eq!(fs::read_to_string(dir.path().join(FORMAT_FILE)).unwrap(), line);
+        // It goes on with what only the new format holds, beside a group that stays as it was.
+        let mut later = record(1);
+        later.desc.membership.version = 1;
+        log.write(&[GroupWrite { record: Some(later.clone()), ..append(1, 4, &[1]) }]).unwrap();
+        drop(log);
+        let log = reopen();
+        assert_eq!(log.load().unwrap()[0].record, later);
+        let mut held = Vec::new();
+        log.entries(GroupId(1), 1, 5, usize::MAX, &mut held).unwrap();
+        assert_eq!(held[..3], entries(1, &[1, 1, 1], 20));
+        assert_eq!(held[3..], entries(4, &[1], 20));
+    }
+}
+
+/// Until an engine has opened its files, the older build can still have them.
+#[test]
+fn a_folder_of_format_1_that_is_refused_stays_of_format_1() {
+    for (engine, files, what) in
+        [(LogEngine::Rocksdb, "db", "lost or damaged"), (LogEngine::RaftEngine, "files", "SPAN")]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        write_format_1(engine, dir.path());
+        fs::rename(dir.path().join(files), dir.path().join("elsewhere")).unwrap();
+        let reopen = || once_free(|| open_with(engine, dir.path()));
+        let error = reopen().map(drop).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+        let line = format!("flotilla-raft-log {} 1 ready\n", engine.name());
+        assert_eq!(fs::read_to_string(dir.path().join(FORMAT_FILE)).unwrap(), line);
+        let _ = fs::remove_dir_all(dir.path().join(files));
+        fs::rename(dir.path().join("elsewhere"), dir.path().join(files)).unwrap();
+        assert_eq!(reopen().unwrap().load().unwrap()[0].last_index, 3);
     }
 }
 

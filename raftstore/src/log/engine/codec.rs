@@ -195,6 +195,13 @@ pub(super) fn encode_record(record: &GroupRecord) -> Vec<u8> {
     Encoder::default().record(&key, record).to_vec()
 }
 
+/// The value that format 1 had for a group's record.
+#[cfg(test)]
+pub(super) fn encode_record_1(record: &GroupRecord) -> Vec<u8> {
+    let key = Key::Directory(record.desc.group).encode();
+    Encoder::default().record_1(&key, record).to_vec()
+}
+
 /// A group's record from its value.
 pub(super) fn decode_group_record(group: GroupId, value: &[u8]) -> Result<GroupRecord, String> {
     decode_record(&Key::Directory(group).encode(), group, value)

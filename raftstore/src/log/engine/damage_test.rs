@@ -2,7 +2,7 @@
 
 use super::batch::{HEADER_BYTES, batch_at};
 use super::*;
-use crate::log::contract_test::{append, create, entries};
+use crate::log::contract_test::{append, create, entries, later_record, once_free, tombstone};
 use crate::types::{HardState, LogPosition};
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -15,7 +15,7 @@ pub(super) fn folder() -> TempDir {
 }
 
 fn open(dir: &Path) -> Result<Arc<RaftEngineLog>, LogError> {
-    RaftEngineLog::open(dir, RaftEngineLogOptions::default())
+    once_free(|| RaftEngineLog::open(dir, RaftEngineLogOptions::default()))
 }
 
 fn refusal(dir: &Path) -> String {
@@ -207,6 +207,70 @@ fn a_quarantined_group_stays_out_and_the_others_go_on() {
     }
 }
 
+/// Group 1's members change, it ends, and group 2 goes on: the write of the members, of the end.
+fn ending() -> [Vec<GroupWrite>; 5] {
+    [
+        vec![create(1), create(2)],
+        vec![append(1, 1, &[1, 1])],
+        vec![GroupWrite { record: Some(later_record(1)), ..append(1, 3, &[1]) }],
+        vec![tombstone(1)],
+        vec![append(2, 1, &[1])],
+    ]
+}
+
+#[test]
+fn members_and_a_tombstone_that_come_last_are_there_or_not() {
+    for last in [2, 3] {
+        let log = written(&ending()[..=last]);
+        for at in log.batches[last].clone() {
+            log.recovers(last, |data| data.truncate(at), &format!("cut at {at}"));
+            log.recovers(last, |data| data[at] ^= 1 << (at % 8), &format!("flip at {at}"));
+        }
+    }
+}
+
+/// Only entries that the tombstone takes away anyway may be bad.
+#[test]
+fn members_and_a_tombstone_in_the_middle_are_never_lost_silently() {
+    let log = written(&ending());
+    let entry = log.batches[2].start + 16..log.batches[2].start + 16 + 25 + 20 + 4;
+    let whole = log.steps.last().unwrap();
+    for at in log.batches[2].start..log.batches[3].end {
+        let dir = log.damaged(|data| data[at] ^= 1 << (at % 8));
+        if entry.contains(&at) {
+            assert_eq!(&open(dir.path()).unwrap().load().unwrap(), whole, "flip at {at}");
+        } else {
+            let error = refusal(dir.path());
+            assert!(error.contains("0001.raftlog is damaged at byte"), "flip at {at}: {error}");
+            assert!(error.contains("a valid record follows"), "flip at {at}: {error}");
+        }
+    }
+}
+
+/// Its checksums in the file fit, its own does not: whose log it is cannot be told.
+#[test]
+fn a_bad_record_stops_the_store_and_is_named() {
+    for end in [tombstone(1), GroupWrite { record: Some(later_record(1)), ..append(1, 1, &[1]) }] {
+        let dir = folder();
+        let log = open(dir.path()).unwrap();
+        log.write(&[create(1), create(2)]).unwrap();
+        log.write(std::slice::from_ref(&end)).unwrap();
+        let good = codec::encode_record(end.record.as_ref().unwrap());
+        drop(log);
+        for at in [0, 4, 12, 20, good.len() - 1] {
+            let dir = copy(dir.path());
+            let log = open(dir.path()).unwrap();
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            log.spoil_record(GroupId(1), &bad);
+            drop(log);
+            let error = refusal(dir.path());
+            let named = error.contains("group 1") && error.contains("its record is bad");
+            assert!(named, "flip at {at}: {error}");
+        }
+    }
+}
+
 /// Group 1 writes and truncates all the time, group 2 never again.
 pub(super) fn busy(log: &RaftEngineLog, rounds: Range<u64>) {
     for index in rounds {
@@ -219,18 +283,8 @@ pub(super) fn busy(log: &RaftEngineLog, rounds: Range<u64>) {
 
 const SMALL_FILES: RaftEngineLogOptions = RaftEngineLogOptions { sync: true, file_bytes: 8 << 10 };
 
-#[allow(clippy::disallowed_methods)] // A test may wait.
 pub(super) fn open_small(dir: &Path) -> Arc<RaftEngineLog> {
-    // A process that another test starts holds the lock for a moment, until its own program runs.
-    for _ in 0..1000 {
-        match RaftEngineLog::open(dir, SMALL_FILES) {
-            Err(error) if error.to_string().contains("in use by another process") => {
-                std::thread::sleep(std::time::Duration::from_millis(5));
-            }
-            opened => return opened.unwrap(),
-        }
-    }
-    panic!("{} stays in use", dir.display())
+    once_free(|| RaftEngineLog::open(dir, SMALL_FILES)).unwrap()
 }
 
 fn many_files() -> (TempDir, Vec<GroupLog>) {

@@ -363,6 +363,30 @@ impl RaftEngineLog {
         batch.add_command(group.0, Command::Compact { index: index + 1 });
         self.engine.write(&mut batch, false).unwrap();
     }
+
+    /// Creates a group with entries and a hard state as a build of format 1 did.
+    pub(super) fn write_format_1(&self, record: &crate::types::GroupRecord, write: &GroupWrite) {
+        let group = record.desc.group;
+        let entries: Vec<Entry> =
+            write.append.iter().map(|entry| Entry::new(group, entry.clone())).collect();
+        let standing = super::groups::Standing {
+            hard_state: write.hard_state.unwrap_or_default(),
+            last_index: write.append.last().map_or(0, |entry| entry.index),
+            ..Default::default()
+        };
+        let mut batch = LogBatch::default();
+        batch.put(group.0, RECORD.to_vec(), codec::encode_record_1(record)).unwrap();
+        batch.add_entries::<Entries>(group.0, &entries).unwrap();
+        batch.put(group.0, STANDING.to_vec(), codec::encode_standing(&standing)).unwrap();
+        self.engine.write(&mut batch, true).unwrap();
+    }
+
+    /// Puts another value in the place of a group's record.
+    fn spoil_record(&self, group: GroupId, value: &[u8]) {
+        let mut batch = LogBatch::default();
+        batch.put(group.0, RECORD.to_vec(), value.to_vec()).unwrap();
+        self.engine.write(&mut batch, true).unwrap();
+    }
 }
 
 #[cfg(test)]

@@ -141,6 +141,20 @@ impl Encoder {
             put_membership(body, &record.desc.membership);
         })
     }
+
+    /// As format 1 wrote it, number by number.
+    #[cfg(test)]
+    pub fn record_1(&mut self, key: &RawKey, record: &GroupRecord) -> &[u8] {
+        self.seal(key, |body| {
+            body.put_u64_le(record.replica.0);
+            body.put_u32_le(record.desc.replicas.len() as u32);
+            for member in &record.desc.replicas {
+                body.put_u64_le(member.replica.0);
+                body.put_u64_le(member.store.0);
+                body.put_u8(u8::from(member.role == crate::types::ReplicaRole::Learner));
+            }
+        })
+    }
 }
 
 /// Checks a value's checksum and gives its body; the error says what is wrong.
@@ -270,16 +284,24 @@ mod tests {
         let members = vec![member(1, ReplicaRole::Voter), member(2, ReplicaRole::Learner)];
         let mut record = GroupRecord::new(GroupDesc::new(group, members), ReplicaId(2));
         let key = Key::Directory(group).encode();
-        // As format 1 had it.
-        let old = encoder.seal(&key, |body| {
-            body.put_u64_le(2);
-            put_members(body, &record.desc.replicas);
-        });
-        assert_eq!(decode_record(&key, group, old), Ok(record.clone()));
+        let old = encoder.record_1(&key, &record).to_vec();
+        assert_eq!(decode_record(&key, group, &old), Ok(record.clone()));
         record.desc.membership.version = 7;
         record.removed = true;
         let value = encoder.record(&key, &record).to_vec();
         assert_eq!(decode_record(&key, group, &value), Ok(record));
+        // Cut short by a mistake of ours, not by a disk: the checksum fits.
+        let body = &value[CRC_BYTES..];
+        for end in (0..body.len()).filter(|end| end + CRC_BYTES != old.len()) {
+            let cut = encoder.seal(&key, |out| out.extend_from_slice(&body[..end])).to_vec();
+            assert!(decode_record(&key, group, &cut).is_err(), "cut at {end}");
+        }
+        for at in 0..value.len() {
+            let mut damaged = value.clone();
+            damaged[at] ^= 1 << (at % 8);
+            let error = decode_record(&key, group, &damaged).unwrap_err();
+            assert!(error.contains("checksum"), "flip at {at}: {error}");
+        }
         let state = HardState { term: 1, vote: 2, commit: 3 };
         let key = Key::HardState(group).encode();
         assert_eq!(decode_hard_state(&key, encoder.hard_state(&key, &state)), Ok(state));

@@ -4,7 +4,7 @@
 #![allow(clippy::disallowed_methods)]
 
 use super::*;
-use crate::log::contract_test::{append, create, entries};
+use crate::log::contract_test::{append, create, entries, later_record, once_free, tombstone};
 use crate::types::{EntryKind, HardState};
 use bytes::Bytes;
 use std::fs;
@@ -12,7 +12,8 @@ use std::path::PathBuf;
 use tempfile::TempDir;
 
 fn open(dir: &Path) -> Result<Arc<RocksLog>, LogError> {
-    RocksLog::open(dir, RocksLogOptions { sync: false, ..RocksLogOptions::default() })
+    let options = RocksLogOptions { sync: false, ..RocksLogOptions::default() };
+    once_free(|| RocksLog::open(dir, options.clone()))
 }
 
 fn refusal(dir: &Path) -> String {
@@ -167,6 +168,57 @@ fn damage_in_the_middle_is_refused_and_changes_nothing() {
     let middle = log.bytes(log.last() - 1);
     let dir = log.damaged(|data| data[middle].fill(0));
     assert!(refusal(dir.path()).contains("(zeroes)"));
+}
+
+/// Group 1's members change, it ends, and group 2 goes on: the write of the members, of the end.
+fn ending() -> [Vec<GroupWrite>; 5] {
+    [
+        vec![create(1), create(2)],
+        vec![append(1, 1, &[1, 1])],
+        vec![GroupWrite { record: Some(later_record(1)), ..append(1, 3, &[1]) }],
+        vec![tombstone(1)],
+        vec![append(2, 1, &[1])],
+    ]
+}
+
+#[test]
+fn members_and_a_tombstone_that_come_last_are_there_or_not() {
+    for last in [2, 3] {
+        let log = written(&ending()[..=last]);
+        for at in log.bytes(last) {
+            log.recovers(last, |data| data.truncate(at), &format!("cut at {at}"));
+            log.recovers(last, |data| data[at] ^= 1 << (at % 8), &format!("flip at {at}"));
+        }
+    }
+}
+
+#[test]
+fn members_and_a_tombstone_in_the_middle_are_never_lost_silently() {
+    let log = written(&ending());
+    for at in log.bytes(2).start..log.bytes(3).end {
+        let dir = log.damaged(|data| data[at] ^= 1 << (at % 8));
+        let error = refusal(dir.path());
+        assert!(error.contains("is damaged at byte"), "flip at {at}: {error}");
+        assert!(error.contains("a valid record follows at byte"), "flip at {at}: {error}");
+    }
+}
+
+/// Its checksum in the file fits, its own does not: whose log it is cannot be told.
+#[test]
+fn a_bad_record_stops_the_store_and_is_named() {
+    for end in [tombstone(1), GroupWrite { record: Some(later_record(1)), ..append(1, 1, &[1]) }] {
+        let log = written(&[vec![create(1), create(2)], vec![end.clone()]]);
+        let key = Key::Directory(GroupId(1)).encode();
+        let good = Encoder::default().record(&key, end.record.as_ref().unwrap()).to_vec();
+        for at in [0, 4, 12, 20, good.len() - 1] {
+            let dir = copy(log.dir.path());
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            open(dir.path()).unwrap().spoil_record(GroupId(1), &bad);
+            let error = refusal(dir.path());
+            assert!(error.contains("the record of group 1: its checksum"), "flip at {at}: {error}");
+        }
+    }
 }
 
 #[test]

@@ -172,6 +172,22 @@ impl RocksLog {
     pub(super) fn lose_entry(&self, group: GroupId, index: u64) {
         self.db().delete(Key::Entry(group, index).encode()).unwrap();
     }
+
+    /// Creates a group with entries and a hard state as a build of format 1 did.
+    pub(super) fn write_format_1(&self, record: &crate::types::GroupRecord, write: &GroupWrite) {
+        let mut encoder = Encoder::default();
+        let mut batch = WriteBatch::default();
+        let key = Key::Directory(record.desc.group).encode();
+        batch.put(key, encoder.record_1(&key, record));
+        let plan = crate::log::extent::Extent::default().plan(write).unwrap();
+        encode(&mut batch, &mut encoder, write, &plan);
+        self.commit(batch).unwrap();
+    }
+
+    /// Puts another value in the place of a group's record.
+    fn spoil_record(&self, group: GroupId, value: &[u8]) {
+        self.db().put(Key::Directory(group).encode(), value).unwrap();
+    }
 }
 
 impl LogStore for RocksLog {
