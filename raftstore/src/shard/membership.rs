@@ -5,7 +5,8 @@
 //! 3. The tombstone stays. It tells whoever still writes to the replica; only a replica with a
 //!    larger id may begin here, when a leader says that it is a learner.
 
-use super::{Live, Shard, Slot};
+use super::Shard;
+use super::slot::{Live, Slot};
 use crate::apply::LeaderStop;
 use crate::completion::{Answer, OnceCompletion, Reply};
 use crate::error::Error;

@@ -13,21 +13,23 @@ pub(crate) mod lane;
 mod membership;
 mod round;
 pub(crate) mod run;
+mod slot;
 mod turns;
 
 pub use round::Round;
 use round::RoundSize;
+use slot::{Live, Quarantined, Slot};
 use turns::Turns;
 
 use crate::config::Config;
 use crate::error::{Error, Fatal};
 use crate::log::{GroupLog, LogStore};
-use crate::message::{Applied, Persisted, REMOVAL, Request, ShardMessage};
+use crate::message::{Request, ShardMessage};
 use crate::recovery::RecoveredGroup;
-use crate::replica::{Mood, Refused, Replica, ReplicaParts};
-use crate::status::{GroupView, ReplicaStatus, Role};
+use crate::replica::{Refused, Replica, ReplicaParts};
+use crate::status::{GroupView, ReplicaStatus};
 use crate::transport::Envelope;
-use crate::types::{GroupId, GroupRecord, Nanos, ReplicaId, StoreId};
+use crate::types::{GroupId, GroupRecord, Nanos, StoreId};
 use membership::Gone;
 use rustc_hash::FxHashMap;
 use std::collections::BTreeSet;
@@ -46,56 +48,6 @@ pub struct ShardConfig {
     pub seed: u64,
     /// Where old entries are read from.
     pub log: Arc<dyn LogStore>,
-}
-
-/// A live replica, and what its shard knows of it without looking into it.
-///
-/// With a thousand busy groups most of an entry's cost is memory that is not in the processor's
-/// caches: what can wait until the replica is touched anyway is noted here.
-struct Live {
-    /// What is written and applied, not told to the replica yet.
-    persisted: u64,
-    applied: u64,
-    dirty: bool,
-    /// It stands in line with its commands.
-    waits: bool,
-    mood: Mood,
-    replica: Replica,
-}
-
-impl Live {
-    fn new(replica: Replica) -> Self {
-        let mood = Mood { awaits_persisted: true, awaits_applied: true, entry_under_way: false };
-        Live { persisted: 0, applied: 0, dirty: false, waits: false, mood, replica }
-    }
-
-    /// Tells the replica what it had not to know until now.
-    fn catch_up(&mut self) {
-        match std::mem::take(&mut self.persisted) {
-            0 => {}
-            number => self.replica.on_persisted(number),
-        }
-        match std::mem::take(&mut self.applied) {
-            0 => {}
-            index => self.replica.on_applied(index),
-        }
-    }
-
-    fn replica(&mut self) -> &mut Replica {
-        self.catch_up();
-        &mut self.replica
-    }
-}
-
-struct Quarantined {
-    record: GroupRecord,
-    reason: String,
-}
-
-enum Slot {
-    Live(Box<Live>),
-    Quarantined(Box<Quarantined>),
-    Gone(Box<Gone>),
 }
 
 /// See the module.
@@ -252,72 +204,6 @@ impl Shard {
                 self.stopped = true;
             }
             ShardMessage::Tick => unreachable!("ticks are counted by the round"),
-        }
-    }
-
-    fn live(&mut self) -> impl Iterator<Item = &mut Live> {
-        self.slots.values_mut().filter_map(|slot| match slot {
-            Slot::Live(live) => Some(&mut **live),
-            Slot::Quarantined(_) | Slot::Gone(_) => None,
-        })
-    }
-
-    /// Runs `f` on a live replica and marks it dirty.
-    fn touch<T>(&mut self, group: GroupId, f: impl FnOnce(&mut Replica) -> T) -> Option<T> {
-        let Some(Slot::Live(live)) = self.slots.get_mut(&group) else { return None };
-        if !live.dirty {
-            live.dirty = true;
-            self.dirty.push(group);
-        }
-        Some(f(live.replica()))
-    }
-
-    /// A follower hears of it with its leader's next message, or the next tick.
-    fn persisted(&mut self, note: Persisted, round: &mut Round) {
-        if note.ready == REMOVAL {
-            return self.tombstone_written(note.group, round);
-        }
-        let Some(live) = self.same(note.group, note.replica) else { return };
-        if live.mood.awaits_persisted || note.ready == 0 {
-            self.touch(note.group, |replica| replica.on_persisted(note.ready));
-        } else {
-            live.persisted = live.persisted.max(note.ready);
-        }
-    }
-
-    /// So does every replica in which nobody waits for it: the callers have their answers.
-    fn applied(&mut self, note: Applied) {
-        self.apply_bytes -= note.bytes;
-        if note.destroyed {
-            return self.state_destroyed(note.group);
-        }
-        let Some(live) = self.same(note.group, note.replica) else { return };
-        if live.mood.awaits_applied {
-            self.touch(note.group, |replica| replica.on_applied(note.index));
-        } else {
-            live.applied = live.applied.max(note.index);
-        }
-    }
-
-    /// The replica, if it stands in line: it takes the command or read along when its turn comes,
-    /// and need not be settled for it.
-    fn in_line(&mut self, group: GroupId) -> Option<&mut Replica> {
-        let Some(Slot::Live(live)) = self.slots.get_mut(&group) else { return None };
-        (live.waits && live.replica.may_gather()).then_some(&mut live.replica)
-    }
-
-    /// The replica that a worker speaks of: another one may be here by now.
-    fn same(&mut self, group: GroupId, id: ReplicaId) -> Option<&mut Live> {
-        match self.slots.get_mut(&group) {
-            Some(Slot::Live(live)) if live.replica.id() == id => Some(live),
-            _ => None,
-        }
-    }
-
-    /// As [`Self::touch`], for what a worker tells.
-    fn touch_same(&mut self, group: GroupId, id: ReplicaId, f: impl FnOnce(&mut Replica)) {
-        if self.same(group, id).is_some() {
-            self.touch(group, f);
         }
     }
 
@@ -493,36 +379,10 @@ impl Shard {
     /// Every replica as it knows itself: it may have to hear yet of what it wrote and applied.
     #[must_use]
     pub fn statuses(&self) -> Vec<ReplicaStatus> {
-        let mut all: Vec<_> = self.slots.values().filter_map(describe).collect();
+        let mut all: Vec<_> = self.slots.values().filter_map(Slot::status).collect();
         all.sort_unstable_by_key(|replica| replica.group);
         all
     }
-}
-
-fn describe(slot: &Slot) -> Option<ReplicaStatus> {
-    let q = match slot {
-        Slot::Live(live) => return Some(live.replica.status()),
-        Slot::Quarantined(q) => q,
-        Slot::Gone(_) => return None,
-    };
-    Some(ReplicaStatus {
-        group: q.record.desc.group,
-        replica: q.record.replica,
-        role: Role::Quarantined,
-        term: 0,
-        leader: None,
-        commit: 0,
-        applied: 0,
-        persisted: 0,
-        durable_applied: 0,
-        first_index: 0,
-        last_index: 0,
-        cache_bytes: 0,
-        waiting_proposals: 0,
-        waiting_reads: 0,
-        damage: Some(q.reason.clone()),
-        peers: Vec::new(),
-    })
 }
 
 fn refuse(request: Request, error: &Error) {

@@ -1,0 +1,168 @@
+//! The places of a shard: who is in them, and what a live replica is told at once, or when it is
+//! touched the next time.
+
+use super::Shard;
+use super::membership::Gone;
+use crate::message::{Applied, Persisted, REMOVAL};
+use crate::replica::{Mood, Replica};
+use crate::shard::Round;
+use crate::status::{ReplicaStatus, Role};
+use crate::types::{GroupId, GroupRecord, ReplicaId};
+
+/// A live replica, and what its shard knows of it without looking into it.
+///
+/// With a thousand busy groups most of an entry's cost is memory that is not in the processor's
+/// caches: what can wait until the replica is touched anyway is noted here.
+pub(super) struct Live {
+    /// What is written and applied, not told to the replica yet.
+    persisted: u64,
+    applied: u64,
+    pub(super) dirty: bool,
+    /// It stands in line with its commands.
+    pub(super) waits: bool,
+    pub(super) mood: Mood,
+    pub(super) replica: Replica,
+}
+
+impl Live {
+    pub(super) fn new(replica: Replica) -> Self {
+        let mood = Mood { awaits_persisted: true, awaits_applied: true, entry_under_way: false };
+        Live { persisted: 0, applied: 0, dirty: false, waits: false, mood, replica }
+    }
+
+    /// Tells the replica what it had not to know until now.
+    pub(super) fn catch_up(&mut self) {
+        match std::mem::take(&mut self.persisted) {
+            0 => {}
+            number => self.replica.on_persisted(number),
+        }
+        match std::mem::take(&mut self.applied) {
+            0 => {}
+            index => self.replica.on_applied(index),
+        }
+    }
+
+    pub(super) fn replica(&mut self) -> &mut Replica {
+        self.catch_up();
+        &mut self.replica
+    }
+}
+
+/// A replica that takes no part.
+pub(super) struct Quarantined {
+    pub(super) record: GroupRecord,
+    pub(super) reason: String,
+}
+
+/// Who is in a group's place.
+pub(super) enum Slot {
+    Live(Box<Live>),
+    Quarantined(Box<Quarantined>),
+    Gone(Box<Gone>),
+}
+
+impl Slot {
+    /// As its store tells it; nothing of a replica that was removed.
+    pub(super) fn status(&self) -> Option<ReplicaStatus> {
+        let q = match self {
+            Slot::Live(live) => return Some(live.replica.status()),
+            Slot::Quarantined(q) => q,
+            Slot::Gone(_) => return None,
+        };
+        Some(ReplicaStatus {
+            group: q.record.desc.group,
+            replica: q.record.replica,
+            role: Role::Quarantined,
+            term: 0,
+            leader: None,
+            commit: 0,
+            applied: 0,
+            persisted: 0,
+            durable_applied: 0,
+            first_index: 0,
+            last_index: 0,
+            cache_bytes: 0,
+            waiting_proposals: 0,
+            waiting_reads: 0,
+            damage: Some(q.reason.clone()),
+            peers: Vec::new(),
+        })
+    }
+}
+
+impl Shard {
+    pub(super) fn live(&mut self) -> impl Iterator<Item = &mut Live> {
+        self.slots.values_mut().filter_map(|slot| match slot {
+            Slot::Live(live) => Some(&mut **live),
+            Slot::Quarantined(_) | Slot::Gone(_) => None,
+        })
+    }
+
+    /// Runs `f` on a live replica and marks it dirty.
+    pub(super) fn touch<T>(
+        &mut self,
+        group: GroupId,
+        f: impl FnOnce(&mut Replica) -> T,
+    ) -> Option<T> {
+        let Some(Slot::Live(live)) = self.slots.get_mut(&group) else { return None };
+        if !live.dirty {
+            live.dirty = true;
+            self.dirty.push(group);
+        }
+        Some(f(live.replica()))
+    }
+
+    /// A follower hears of it with its leader's next message, or the next tick.
+    pub(super) fn persisted(&mut self, note: Persisted, round: &mut Round) {
+        if note.ready == REMOVAL {
+            return self.tombstone_written(note.group, round);
+        }
+        let Some(live) = self.same(note.group, note.replica) else { return };
+        if live.mood.awaits_persisted || note.ready == 0 {
+            self.touch(note.group, |replica| replica.on_persisted(note.ready));
+        } else {
+            live.persisted = live.persisted.max(note.ready);
+        }
+    }
+
+    /// So does every replica in which nobody waits for it: the callers have their answers.
+    pub(super) fn applied(&mut self, note: Applied) {
+        self.apply_bytes -= note.bytes;
+        if note.destroyed {
+            return self.state_destroyed(note.group);
+        }
+        let Some(live) = self.same(note.group, note.replica) else { return };
+        if live.mood.awaits_applied {
+            self.touch(note.group, |replica| replica.on_applied(note.index));
+        } else {
+            live.applied = live.applied.max(note.index);
+        }
+    }
+
+    /// The replica, if it stands in line: it takes the command or read along when its turn comes,
+    /// and need not be settled for it.
+    pub(super) fn in_line(&mut self, group: GroupId) -> Option<&mut Replica> {
+        let Some(Slot::Live(live)) = self.slots.get_mut(&group) else { return None };
+        (live.waits && live.replica.may_gather()).then_some(&mut live.replica)
+    }
+
+    /// The replica that a worker speaks of: another one may be here by now.
+    fn same(&mut self, group: GroupId, id: ReplicaId) -> Option<&mut Live> {
+        match self.slots.get_mut(&group) {
+            Some(Slot::Live(live)) if live.replica.id() == id => Some(live),
+            _ => None,
+        }
+    }
+
+    /// As [`Self::touch`], for what a worker tells.
+    pub(super) fn touch_same(
+        &mut self,
+        group: GroupId,
+        id: ReplicaId,
+        f: impl FnOnce(&mut Replica),
+    ) {
+        if self.same(group, id).is_some() {
+            self.touch(group, f);
+        }
+    }
+}
