@@ -95,7 +95,7 @@ pub enum FolderError {
     },
     /// The identity file does not parse.
     #[error(
-        "folder {path}: its file '{file}' is damaged: {reason}; restore it from a copy or let a store with an empty --dir take its place"
+        "folder {path}: its file '{file}' is damaged: {reason}; keep this store's folder, and restore it from a copy that was taken while the store was stopped: no other store can rebuild it yet"
     )]
     Damaged {
         /// The folder.

@@ -79,6 +79,13 @@ impl Load {
         self.recorder.written.load(Ordering::Relaxed)
     }
 
+    /// Operations so far of which nobody knows whether they took place.
+    #[must_use]
+    pub fn unknown(&self) -> usize {
+        let operations = self.recorder.operations.lock();
+        operations.iter().filter(|o| o.outcome == Outcome::Unknown).count()
+    }
+
     /// Waits until `count` more writes are acknowledged and gives the time that took.
     ///
     /// # Panics

@@ -110,3 +110,127 @@ impl<W: Work> LaneEnd<W> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::config::Config;
+    use crate::log::MemoryLog;
+    use crate::metrics::Metrics;
+    use crate::router::Router;
+    use crate::transport::{Envelope, Transport};
+    use crate::types::StoreId;
+    use std::sync::atomic::AtomicBool;
+    use std::thread::{self, ThreadId};
+
+    const INLINE_BYTES_MAX: usize = 100;
+    const SMALL: usize = 1;
+    const LARGE: usize = 1_000;
+
+    /// Notes who did what; a task that has one waits at its gate.
+    #[derive(Default)]
+    struct Stub {
+        done: Arc<Mutex<Vec<(u64, ThreadId)>>>,
+        may_wait: Arc<AtomicBool>,
+    }
+
+    struct Task {
+        number: u64,
+        bytes: usize,
+        gate: Option<Receiver<()>>,
+    }
+
+    impl Work for Stub {
+        type Task = Task;
+
+        fn bytes(task: &Task) -> usize {
+            task.bytes
+        }
+
+        fn may_wait(&self, _tasks: &[Task]) -> bool {
+            self.may_wait.load(Ordering::Relaxed)
+        }
+
+        fn work(&mut self, tasks: Vec<Task>, _shell: &Shell) -> Result<(), Fatal> {
+            for task in tasks {
+                if let Some(gate) = task.gate {
+                    gate.recv().unwrap();
+                }
+                self.done.lock().push((task.number, thread::current().id()));
+            }
+            Ok(())
+        }
+    }
+
+    struct Nowhere;
+
+    impl Transport for Nowhere {
+        fn send(&self, _to: StoreId, _envelopes: Vec<Envelope>) {}
+    }
+
+    fn shell() -> Shell {
+        let config = Arc::new(Config::default());
+        Shell {
+            router: Arc::new(Router::new(config, Vec::new(), MemoryLog::new(), Metrics::new())),
+            transport: Arc::new(Nowhere),
+            clock: Arc::new(SystemClock),
+            on_fatal: Arc::new(|fatal| panic!("{fatal}")),
+        }
+    }
+
+    fn task(number: u64, bytes: usize) -> Vec<Task> {
+        vec![Task { number, bytes, gate: None }]
+    }
+
+    /// What `hand` hands over, as the numbers in their order and whether this thread did them.
+    fn run(hand: impl FnOnce(&Lane<Stub>, &Shell, &AtomicBool)) -> Vec<(u64, bool)> {
+        let stub = Stub::default();
+        let (done, may_wait) = (Arc::clone(&stub.done), Arc::clone(&stub.may_wait));
+        let (lane, end) = lane(stub, INLINE_BYTES_MAX);
+        let shell = shell();
+        thread::scope(|scope| {
+            scope.spawn(|| end.run(&shell));
+            hand(&lane, &shell, &may_wait);
+            drop(lane);
+        });
+        let me = thread::current().id();
+        let done = done.lock();
+        done.iter().map(|(number, by)| (*number, *by == me)).collect()
+    }
+
+    #[test]
+    fn small_work_is_done_at_once_and_large_work_by_the_worker() {
+        let done = run(|lane, shell, may_wait| {
+            lane.hand(task(0, SMALL), shell).unwrap();
+            may_wait.store(true, Ordering::Relaxed);
+            lane.hand(task(1, SMALL), shell).unwrap();
+            lane.hand(task(2, LARGE), shell).unwrap();
+        });
+        assert_eq!(done, [(0, true), (1, false), (2, false)]);
+    }
+
+    #[test]
+    fn small_work_waits_behind_what_the_worker_has() {
+        let done = run(|lane, shell, _| {
+            let (open, gate) = unbounded();
+            let first = Task { number: 0, bytes: LARGE, gate: Some(gate) };
+            lane.hand(vec![first], shell).unwrap();
+            lane.hand(task(1, SMALL), shell).unwrap();
+            open.send(()).unwrap();
+        });
+        assert_eq!(done, [(0, false), (1, false)]);
+    }
+
+    #[test]
+    fn order_is_kept_however_the_work_is_done() {
+        let done = run(|lane, shell, _| {
+            for number in 0..10_000 {
+                let bytes = if number % 7 == 0 { LARGE } else { SMALL };
+                lane.hand(task(number, bytes), shell).unwrap();
+            }
+        });
+        assert!(done.iter().map(|(number, _)| *number).eq(0..10_000));
+        assert!(done.iter().any(|(_, by_me)| !by_me));
+    }
+}

@@ -38,7 +38,7 @@ use parking_lot::{Mutex, RwLock};
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -86,6 +86,8 @@ struct Table {
     /// Of all records, active and sealed, and what running writes may still add.
     bytes: AtomicUsize,
     sealed_bytes: AtomicUsize,
+    /// Batches so far.
+    writes: AtomicU64,
     /// Held for a whole checkpoint: one at a time. Why one failed.
     turn: Mutex<Option<Fatal>>,
     /// Why nothing is written any more.
@@ -108,6 +110,7 @@ impl TableEngine {
             bytes_max,
             bytes: AtomicUsize::new(0),
             sealed_bytes: AtomicUsize::new(0),
+            writes: AtomicU64::new(0),
             turn: Mutex::default(),
             fence: RwLock::default(),
             gentle: false,
@@ -224,6 +227,7 @@ impl Table {
     fn write(&self, batch: &[GroupChanges]) -> Result<(), Fatal> {
         let most = batch.iter().flat_map(|group| &group.changes).map(bytes_of).sum();
         self.reserve(most)?;
+        self.writes.fetch_add(1, Ordering::Relaxed);
         let mut used = 0;
         for GroupChanges { group, changes } in batch {
             let mut stripe = self.stripe(*group).write();
@@ -287,10 +291,10 @@ impl Table {
                 system: &columns.system,
             })
             .collect();
-        let seen = Cell::new(usize::MAX);
+        let seen = Cell::new(u64::MAX);
         let hurry = || {
-            let bytes = self.bytes.load(Ordering::Relaxed);
-            let idle = seen.replace(bytes) == bytes;
+            let writes = self.writes.load(Ordering::Relaxed);
+            let idle = seen.replace(writes) == writes;
             idle || self.nearly_full()
         };
         let pace = if self.gentle { Pace::gentle(&hurry) } else { Pace::full() };
