@@ -1,7 +1,7 @@
 //! Errors, by what the caller should do; and the fatal ones, which end the process.
 
 use crate::members::ChangeRefusal;
-use crate::types::{GroupId, ReplicaDesc};
+use crate::types::{GroupId, ReplicaDesc, ReplicaId, ReplicaRole};
 
 /// Why a request was not answered with a result.
 ///
@@ -60,9 +60,88 @@ pub enum Error {
         /// Which rule, which value, what to do.
         refusal: ChangeRefusal,
     },
+    /// A leader transfer that cannot be, or was not done in time.
+    #[error("group {group}: leadership not transferred: {refusal}")]
+    NotTransferred {
+        /// The group asked for.
+        group: GroupId,
+        /// Why, and what to do.
+        refusal: TransferRefusal,
+    },
     /// The store is stopping.
     #[error("the store is stopping")]
     Closed,
+}
+
+/// Why leadership was not handed over. From [`TransferRefusal::Silent`] on, it was tried for one
+/// election timeout.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TransferRefusal {
+    /// No such member.
+    #[error("replica {replica} is not a member: choose one of the group's")]
+    NotMember {
+        /// As asked.
+        replica: ReplicaId,
+    },
+    /// It has the leadership.
+    #[error("replica {replica} leads already")]
+    Leads {
+        /// As asked.
+        replica: ReplicaId,
+    },
+    /// Only voters lead.
+    #[error("replica {replica} is a {role}: only a voter leads, so promote it first")]
+    NotVoter {
+        /// As asked.
+        replica: ReplicaId,
+        /// What it is.
+        role: ReplicaRole,
+    },
+    /// Its priority forbids it.
+    #[error("replica {replica} has priority 0 and never leads: give it another priority first")]
+    NeverLeads {
+        /// As asked.
+        replica: ReplicaId,
+    },
+    /// One at a time.
+    #[error("leadership is being handed to replica {to}: wait until that is over")]
+    UnderWay {
+        /// Whom the other transfer goes to.
+        to: ReplicaId,
+    },
+    /// Nothing is heard of it.
+    #[error("replica {replica} is silent: bring its store back first; the leader goes on")]
+    Silent {
+        /// As asked.
+        replica: ReplicaId,
+    },
+    /// It did not catch up in time.
+    #[error(
+        "replica {replica} lags, with index {matched} of {commit}: try again once it has caught \
+         up; the leader goes on"
+    )]
+    Lags {
+        /// As asked.
+        replica: ReplicaId,
+        /// What it holds.
+        matched: u64,
+        /// What is committed.
+        commit: u64,
+    },
+    /// It was told and did not take over in time.
+    #[error("replica {replica} did not take over in time: try again; the leader goes on")]
+    NotTaken {
+        /// As asked.
+        replica: ReplicaId,
+    },
+    /// Somebody else was elected meanwhile.
+    #[error("replica {leader} was elected instead of replica {replica}: ask that one")]
+    Elsewhere {
+        /// As asked.
+        replica: ReplicaId,
+        /// Who leads.
+        leader: ReplicaId,
+    },
 }
 
 fn hint_text(leader: &Option<ReplicaDesc>) -> String {

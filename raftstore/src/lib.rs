@@ -65,19 +65,19 @@ pub use apply::{AppliedState, ApplyEntry, GroupApply, LeaderStop, StateMachine};
 pub use clock::{Clock, SystemClock};
 pub use completion::{Answer, Completion, OnceCompletion, Outcome, Outcomes, Reply};
 pub use config::Config;
-pub use error::{Error, Fatal, LogError};
+pub use error::{Error, Fatal, LogError, TransferRefusal};
 pub use log::reader;
 pub use log::writer::{LogDone, LogWriter};
 pub use log::{GroupLog, GroupWrite, LogStore};
 pub use members::{
     Change, ChangeRefusal, ChangeRequest, GroupDesc, GroupRecord, Membership, OperationId,
-    PendingChange, ReplicaDesc, ReplicaRole,
+    PendingChange, Priority, ReplicaDesc, ReplicaRole,
 };
 pub use message::Request;
 pub use recovery::{RecoveredGroup, recover};
 pub use shard::{Round, Shard, ShardConfig};
 pub use start::{ShardTask, StartError, StoreBuilder};
-pub use status::{GroupView, QueueStatus, ReplicaStatus, Role};
+pub use status::{GroupView, PeerProgress, QueueStatus, ReplicaStatus, Role};
 pub use store::Store;
 pub use transport::{Envelope, Inbound, Payload, Transport};
 pub use types::{

@@ -37,7 +37,7 @@ pub enum Request {
         /// The way back.
         reply: Reply,
     },
-    /// Hand leadership to `to`; answered with [`crate::Answer::Accepted`] when it was started.
+    /// Hand leadership to `to`; answered with [`crate::Answer::Accepted`] when that one leads.
     TransferLeader {
         /// The group.
         group: GroupId,
@@ -105,6 +105,8 @@ pub enum ShardMessage {
     Tick,
     /// Report every replica.
     Describe(crossbeam::channel::Sender<Vec<ReplicaStatus>>),
+    /// Hand over what is led here, and lead nothing from now on: the store is about to stop.
+    Leave,
     /// Fail all callers and end.
     Stop,
 }

@@ -1,6 +1,7 @@
 //! What a replica looks like from outside: for `/status`, `describe` and tests.
 
-use crate::types::{GroupId, GroupRecord, ReplicaDesc, ReplicaId};
+use crate::members::Priority;
+use crate::types::{GroupId, GroupRecord, ReplicaDesc, ReplicaId, ReplicaRole, StoreId};
 use serde::Serialize;
 
 /// The role of a replica at a moment.
@@ -17,6 +18,20 @@ pub enum Role {
     PreCandidate,
     /// Damaged; takes no part.
     Quarantined,
+}
+
+impl Role {
+    /// As in text and JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Role::Leader => "leader",
+            Role::Follower => "follower",
+            Role::Candidate => "candidate",
+            Role::PreCandidate => "pre_candidate",
+            Role::Quarantined => "quarantined",
+        }
+    }
 }
 
 /// One replica in figures.
@@ -52,8 +67,37 @@ pub struct ReplicaStatus {
     pub waiting_reads: usize,
     /// Why it is quarantined, if it is.
     pub damage: Option<String>,
-    /// On a leader: (member, matched index, state) of each peer.
-    pub peers: Vec<(ReplicaId, u64, String)>,
+    /// How much it is wanted as the leader.
+    pub priority: Priority,
+    /// Ticks since it last heard its leader, or gave up waiting for one.
+    pub ticks_silent: usize,
+    /// How many of them may pass before it campaigns, or waits once more for the preferred member.
+    pub ticks_to_campaign: usize,
+    /// On a leader: whom it hands leadership to.
+    pub transfer_to: Option<ReplicaId>,
+    /// On a leader: how far the others are.
+    pub peers: Vec<PeerProgress>,
+}
+
+/// How far another member is, as its leader knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PeerProgress {
+    /// The member.
+    pub replica: ReplicaId,
+    /// Its store.
+    pub store: StoreId,
+    /// What it may do.
+    pub role: ReplicaRole,
+    /// It holds the log up to here.
+    pub matched: u64,
+    /// The next index to be sent.
+    pub next: u64,
+    /// `probe`, `replicate` or `snapshot`.
+    pub state: &'static str,
+    /// Appends that are not acknowledged.
+    pub in_flight: usize,
+    /// Ticks since it was heard; nothing when it never was by this replica.
+    pub ticks_silent: Option<u64>,
 }
 
 /// A group as its store publishes it: cheap to read, a moment old.
@@ -67,6 +111,20 @@ pub struct GroupView {
     pub term: u64,
     /// This store's replica leads.
     pub leading: bool,
+}
+
+impl GroupView {
+    /// It leads, and another member could.
+    #[must_use]
+    pub fn leads_others(&self) -> bool {
+        let desc = &self.record.desc;
+        let could = |r: &ReplicaDesc| {
+            r.replica != self.record.replica
+                && r.role.votes()
+                && desc.priority(r.replica).rank().is_some()
+        };
+        self.leading && desc.replicas.iter().any(could)
+    }
 }
 
 /// How full the queues of a store are.

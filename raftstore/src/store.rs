@@ -41,8 +41,12 @@ impl Store {
         self.submit(vec![Request::ReadBarrier { group, reply }]);
     }
 
-    /// Starts to hand the group's leadership to `to`. [`crate::Answer::Accepted`] says that it was
-    /// started; it ends, done or not, within an election timeout.
+    /// Hands the group's leadership to `to`. [`crate::Answer::Accepted`] says that it leads now.
+    ///
+    /// Errors: `NotTransferred` tells why not, at once or after an election timeout, and that this
+    /// replica leads on; while the other takes over, proposals get `Busy`. `NotLeader`, `NoGroup`,
+    /// `Quarantined` and `Closed` mean *not begun*. `Unknown`: this replica stepped down, and who
+    /// leads was not heard in time.
     pub fn transfer_leader(&self, group: GroupId, to: ReplicaId, reply: Reply) {
         self.submit(vec![Request::TransferLeader { group, to, reply }]);
     }
@@ -92,6 +96,39 @@ impl Store {
         }
         all.sort_by_key(|status: &ReplicaStatus| status.group);
         all
+    }
+
+    /// Hands every leadership over and takes none from now on: the step before
+    /// [`Store::shutdown`] that spares callers an election. Voters of equal priority share the
+    /// groups. Blocks until nothing is led here that another store could lead, and all callers
+    /// have their answers; until there was no progress for one and a half election timeouts; or
+    /// for `limit`. The number of groups that are still led.
+    #[must_use]
+    pub fn hand_over(&self, limit: Duration) -> usize {
+        const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+        let config = &self.router.config;
+        let election = config.election_ticks as u64 * config.tick_interval_ms;
+        let patience = Duration::from_millis(election * 3 / 2);
+        self.router.tell_all(|| ShardMessage::Leave);
+        let over = crossbeam::channel::after(limit);
+        let mut stuck = crossbeam::channel::after(patience);
+        let mut fewest = usize::MAX;
+        loop {
+            let led = self.groups().iter().filter(|view| view.leads_others()).count();
+            let waiting = || self.describe().iter().any(|r| r.waiting_proposals > 0);
+            if led == 0 && !waiting() {
+                return led;
+            }
+            if led < fewest {
+                fewest = led;
+                stuck = crossbeam::channel::after(patience);
+            }
+            crossbeam::channel::select! {
+                recv(over) -> _ => return led,
+                recv(stuck) -> _ => return led,
+                default(LOOK_INTERVAL) => {}
+            }
+        }
     }
 
     /// How full the queues are.

@@ -54,6 +54,9 @@ pub const MUTANTS: &[Mutant] = &[
     mutant("second_change_while_pending", "a change is accepted while one is under way", 100),
     mutant("learner_in_quorum", "a restarted replica counts learners as voters", 100),
     mutant("promote_at_once", "a learner votes before it has caught up", 100),
+    mutant("priority_zero_campaigns", "a replica of priority 0 leads all the same", 200),
+    mutant("target_never_decays", "whoever is not preferred waits for ever", 400),
+    mutant("transfer_accepted_at_once", "a transfer is called done when it was begun", 100),
     mutant(
         "sole_voter_sends_early",
         "a sole voter sends to learners before its vote is durable",

@@ -32,7 +32,9 @@ impl Core {
             Error::Busy { .. } => error(Kind::Busy, message),
             Error::Unknown { .. } => error(Kind::Unknown, message),
             Error::NoGroup { .. } => self.no_region(region),
-            Error::Invalid { .. } | Error::Refused { .. } => error(Kind::Invalid, message),
+            Error::Invalid { .. } | Error::Refused { .. } | Error::NotTransferred { .. } => {
+                error(Kind::Invalid, message)
+            }
             Error::Closed => error(Kind::Closed, message),
         }
     }

@@ -1,6 +1,8 @@
 //! From a request to the next description, without side effects: what the leader proposes.
 
-use super::{GroupDesc, OperationId, PendingChange, ReplicaDesc, ReplicaRole};
+use super::{
+    ChangeRefusal, GroupDesc, OperationId, PendingChange, Priority, ReplicaDesc, ReplicaRole,
+};
 use crate::types::{ReplicaId, StoreId};
 
 /// Members of one group at most.
@@ -31,6 +33,14 @@ pub enum Change {
     Demote(ReplicaId),
     /// A member leaves; its log and state are destroyed.
     Remove(ReplicaId),
+    /// How much a member is wanted as the leader. A leader that is not preferred any more hands
+    /// over by itself.
+    SetPriority {
+        /// The member.
+        replica: ReplicaId,
+        /// Its new priority.
+        priority: Priority,
+    },
     /// Gives up the request under way, while it waits for a member to catch up; what it added
     /// stays as a learner. Stands alone.
     Cancel(OperationId),
@@ -43,7 +53,8 @@ impl Change {
             | Change::AddLearner { replica, .. }
             | Change::Promote(replica)
             | Change::Demote(replica)
-            | Change::Remove(replica) => Some(*replica),
+            | Change::Remove(replica)
+            | Change::SetPriority { replica, .. } => Some(*replica),
             Change::Cancel(_) => None,
         }
     }
@@ -59,94 +70,6 @@ pub struct ChangeRequest {
     pub changes: Vec<Change>,
     /// Accept it though no quorum of the voters that it leaves is alive.
     pub force: bool,
-}
-
-/// Why a change was refused. Nothing was changed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ChangeRefusal {
-    /// One at a time.
-    #[error("operation {operation} is under way: wait until it is done, or cancel it")]
-    Pending {
-        /// The one under way.
-        operation: OperationId,
-    },
-    /// The request has no part.
-    #[error("changes = []: name at least one")]
-    Empty,
-    /// Two parts speak of one replica.
-    #[error("replica {replica} is named twice: once is allowed")]
-    Twice {
-        /// Its id.
-        replica: ReplicaId,
-    },
-    /// Ids are never used twice.
-    #[error(
-        "replica {replica}: ids up to {replica_max} were used in this group: take a larger one"
-    )]
-    ReplicaUsed {
-        /// As asked.
-        replica: ReplicaId,
-        /// The largest id that was ever used.
-        replica_max: ReplicaId,
-    },
-    /// One member a store, and no store 0.
-    #[error(
-        "store {store} cannot take replica {replica}: choose a store without a member of this group"
-    )]
-    StoreTaken {
-        /// As asked.
-        store: StoreId,
-        /// As asked.
-        replica: ReplicaId,
-    },
-    /// No such member.
-    #[error("replica {replica} is not a member: choose one of the group's")]
-    NotMember {
-        /// As asked.
-        replica: ReplicaId,
-    },
-    /// Only learners are promoted, only voters demoted.
-    #[error("replica {replica} is a {role}: only a learner is promoted, only a voter demoted")]
-    WrongRole {
-        /// As asked.
-        replica: ReplicaId,
-        /// What it is.
-        role: ReplicaRole,
-    },
-    /// A group needs a voter.
-    #[error("no voter would be left: keep or add one")]
-    NoVoter,
-    /// Too large a group.
-    #[error("{members} members: at most {MEMBERS_MAX}")]
-    TooMany {
-        /// As asked.
-        members: usize,
-    },
-    /// The voters that remain could not decide anything.
-    #[error(
-        "of the {voters} voters that remain only {live} are alive, no quorum: bring stores back \
-         first, or force it"
-    )]
-    QuorumLost {
-        /// Voters after the change.
-        voters: usize,
-        /// Those that the leader has heard of lately, or that are still to join.
-        live: usize,
-    },
-    /// A cancel without its operation, too late, or not alone.
-    #[error(
-        "operation {operation} cannot be cancelled: it must be under way, wait for a member to \
-         catch up, and the cancel must stand alone"
-    )]
-    NotCancellable {
-        /// As asked.
-        operation: OperationId,
-    },
-    /// Another entry stands in its place.
-    #[error(
-        "another leader's entry took its place, or a change before it was not applied: ask again"
-    )]
-    NotApplied,
 }
 
 /// What the leader knows beside the description.
@@ -266,6 +189,14 @@ fn take(
             pending.remove.push(replica);
             Ok(())
         }
+        Change::SetPriority { replica, priority } => {
+            member(desc, replica)?;
+            if !priority.is_valid() {
+                return Err(ChangeRefusal::WrongPriority { replica, priority });
+            }
+            next.membership.priorities.insert(replica, priority);
+            Ok(())
+        }
         Change::Cancel(operation) => Err(ChangeRefusal::NotCancellable { operation }),
     }
 }
@@ -303,6 +234,11 @@ fn check_quorum(
     let voters: Vec<&ReplicaDesc> = desc.replicas.iter().filter(stays).collect();
     if voters.is_empty() {
         return Err(ChangeRefusal::NoVoter);
+    }
+    let leads = |r: &&&ReplicaDesc| desc.priority(r.replica) != Priority::NEVER;
+    let able = voters.iter().filter(leads).count();
+    if able * 2 <= voters.len() {
+        return Err(ChangeRefusal::TooFewLead { voters: voters.len(), able });
     }
     let lives = |r: &&&ReplicaDesc| {
         (joiners_live && r.role == ReplicaRole::Joining)
@@ -363,6 +299,9 @@ fn settled(mut next: GroupDesc) -> GroupDesc {
     rename(&mut next, ReplicaRole::Incoming, ReplicaRole::Voter);
     rename(&mut next, ReplicaRole::Demoting, ReplicaRole::Learner);
     next.membership.pending = None;
+    let GroupDesc { replicas, membership, .. } = &mut next;
+    let lives = |id: &ReplicaId| replicas.iter().any(|r| r.replica == *id);
+    membership.priorities.retain(|id, priority| lives(id) && *priority != Priority::OFF);
     next
 }
 

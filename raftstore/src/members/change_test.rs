@@ -157,3 +157,32 @@ fn a_group_remembers_the_last_operations() {
     assert_eq!(desc.membership.operations.len(), OPERATIONS_KEPT);
     assert_eq!(desc.membership.operations.last(), Some(&OperationId(120)));
 }
+
+fn set_priority(id: u64, priority: i32) -> Change {
+    Change::SetPriority { replica: ReplicaId(id), priority: Priority(priority) }
+}
+
+#[test]
+fn priorities_are_set_in_one_entry_and_leave_with_their_member() {
+    let next = begun(&voters(1..=3), 1, &[set_priority(2, 9), set_priority(3, 0)]);
+    assert_eq!((next.membership.version, &next.membership.pending), (1, &None));
+    let priorities = |desc: &GroupDesc| [1, 2, 3].map(|id| desc.priority(ReplicaId(id)).0);
+    assert_eq!(priorities(&next), [-1, 9, 0]);
+    let next = begun(&next, 2, &[set_priority(2, -1), remove(3)]);
+    assert_eq!(priorities(&next), [-1, -1, -1]);
+    assert!(next.membership.priorities.is_empty());
+}
+
+#[test]
+fn a_quorum_must_be_allowed_to_lead() {
+    let refusal = refused(&voters(1..=3), &[set_priority(1, 0), set_priority(2, 0)]);
+    assert_eq!(refusal, ChangeRefusal::TooFewLead { voters: 3, able: 1 });
+    let one_never = begun(&voters(1..=3), 1, &[set_priority(1, 0)]);
+    let refusal = begin(&one_never, &request(2, &[remove(2)]), &ALL_LIVE).unwrap_err();
+    assert_eq!(refusal, ChangeRefusal::TooFewLead { voters: 2, able: 1 });
+    let (replica, priority) = (ReplicaId(1), Priority(-2));
+    let refusal = refused(&voters(1..=2), &[set_priority(1, -2)]);
+    assert_eq!(refusal, ChangeRefusal::WrongPriority { replica, priority });
+    let refusal = refused(&voters(1..=2), &[set_priority(7, 1)]);
+    assert_eq!(refusal, ChangeRefusal::NotMember { replica: ReplicaId(7) });
+}

@@ -6,11 +6,14 @@
 //! members     count u32, then replica u64, store u64, role u8 each
 //! membership  version, index, term, largest id u64; request under way u8 (0 or 1), and then:
 //!               operation u128, force u8, demote (count u32, ids u64), remove (the same);
-//!             accepted operations: count u32, u128 each
+//!             accepted operations: count u32, u128 each;
+//!             priorities: count u32, replica u64, priority i32 each
 //! whole       format u8 = 1, group u64, members, membership
 //! ```
 
-use super::{GroupDesc, Membership, OperationId, PendingChange, ReplicaDesc, ReplicaRole};
+use super::{
+    GroupDesc, Membership, OperationId, PendingChange, Priority, ReplicaDesc, ReplicaRole,
+};
 use crate::types::{GroupId, LogPosition, ReplicaId, StoreId};
 use bytes::{Buf, BufMut, Bytes};
 
@@ -80,7 +83,7 @@ fn role_number(role: ReplicaRole) -> u8 {
 
 /// See the module.
 pub(crate) fn put_membership(out: &mut Vec<u8>, membership: &Membership) {
-    let Membership { version, position, replica_max, pending, operations } = membership;
+    let Membership { version, position, replica_max, pending, operations, priorities } = membership;
     for number in [*version, position.index, position.term, replica_max.0] {
         out.put_u64_le(number);
     }
@@ -95,6 +98,11 @@ pub(crate) fn put_membership(out: &mut Vec<u8>, membership: &Membership) {
     }
     out.put_u32_le(u32::try_from(operations.len()).expect("few operations are kept"));
     operations.iter().for_each(|operation| out.put_u128_le(operation.0));
+    out.put_u32_le(u32::try_from(priorities.len()).expect("a group has few members"));
+    for (replica, priority) in priorities {
+        out.put_u64_le(replica.0);
+        out.put_i32_le(priority.0);
+    }
 }
 
 /// What [`put_membership`] made.
@@ -113,7 +121,9 @@ pub(crate) fn get_membership(input: &mut &[u8]) -> Result<Membership, String> {
     };
     let count = short(input)?;
     let operations = (0..count).map(|_| operation(input)).collect::<Result<_, String>>()?;
-    Ok(Membership { version, position, replica_max, pending, operations })
+    let count = short(input)?;
+    let priorities = (0..count).map(|_| priority(input)).collect::<Result<_, String>>()?;
+    Ok(Membership { version, position, replica_max, pending, operations, priorities })
 }
 
 const CUT: &str = "the members are cut short";
@@ -129,6 +139,11 @@ fn short(input: &mut &[u8]) -> Result<u32, String> {
 
 fn number(input: &mut &[u8]) -> Result<u64, String> {
     input.try_get_u64_le().map_err(|_| CUT.to_owned())
+}
+
+fn priority(input: &mut &[u8]) -> Result<(ReplicaId, Priority), String> {
+    let replica = ReplicaId(number(input)?);
+    Ok((replica, Priority(input.try_get_i32_le().map_err(|_| CUT)?)))
 }
 
 fn operation(input: &mut &[u8]) -> Result<OperationId, String> {
@@ -160,6 +175,7 @@ mod tests {
                 remove: vec![ReplicaId(2), ReplicaId(3)],
             }),
             operations: vec![OperationId(1), OperationId(2)],
+            priorities: [(ReplicaId(1), Priority(-1)), (ReplicaId(2), Priority(i32::MAX))].into(),
         };
         let bytes = encode(&desc);
         assert_eq!(decode(&bytes), Ok(desc.clone()));

@@ -25,12 +25,17 @@
 
 mod change;
 pub(crate) mod codec;
+mod priority;
+mod refusal;
 
 pub(crate) use change::{Begun, Live, begin, leave, may_switch, switch};
-pub use change::{Change, ChangeRefusal, ChangeRequest, MEMBERS_MAX};
+pub use change::{Change, ChangeRequest, MEMBERS_MAX};
+pub use priority::Priority;
+pub use refusal::ChangeRefusal;
 
 use crate::types::{GroupId, LogPosition, ReplicaId, StoreId};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -184,6 +189,8 @@ pub struct Membership {
     pub pending: Option<PendingChange>,
     /// The latest requests that were accepted, oldest first.
     pub operations: Vec<OperationId>,
+    /// Who is to lead; whoever is not named has [`Priority::OFF`].
+    pub priorities: BTreeMap<ReplicaId, Priority>,
 }
 
 /// A group and all its members.

@@ -19,11 +19,11 @@ use crate::types::{
     StoreId,
 };
 use bytes::Bytes;
-use raft::ProgressState;
 use raft::eraftpb::{
     ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState, Entry,
     EntryType,
 };
+use raft::{ProgressState, StateRole};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ const HAND_OVER_TIMEOUTS: u64 = 3;
 /// See the module.
 #[derive(Default)]
 pub(super) struct Members {
-    ticks: u64,
+    pub(super) ticks: u64,
     /// A tick has passed since the leader last looked.
     due: bool,
     /// The tick at which each member was last heard.
@@ -76,6 +76,11 @@ impl Members {
             let (_, callers) = self.callers.pop_front().expect("just seen");
             callers.into_iter().for_each(|reply| reply.send(Ok(Answer::Accepted)));
         }
+    }
+
+    /// What was committed when the leader looked last.
+    pub(super) fn commit_before(&self) -> u64 {
+        self.commit_before
     }
 
     pub(super) fn await_applied(&self) -> bool {
@@ -125,9 +130,20 @@ impl Replica {
         self.raw.raft.has_pending_conf() || !self.raw.raft.commit_to_current_term()
     }
 
-    fn is_live(&self, replica: ReplicaId) -> bool {
+    /// A change of the members is under way, or may be.
+    pub(super) fn changes_members(&self) -> bool {
+        let desc = &self.record.desc;
+        desc.membership.pending.is_some() || desc.is_joint() || self.is_unsettled()
+    }
+
+    pub(super) fn is_live(&self, replica: ReplicaId) -> bool {
         let recent = |at: &u64| self.members.ticks - at <= self.config.election_ticks as u64;
         replica == self.me.replica || self.members.heard.get(&replica).is_some_and(recent)
+    }
+
+    /// Ticks since `replica` was heard.
+    pub(super) fn ticks_silent(&self, replica: ReplicaId) -> Option<u64> {
+        self.members.heard.get(&replica).map(|at| self.members.ticks - at)
     }
 
     fn propose_members(&mut self, next: &GroupDesc, callers: Vec<Reply>) {
@@ -208,7 +224,9 @@ impl Replica {
             held: Vec::new(),
             created: Vec::new(),
         });
-        if self.is_leader() && me.role.learns() {
+        let campaigns =
+            matches!(self.raw.raft.state, StateRole::Candidate | StateRole::PreCandidate);
+        if (self.is_leader() && me.role.learns()) || (campaigns && self.never_leads()) {
             let term = self.raw.raft.term;
             self.raw.raft.become_follower(term, 0);
         }
@@ -254,14 +272,22 @@ impl Replica {
         member.or_else(|| self.members.strangers.get(&replica).copied())
     }
 
-    /// A leader's look at the members, once a tick.
-    pub(crate) fn drive_members(&mut self, round: &mut Round) {
-        if !std::mem::take(&mut self.members.due) || !self.is_leader() {
+    /// A leader's look at the others, once a tick.
+    pub(crate) fn look_around(&mut self, round: &mut Round) {
+        if !std::mem::take(&mut self.members.due) {
             return;
         }
+        self.settle_transfer();
+        if !self.is_leader() {
+            return;
+        }
+        self.drive_members(round);
+        self.drive_transfer();
+        self.members.commit_before = self.raw.raft.raft_log.committed;
+    }
+
+    fn drive_members(&mut self, round: &mut Round) {
         self.invite_learners(round);
-        let commit = self.raw.raft.raft_log.committed;
-        let commit_before = std::mem::replace(&mut self.members.commit_before, commit);
         let desc = &self.record.desc;
         let nothing = desc.membership.pending.is_none() && !desc.is_joint();
         if nothing || self.is_unsettled() || self.raw.raft.lead_transferee.is_some() {
@@ -272,7 +298,7 @@ impl Replica {
         }
         let is_live = |replica| self.is_live(replica);
         let live = Live { me: self.me.replica, is_live: &is_live };
-        if self.joiners_have(commit_before) && may_switch(desc, &live) {
+        if self.joiners_have(self.members.commit_before) && may_switch(desc, &live) {
             let next = switch(desc, self.me.replica);
             self.propose_members(&next, Vec::new());
         }
@@ -306,15 +332,13 @@ impl Replica {
     fn drive_leave(&mut self) {
         let since = *self.members.joint_since.get_or_insert(self.members.ticks);
         let patience = HAND_OVER_TIMEOUTS * self.config.election_ticks as u64;
-        if !self.me.role.votes() && self.members.ticks - since < patience {
-            let matched = |r: &&ReplicaDesc| {
-                self.raw.raft.prs().get(r.replica.0).map_or(0, |progress| progress.matched)
-            };
-            let able = |r: &&ReplicaDesc| r.role.votes() && self.is_live(r.replica);
-            let best = self.record.desc.replicas.iter().filter(able).max_by_key(matched);
-            if let Some(best) = best.map(|r| r.replica.0) {
-                return self.raw.transfer_leader(best);
+        let heir = |r: &ReplicaDesc| r.role.votes() && self.is_live(r.replica);
+        let may_wait = self.members.ticks - since < patience;
+        if !self.me.role.votes() && may_wait && self.record.desc.replicas.iter().any(heir) {
+            if let Some(best) = self.successor() {
+                self.hand_over(best, Vec::new());
             }
+            return;
         }
         let next = leave(&self.record.desc);
         self.propose_members(&next, Vec::new());

@@ -7,7 +7,8 @@
 //! 3. `ready.rs` takes what the library decided: the only place that touches its ready contract.
 //! 4. `feed.rs` hands committed entries to apply, or parks them while apply is full.
 //! 5. `membership.rs` applies changes of the members and, on the leader, drives them on.
-//! 6. `durable.rs` learns how far everybody's state is on disk and cuts the log behind it.
+//! 6. `transfer.rs` hands leadership over, by order or to whom it belongs.
+//! 7. `durable.rs` learns how far everybody's state is on disk and cuts the log behind it.
 
 pub(crate) mod codec;
 mod durable;
@@ -18,24 +19,26 @@ mod read;
 mod ready;
 mod step;
 mod timer;
+mod transfer;
 
-use crate::completion::{Answer, Reply};
 use crate::config::Config;
 use crate::error::Error;
 use crate::log::storage::ReplicaStorage;
 use crate::log::terms::Terms;
 use crate::log::{GroupLog, LogStore};
-use crate::status::{GroupView, ReplicaStatus, Role};
+use crate::members::Priority;
+use crate::status::{GroupView, PeerProgress, ReplicaStatus, Role};
 use crate::types::{GroupId, GroupRecord, HardState, Nanos, ReplicaDesc, ReplicaId, StoreId};
 use durable::Durable;
 use feed::Feed;
 use membership::Members;
 use propose::Writes;
-use raft::{RawNode, StateRole};
+use raft::{ProgressState, RawNode, StateRole};
 use read::Reads;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use timer::ElectionTimer;
+use transfer::Transfers;
 
 pub(crate) use membership::members_note;
 pub(crate) use step::Refused;
@@ -73,6 +76,7 @@ pub(crate) struct Replica {
     /// Peers that acknowledged an append since the last heartbeat was due: they need none.
     acknowledged: Vec<u64>,
     members: Members,
+    transfers: Transfers,
     /// Ready numbers whose log write is under way, ascending; 0 = the group's creation.
     unpersisted: VecDeque<u64>,
     /// The last of them that changed term or vote.
@@ -134,6 +138,7 @@ impl Replica {
             durable: Durable::new(applied),
             acknowledged: Vec::new(),
             members: Members::default(),
+            transfers: Transfers::default(),
             unpersisted: VecDeque::new(),
             vote_ready: 0,
             saved: hard_state,
@@ -207,8 +212,11 @@ impl Replica {
     pub(crate) fn tick(&mut self, now: Nanos) {
         if self.is_leader() {
             self.raw.tick();
-        } else if self.may_campaign() {
-            self.timer.tick(&mut self.raw);
+        } else {
+            // Whoever must not campaign sees a silent leader all the same, and votes for others.
+            let able = self.may_campaign();
+            let (desc, me) = (&self.record.desc, self.me.replica);
+            self.timer.tick(&mut self.raw, |timeouts| able && desc.may_campaign(me, timeouts));
         }
         self.writes.expire(now, self.group());
         self.reads.expire(now, self.group());
@@ -223,7 +231,14 @@ impl Replica {
         let log = &self.raw.raft.raft_log;
         let lag = log.committed - log.applied;
         let sole = self.raw.raft.prs().is_singleton();
-        lag <= APPLY_LAG_MAX && (!sole || self.unpersisted.is_empty())
+        let able = lag <= APPLY_LAG_MAX && (!sole || self.unpersisted.is_empty());
+        able && !self.transfers.leaving()
+    }
+
+    /// It has priority 0.
+    fn never_leads(&self) -> bool {
+        self.record.desc.priority(self.me.replica) == Priority::NEVER
+            && !crate::mutant::active("priority_zero_campaigns")
     }
 
     /// Nothing reaches `store`: the leader stops streaming to its replica.
@@ -235,25 +250,12 @@ impl Replica {
         }
     }
 
-    /// Starts to hand leadership to `to`.
-    pub(crate) fn transfer_leader(&mut self, to: ReplicaId, reply: Reply) {
-        let outcome = if !self.is_leader() {
-            Err(self.not_leader())
-        } else if self.record.desc.replica(to).is_none() {
-            let reason = format!("replica {to} is not a member: choose one of the group's");
-            Err(Error::Invalid { group: self.group(), reason })
-        } else {
-            self.raw.transfer_leader(to.0);
-            Ok(Answer::Accepted)
-        };
-        reply.send(outcome);
-    }
-
     /// Ends the replica's work: every caller is answered.
     pub(crate) fn close(&mut self, error: &Error) {
         self.writes.close(self.group(), error);
         self.members.close(&Error::Unknown { group: self.group() });
         self.reads.fail_all(error);
+        self.transfers.close(Error::Unknown { group: self.group() });
     }
 
     pub(crate) fn status(&self) -> ReplicaStatus {
@@ -264,18 +266,8 @@ impl Replica {
             StateRole::Candidate => Role::Candidate,
             StateRole::PreCandidate => Role::PreCandidate,
         };
-        let peers = if self.is_leader() {
-            let mut peers: Vec<_> = raft
-                .prs()
-                .iter()
-                .map(|(id, p)| (ReplicaId(*id), p.matched, format!("{:?}", p.state)))
-                .collect();
-            peers.sort();
-            peers
-        } else {
-            Vec::new()
-        };
         let terms = self.raw.store().terms();
+        let (ticks_silent, ticks_to_campaign) = self.timer.standing();
         ReplicaStatus {
             group: self.group(),
             replica: self.me.replica,
@@ -292,8 +284,36 @@ impl Replica {
             waiting_proposals: self.writes.waiting(),
             waiting_reads: self.reads.waiting(),
             damage: None,
-            peers,
+            priority: self.record.desc.priority(self.me.replica),
+            ticks_silent,
+            ticks_to_campaign,
+            transfer_to: self.transfer_to(),
+            peers: if self.is_leader() { self.peers() } else { Vec::new() },
         }
+    }
+
+    /// How far the others are.
+    fn peers(&self) -> Vec<PeerProgress> {
+        let prs = self.raw.raft.prs();
+        let others = self.record.desc.replicas.iter().filter(|r| r.replica != self.me.replica);
+        let told = |member: &ReplicaDesc| {
+            let progress = prs.get(member.replica.0)?;
+            Some(PeerProgress {
+                replica: member.replica,
+                store: member.store,
+                role: member.role,
+                matched: progress.matched,
+                next: progress.next_idx,
+                state: match progress.state {
+                    ProgressState::Probe => "probe",
+                    ProgressState::Replicate => "replicate",
+                    ProgressState::Snapshot => "snapshot",
+                },
+                in_flight: progress.ins.count(),
+                ticks_silent: self.ticks_silent(member.replica),
+            })
+        };
+        others.filter_map(told).collect()
     }
 }
 

@@ -180,6 +180,7 @@ impl Replica {
         let same_lead = was_leader && view.role == StateRole::Leader && view.term == self.seen.term;
         self.seen = view;
         round.views.push(self.group_view());
+        self.settle_transfer();
         if same_lead {
             return;
         }

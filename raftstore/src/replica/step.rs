@@ -105,7 +105,10 @@ impl Replica {
             }
             MessageType::MsgAppendResponse => self.check_append_response(message),
             MessageType::MsgTimeoutNow if !self.may_campaign() => {
-                dropped("told to campaign while far behind in applying")
+                dropped("told to campaign while far behind in applying, or about to stop")
+            }
+            MessageType::MsgTimeoutNow if self.never_leads() => {
+                dropped("told to campaign with priority 0")
             }
             _ => Ok(()),
         }

@@ -1,11 +1,14 @@
-//! When a follower campaigns: the randomness of election timeouts, from our own seeded source.
+//! When a follower campaigns: the randomness of election timeouts, from our own seeded source, and
+//! who waits for whom.
 //!
 //! The library draws its timeouts from a thread-local source, which no seed reproduces (trap 8).
 //! It gets a range of one value, twice the election timeout, that is never reached: this timer
 //! draws from [timeout, 2 × timeout) and moves the library's clock to its end when that is over.
+//! Until then the clock stands still at the election timeout, from where on the library takes a
+//! silent leader for dead and lets others have its vote.
 
 use crate::log::storage::ReplicaStorage;
-use raft::RawNode;
+use raft::{INVALID_ID, RawNode};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -13,6 +16,10 @@ pub(super) struct ElectionTimer {
     election_ticks: usize,
     rng: SmallRng,
     timeout: usize,
+    /// Ticks since the leader was heard, or the last timeout.
+    silence: usize,
+    /// Timeouts since the leader was heard.
+    timeouts: usize,
     last_elapsed: usize,
 }
 
@@ -22,6 +29,8 @@ impl ElectionTimer {
             election_ticks,
             rng: SmallRng::seed_from_u64(seed),
             timeout: 0,
+            silence: 0,
+            timeouts: 0,
             last_elapsed: 0,
         };
         timer.draw();
@@ -33,19 +42,38 @@ impl ElectionTimer {
         2 * election_ticks
     }
 
+    /// (ticks since the leader was heard or the last timeout, ticks at which the next one is).
+    pub(super) fn standing(&self) -> (usize, usize) {
+        (self.silence, self.timeout)
+    }
+
     fn draw(&mut self) {
+        self.silence = 0;
         self.timeout = self.election_ticks + self.rng.random_range(0..self.election_ticks);
     }
 
-    /// One tick of a replica that does not lead.
-    pub(super) fn tick(&mut self, raw: &mut RawNode<ReplicaStorage>) {
+    /// One tick of a replica that does not lead. At a timeout it campaigns if it `may` after so
+    /// many of them.
+    pub(super) fn tick(
+        &mut self,
+        raw: &mut RawNode<ReplicaStorage>,
+        may: impl FnOnce(usize) -> bool,
+    ) {
         if raw.raft.election_elapsed < self.last_elapsed {
             self.draw(); // The library has heard from a leader or started anew.
+            if raw.raft.leader_id != INVALID_ID {
+                self.timeouts = 0;
+            }
         }
         raw.tick();
-        if raw.raft.election_elapsed >= self.timeout {
-            raw.raft.election_elapsed = Self::library_timeout(self.election_ticks);
-            raw.tick();
+        self.silence += 1;
+        raw.raft.election_elapsed = raw.raft.election_elapsed.min(self.election_ticks);
+        if self.silence >= self.timeout {
+            self.timeouts += 1;
+            if may(self.timeouts) {
+                raw.raft.election_elapsed = Self::library_timeout(self.election_ticks);
+                raw.tick();
+            }
             self.draw();
         }
         self.last_elapsed = raw.raft.election_elapsed;

@@ -199,6 +199,12 @@ impl Shard {
                 // The asker may have given up; then nobody reads it.
                 let _ = to.send(self.describe());
             }
+            ShardMessage::Leave => {
+                let groups: Vec<GroupId> = self.slots.keys().copied().collect();
+                for group in groups {
+                    self.touch(group, Replica::leave);
+                }
+            }
             ShardMessage::Stop => {
                 self.live().for_each(|live| live.replica().close(&Error::Closed));
                 self.stopped = true;
@@ -335,7 +341,7 @@ impl Shard {
         }
         live.dirty = false;
         let replica = live.replica();
-        replica.drive_members(round);
+        replica.look_around(round);
         replica.propose_queued(gather, turn, now);
         replica.confirm_queued_reads(now);
         replica.take_readies(now, apply_full, round);

@@ -85,6 +85,10 @@ impl Slot {
             waiting_proposals: 0,
             waiting_reads: 0,
             damage: Some(q.reason.clone()),
+            priority: q.record.desc.priority(q.record.replica),
+            ticks_silent: 0,
+            ticks_to_campaign: 0,
+            transfer_to: None,
             peers: Vec::new(),
         })
     }

@@ -28,7 +28,8 @@ use crate::sim::swarm::Plan;
 use crate::sim::watched::AppliedEntry;
 use flotilla_kvserver::kv::RegionMeta;
 use flotilla_raftstore::{
-    Envelope, GroupDesc, GroupId, GroupRecord, RecoveredGroup, ReplicaId, ReplicaStatus, Role,
+    Envelope, GroupDesc, GroupId, GroupRecord, Priority, RecoveredGroup, ReplicaId, ReplicaStatus,
+    Role,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,6 +42,8 @@ struct Replica {
     /// It has applied its own removal.
     left: bool,
     term: u64,
+    /// The last term in which it led.
+    led: u64,
     commit: u64,
     applied: u64,
     first_index: u64,
@@ -189,7 +192,13 @@ impl Invariants {
                 *last = Replica { id: status.replica, ..Replica::default() };
             }
             let durable_applied = last.durable_on_disk(engine_durable);
-            let rules: [(bool, &str); 12] = [
+            let leads = status.role == Role::Leader;
+            let never = status.priority == Priority::NEVER;
+            let rules: [(bool, &str); 13] = [
+                (
+                    !(leads && never) || last.led == status.term,
+                    "priority 0: who knows that it must not lead does not begin to",
+                ),
                 (status.applied <= status.commit, "I4: applied ≤ commit"),
                 (status.applied <= status.persisted, "I4: applied ≤ persisted"),
                 (status.persisted <= log_end, "I4: persisted ≤ end of the log on disk"),
@@ -217,6 +226,7 @@ impl Invariants {
                 ));
             }
             last.term = status.term;
+            last.led = if leads { status.term } else { last.led };
             last.commit = status.commit;
             last.applied = status.applied;
             last.first_index = status.first_index;

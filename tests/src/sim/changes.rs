@@ -1,12 +1,12 @@
 //! The operator who changes the members: adds, removes, replaces, promotes and demotes one or two
-//! at once, asks twice, asks for what cannot be, and gives up.
+//! at once, says who is to lead, asks twice, asks for what cannot be, and gives up.
 
 use super::clock::MILLIS;
 use super::watched::AppliedEntry;
 use super::world::{Event, World};
 use flotilla_raftstore::{
-    Change, ChangeRequest, GroupDesc, GroupId, OperationId, ReplicaDesc, ReplicaId, ReplicaRole,
-    Request, StoreId,
+    Change, ChangeRequest, GroupDesc, GroupId, OperationId, Priority, ReplicaDesc, ReplicaId,
+    ReplicaRole, ReplicaStatus, Request, Role, StoreId,
 };
 use rand::Rng;
 use rand::seq::IndexedRandom;
@@ -20,6 +20,8 @@ pub(super) struct Changes {
     /// By region: what was asked last.
     last: BTreeMap<usize, ChangeRequest>,
     operations: u128,
+    /// Leader transfers by ticket: the node that was asked, and the term in which it led.
+    transfers: BTreeMap<u64, (usize, u64)>,
 }
 
 impl World {
@@ -95,6 +97,10 @@ impl World {
             let changes = vec![Change::Cancel(pending.operation)];
             return ChangeRequest { operation, changes, force };
         }
+        if self.plan.members_stay || self.rng.random_bool(0.2) {
+            let changes = self.draw_priorities(desc);
+            return ChangeRequest { operation, changes, force };
+        }
         let count = if self.rng.random_bool(0.5) { 1 } else { 2 };
         let mut changes = Vec::new();
         let mut id = desc.replica_max().0;
@@ -103,6 +109,20 @@ impl World {
             changes.extend(self.draw_part(desc, ReplicaId(id)));
         }
         ChangeRequest { operation, changes, force }
+    }
+
+    /// Who is to lead: one member or all of them get another priority.
+    fn draw_priorities(&mut self, desc: &GroupDesc) -> Vec<Change> {
+        let chance = if self.rng.random_bool(0.5) { 1.0 } else { 0.4 };
+        let mut changes = Vec::new();
+        for member in &desc.replicas {
+            let priority = *[-1, -1, 0, 1, 2, 100].choose(&mut self.rng).expect("six of them");
+            if self.rng.random_bool(chance) {
+                let priority = Priority(priority);
+                changes.push(Change::SetPriority { replica: member.replica, priority });
+            }
+        }
+        changes
     }
 
     fn draw_part(&mut self, desc: &GroupDesc, replica: ReplicaId) -> Option<Change> {
@@ -131,9 +151,11 @@ impl World {
     /// A node accepted an order.
     pub(super) fn accepted(&mut self, node: usize, group: GroupId, ticket: u64) {
         let Some((request, retried)) = self.changes.under_way.remove(&ticket) else {
-            return self.counts.add("leader transfers accepted");
+            return self.transferred(node, group, ticket);
         };
         self.counts.add("membership changes accepted");
+        let sets = |change: &Change| matches!(change, Change::SetPriority { .. });
+        self.counts.add_many("priorities set", u64::from(request.changes.iter().any(sets)));
         if retried {
             self.counts.add("membership changes accepted again");
         }
@@ -143,6 +165,29 @@ impl World {
             let store = node + 1;
             self.violations.push(format!(
                 "I6: store {store} group {group}: {request:?} was accepted and is nowhere: {known:?}"
+            ));
+        }
+    }
+
+    /// A leader is asked to hand over.
+    pub(super) fn note_transfer(&mut self, node: usize, group: GroupId, ticket: u64) {
+        if let Some(status) = self.status_on(node, group) {
+            self.changes.transfers.insert(ticket, (node, status.term));
+        }
+    }
+
+    /// It says that it has: then it does not lead any more in that term.
+    fn transferred(&mut self, node: usize, group: GroupId, ticket: u64) {
+        self.counts.add("leader transfers accepted");
+        let asked = self.changes.transfers.remove(&ticket);
+        let status = self.status_on(node, group);
+        let still = |(_, term): (usize, u64)| {
+            status.is_some_and(|s| s.role == Role::Leader && s.term == term)
+        };
+        if asked.is_some_and(still) {
+            let store = node + 1;
+            self.violations.push(format!(
+                "I6: store {store} group {group}: a leader transfer is called done, and it leads"
             ));
         }
     }
@@ -181,6 +226,8 @@ impl World {
             self.counts.add_many("joint configurations", u64::from(desc.is_joint()));
             let leads = self.leads(node, desc.group);
             self.counts.add_many("leaders on their way out", u64::from(leaves && leads));
+            let never = own.is_some_and(|r| desc.priority(r.replica) == Priority::NEVER);
+            self.counts.add_many("leaders that must not lead any more", u64::from(never && leads));
         }
     }
 
@@ -199,8 +246,12 @@ impl World {
 
     /// The replica of a group that lives on a node.
     pub(super) fn replica_on(&self, node: usize, group: GroupId) -> Option<ReplicaId> {
+        self.status_on(node, group).map(|status| status.replica)
+    }
+
+    fn status_on(&self, node: usize, group: GroupId) -> Option<ReplicaStatus> {
         let process = self.nodes[node].process.as_ref()?;
         let statuses = process.shards[process.shard_of(group)].shard.statuses();
-        statuses.into_iter().find(|status| status.group == group).map(|status| status.replica)
+        statuses.into_iter().find(|status| status.group == group)
     }
 }

@@ -4,6 +4,7 @@ use super::clock::{MILLIS, SECONDS};
 use super::swarm::Fault;
 use super::world::{Event, World};
 use flotilla_raftstore::Role;
+use flotilla_raftstore::message::ShardMessage;
 use rand::Rng;
 
 impl World {
@@ -26,6 +27,7 @@ impl World {
         let down_for = self.rng.random_range(50 * MILLIS..6 * SECONDS);
         match fault {
             Fault::PowerCut => self.crash(node, true, down_for),
+            Fault::Kill if self.plan.kills_in_order => self.tell_to_leave(node, down_for),
             Fault::Kill => self.crash(node, false, down_for),
             Fault::PowerCutAll => {
                 self.counts.add("power cuts of all stores");
@@ -58,6 +60,27 @@ impl World {
                 }
             }
             Fault::Transfer => self.transfer_somewhere(),
+        }
+    }
+
+    /// A store hands over what it leads, and ends soon after.
+    fn tell_to_leave(&mut self, node: usize, down_for: u64) {
+        if self.nodes[node].process.is_none() {
+            return;
+        }
+        self.counts.add("stores told to stop");
+        self.nodes[node].leaves = true;
+        for shard in 0..self.config.shards {
+            self.tell(node, shard, ShardMessage::Leave);
+        }
+        let end = self.rng.random_range(50 * MILLIS..3 * SECONDS);
+        self.after(end, Event::Leave(node, self.nodes[node].incarnation, down_for));
+    }
+
+    /// The end of a store that was told to stop.
+    pub(super) fn leave(&mut self, node: usize, incarnation: u64, down_for: u64) {
+        if self.nodes[node].incarnation == incarnation {
+            self.crash(node, false, down_for);
         }
     }
 
@@ -127,6 +150,9 @@ impl World {
                 process.shards.iter_mut().for_each(|slot| slot.stalled_until = 0);
             }
             self.resume(node);
+            if self.nodes[node].leaves {
+                self.crash(node, false, SECONDS);
+            }
             self.start(node);
         }
     }

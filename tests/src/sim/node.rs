@@ -38,6 +38,8 @@ pub struct Node {
     pub paused_until: u64,
     /// Its log disk is slow until then.
     pub slow_until: u64,
+    /// Its process was told that it is about to stop.
+    pub leaves: bool,
 }
 
 /// A shard with its inbox.
@@ -138,6 +140,7 @@ impl Node {
             incarnation: 0,
             paused_until: 0,
             slow_until: 0,
+            leaves: false,
         }
     }
 
@@ -152,6 +155,7 @@ impl Node {
     ) -> Result<Vec<RecoveredGroup>, String> {
         self.incarnation += 1;
         self.paused_until = 0;
+        self.leaves = false;
         let engine = self.open_engine();
         let state_machine = KvStateMachine::new(engine).map_err(|e| e.to_string())?;
         for region in regions {

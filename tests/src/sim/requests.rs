@@ -81,7 +81,10 @@ impl World {
             return;
         };
         let to = to.replica;
-        self.order(region, node, |reply| Request::TransferLeader { group, to, reply });
+        let order = |reply| Request::TransferLeader { group, to, reply };
+        if let Some(ticket) = self.order(region, node, order) {
+            self.note_transfer(node, group, ticket);
+        }
     }
 
     /// Gives a node an order that no client asked for; its ticket.
@@ -126,6 +129,7 @@ impl World {
             }
             Ok(Answer::Accepted) => self.accepted(node, group, ticket),
             Err(Error::Refused { .. }) => self.counts.add("membership changes refused"),
+            Err(Error::NotTransferred { .. }) => self.counts.add("leader transfers refused"),
             Err(Error::Busy { .. }) => self.counts.add("busy answers"),
             Err(Error::Unknown { .. }) => self.counts.add("unknown outcomes"),
             Err(_) => {}

@@ -62,6 +62,10 @@ pub struct Plan {
     pub groups: u64,
     /// Mean time between changes of a group's members, in nanoseconds; 0 = they never change.
     pub change_interval: u64,
+    /// Only their priorities change.
+    pub members_stay: bool,
+    /// Whoever is to be killed is told before, as by SIGTERM.
+    pub kills_in_order: bool,
     /// Settings of every store.
     pub config: Config,
     /// Faults that may happen.
@@ -101,6 +105,8 @@ impl Plan {
             members: stores,
             groups,
             change_interval: 0,
+            members_stay: false,
+            kills_in_order: false,
             config: config(rng),
             faults,
             fault_interval: rng.random_range(500 * MILLIS..4 * SECONDS),
@@ -112,7 +118,15 @@ impl Plan {
             think_max: *pick(rng, &[40 * MILLIS, 200 * MILLIS, 600 * MILLIS]),
             table_bytes_max: *pick(rng, &[0, 0, 400, 4_000, 1 << 20]),
         };
-        if rng.random_bool(0.25) { plan.with_changes(rng) } else { plan }
+        let plan = if rng.random_bool(0.25) { plan.with_changes(rng) } else { plan };
+        // Drawn apart: the other seeds stay as they are.
+        let rng = &mut SmallRng::seed_from_u64(seed ^ 0x1eade5);
+        let plan = Plan { kills_in_order: rng.random_bool(0.25), ..plan };
+        if plan.change_interval == 0 && rng.random_bool(0.2) {
+            let change_interval = rng.random_range(SECONDS..8 * SECONDS);
+            return Plan { change_interval, members_stay: true, ..plan };
+        }
+        plan
     }
 
     /// Members come and go. A new one gets its log from the first entry on.

@@ -75,6 +75,8 @@ pub enum Event {
     Change,
     /// A learner of a region (by place) goes again, soon after it was added.
     Regret(usize, ReplicaId),
+    /// A node that was told to stop ends, if it is in this incarnation still, for so long.
+    Leave(usize, u64, u64),
     /// A node starts again.
     Start(usize),
     /// A direction is mended.
@@ -217,6 +219,7 @@ impl World {
             Event::Fault => self.next_fault(),
             Event::Change => self.next_change(),
             Event::Regret(region, replica) => self.regret(region, replica),
+            Event::Leave(node, incarnation, time) => self.leave(node, incarnation, time),
             Event::Start(node) => self.start(node),
             Event::Mend(from, to) => self.net.mend(from, to),
         }

@@ -1,0 +1,109 @@
+//! Why a change of the members cannot be.
+
+use super::{MEMBERS_MAX, OperationId, Priority, ReplicaRole};
+use crate::types::{ReplicaId, StoreId};
+
+/// Why a change was refused. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeRefusal {
+    /// One at a time.
+    #[error("operation {operation} is under way: wait until it is done, or cancel it")]
+    Pending {
+        /// The one under way.
+        operation: OperationId,
+    },
+    /// The request has no part.
+    #[error("changes = []: name at least one")]
+    Empty,
+    /// Two parts speak of one replica.
+    #[error("replica {replica} is named twice: once is allowed")]
+    Twice {
+        /// Its id.
+        replica: ReplicaId,
+    },
+    /// Ids are never used twice.
+    #[error(
+        "replica {replica}: ids up to {replica_max} were used in this group: take a larger one"
+    )]
+    ReplicaUsed {
+        /// As asked.
+        replica: ReplicaId,
+        /// The largest id that was ever used.
+        replica_max: ReplicaId,
+    },
+    /// One member a store, and no store 0.
+    #[error(
+        "store {store} cannot take replica {replica}: choose a store without a member of this group"
+    )]
+    StoreTaken {
+        /// As asked.
+        store: StoreId,
+        /// As asked.
+        replica: ReplicaId,
+    },
+    /// No such member.
+    #[error("replica {replica} is not a member: choose one of the group's")]
+    NotMember {
+        /// As asked.
+        replica: ReplicaId,
+    },
+    /// Only learners are promoted, only voters demoted.
+    #[error("replica {replica} is a {role}: only a learner is promoted, only a voter demoted")]
+    WrongRole {
+        /// As asked.
+        replica: ReplicaId,
+        /// What it is.
+        role: ReplicaRole,
+    },
+    /// Priorities begin at −1.
+    #[error("replica {replica}: priority {priority}: use -1 (off), 0 (never leads), 1 or more")]
+    WrongPriority {
+        /// As asked.
+        replica: ReplicaId,
+        /// As asked.
+        priority: Priority,
+    },
+    /// Who never leads cannot pass on what only he holds: without a quorum of others the group
+    /// could stay without a leader for ever.
+    #[error("only {able} of {voters} voters may lead, no quorum: give fewer of them priority 0")]
+    TooFewLead {
+        /// Voters after the change.
+        voters: usize,
+        /// Those of another priority than 0.
+        able: usize,
+    },
+    /// A group needs a voter.
+    #[error("no voter would be left: keep or add one")]
+    NoVoter,
+    /// Too large a group.
+    #[error("{members} members: at most {MEMBERS_MAX}")]
+    TooMany {
+        /// As asked.
+        members: usize,
+    },
+    /// The voters that remain could not decide anything.
+    #[error(
+        "of the {voters} voters that remain only {live} are alive, no quorum: bring stores back \
+         first, or force it"
+    )]
+    QuorumLost {
+        /// Voters after the change.
+        voters: usize,
+        /// Those that the leader has heard of lately, or that are still to join.
+        live: usize,
+    },
+    /// A cancel without its operation, too late, or not alone.
+    #[error(
+        "operation {operation} cannot be cancelled: it must be under way, wait for a member to \
+         catch up, and the cancel must stand alone"
+    )]
+    NotCancellable {
+        /// As asked.
+        operation: OperationId,
+    },
+    /// Another entry stands in its place.
+    #[error(
+        "another leader's entry took its place, or a change before it was not applied: ask again"
+    )]
+    NotApplied,
+}
