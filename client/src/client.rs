@@ -154,6 +154,11 @@ impl Client {
         self.core.router.fetch(Instant::now() + self.timeout).await
     }
 
+    /// A message for one call, which names the cluster.
+    pub(crate) fn request<T>(&self, message: T) -> tonic::Request<T> {
+        self.core.router.shared.request(message)
+    }
+
     pub(crate) fn timeout(&self) -> Duration {
         self.timeout
     }

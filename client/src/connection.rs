@@ -62,8 +62,15 @@ impl Shared {
     }
 }
 
-/// Opens a connection. Waits at most [`CONNECT_TIMEOUT`]; the error is a text for people.
+/// Opens a connection for operations on keys.
 pub(crate) async fn connect(address: &str) -> std::result::Result<KvClient<Channel>, String> {
+    Ok(KvClient::new(channel(address).await?)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX))
+}
+
+/// Opens a connection. Waits at most [`CONNECT_TIMEOUT`]; the error is a text for people.
+pub(crate) async fn channel(address: &str) -> std::result::Result<Channel, String> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| format!("address {address:?} is not HOST:PORT: {error}"))?
         .connect_timeout(CONNECT_TIMEOUT)
@@ -73,13 +80,8 @@ pub(crate) async fn connect(address: &str) -> std::result::Result<KvClient<Chann
         .http2_keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         .keep_alive_while_idle(true);
-    let channel = endpoint
-        .connect()
-        .await
-        .map_err(|error| format!("cannot connect to {address}: {}", root_cause(&error)))?;
-    Ok(KvClient::new(channel)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX))
+    let connected = endpoint.connect().await;
+    connected.map_err(|error| format!("cannot connect to {address}: {}", root_cause(&error)))
 }
 
 /// Asks one server for the routes it knows.

@@ -56,6 +56,8 @@ pub enum Refusal {
     DiskFull,
     /// The store is stopping.
     Closed,
+    /// An operator's order that cannot be carried out as things are.
+    Refused,
 }
 
 impl Error {
@@ -109,6 +111,7 @@ impl Refusal {
             Refusal::Busy => "busy",
             Refusal::DiskFull => "disk_full",
             Refusal::Closed => "closed",
+            Refusal::Refused => "refused",
         }
     }
 
@@ -120,6 +123,7 @@ impl Refusal {
             pb::error::Kind::Busy => Some(Refusal::Busy),
             pb::error::Kind::DiskFull => Some(Refusal::DiskFull),
             pb::error::Kind::Closed => Some(Refusal::Closed),
+            pb::error::Kind::Refused => Some(Refusal::Refused),
             pb::error::Kind::Unspecified | pb::error::Kind::Invalid | pb::error::Kind::Unknown => {
                 None
             }

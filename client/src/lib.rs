@@ -43,6 +43,7 @@
 
 #![deny(missing_docs)]
 
+pub mod admin;
 mod batch;
 #[doc(hidden)]
 pub mod bench;

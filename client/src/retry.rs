@@ -213,7 +213,11 @@ impl Course {
                 _ => self.lost(target, operation, &message),
             };
         };
-        self.last = Some(Error::NotApplied { kind, message });
+        let refused = Error::NotApplied { kind, message };
+        if kind == Refusal::Refused {
+            return Err(refused);
+        }
+        self.last = Some(refused);
         let next = match kind {
             Refusal::NotLeader => {
                 target.region.forget_leader(store);
@@ -227,7 +231,7 @@ impl Course {
                 router.learn_regions(&error.regions);
                 Next::AtOnce
             }
-            Refusal::Busy | Refusal::DiskFull => {
+            Refusal::Busy | Refusal::DiskFull | Refusal::Refused => {
                 self.busy += 1;
                 Next::Pause { refresh: false }
             }

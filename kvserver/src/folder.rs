@@ -1,11 +1,12 @@
 //! The data folder: who holds it and whose it is. Used before anything inside is opened.
 //!
 //! ```text
-//! DIR/LOCK       held while a process uses the folder
-//! DIR/identity   TOML: format, storage, log engine, nonce; cluster and store once placement gave them
-//! DIR/peers      TOML: last known addresses of the other stores
-//! DIR/log        the Raft log
-//! DIR/data       the key-value data
+//! DIR/LOCK           held while a process uses the folder
+//! DIR/identity       TOML: format, storage, log engine, nonce; cluster and store once placement gave them
+//! DIR/peers          TOML: last known addresses of the other stores
+//! DIR/describe.json  every replica in figures, as of the last SIGUSR2
+//! DIR/log            the Raft log
+//! DIR/data           the key-value data
 //! ```
 //! `identity` is the first file written, so that a folder without it but with other things in it
 //! is somebody else's and stays untouched.
@@ -25,6 +26,7 @@ pub const FORMAT: u32 = 1;
 const LOCK: &str = "LOCK";
 const IDENTITY: &str = "identity";
 const PEERS: &str = "peers";
+const DESCRIBE: &str = "describe.json";
 
 /// Why a folder cannot be used. Nothing in it was changed.
 #[derive(Debug, thiserror::Error)]
@@ -231,6 +233,12 @@ impl Folder {
         peers.stores.into_iter().map(|peer| (peer.store, peer.address)).collect()
     }
 
+    /// A handle for whoever describes the store when it is asked to.
+    #[must_use]
+    pub fn describe_file(&self) -> DescribeFile {
+        DescribeFile { dir: self.path.clone() }
+    }
+
     /// A handle for the one task that keeps the peers' addresses.
     #[must_use]
     pub fn peers_file(&self) -> PeersFile {
@@ -252,6 +260,20 @@ impl PeersFile {
             .map(|(store, address)| Peer { store: *store, address: address.clone() })
             .collect();
         write_toml(&self.dir, PEERS, &Peers { stores })
+    }
+}
+
+/// Writes what the store says of itself.
+#[derive(Clone, Debug)]
+pub struct DescribeFile {
+    dir: PathBuf,
+}
+
+impl DescribeFile {
+    /// Replaces the file atomically; its path.
+    pub fn write(&self, text: &str) -> Result<PathBuf, FolderError> {
+        write_text(&self.dir, DESCRIBE, text)?;
+        Ok(self.dir.join(DESCRIBE))
     }
 }
 
@@ -322,6 +344,11 @@ pub fn read_text(dir: &Path, file: &str) -> Result<Option<String>, FolderError> 
 /// Replaces a file atomically and durably: a crash leaves the old one or the new one.
 pub fn write_toml<T: Serialize>(dir: &Path, file: &str, value: &T) -> Result<(), FolderError> {
     let text = toml::to_string(value).expect("plain structs of text and numbers are TOML");
+    write_text(dir, file, &text)
+}
+
+/// As [`write_toml`], for any text.
+pub fn write_text(dir: &Path, file: &str, text: &str) -> Result<(), FolderError> {
     let fresh = dir.join(format!("{file}.new"));
     let write = || {
         let mut out = File::create(&fresh)?;

@@ -7,6 +7,7 @@
 //! ```
 
 pub mod config;
+pub mod describe;
 pub mod directory;
 pub mod folder;
 pub mod http;

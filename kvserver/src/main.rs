@@ -24,8 +24,8 @@ enum Command {
     /// Run one store.
     ///
     /// Flags win over the environment, that over the file, that over defaults. One port serves
-    /// gRPC, and HTTP with /healthz, /status (JSON) and /metrics (Prometheus). SIGTERM stops it
-    /// cleanly.
+    /// gRPC, and HTTP with /healthz, /status (JSON) and /metrics (Prometheus). SIGTERM hands its
+    /// leaderships over and stops it cleanly; SIGUSR2 writes describe.json into its folder.
     #[command(after_long_help = config::tables_help())]
     Run(Box<RunArgs>),
     /// Run a whole cluster on this machine: placement and stores as child processes.

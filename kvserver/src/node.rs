@@ -15,14 +15,11 @@ use crate::metrics::Metrics;
 use crate::placement_agent::{self, AgentError, Parts, PlacementAgent};
 use crate::process::Stop;
 use crate::status::StatusSource;
-use crate::{PROGRAM, http, service};
+use crate::{PROGRAM, describe, http, service};
 use flotilla_placement::client::PlacementClient;
 use flotilla_raftstore::log::{self, LogEngine, LogOptions};
 use flotilla_raftstore::transport::grpc::{self, GrpcTransport};
-use flotilla_raftstore::{
-    Fatal, GroupId, LogError, LogStore, OnceCompletion, ReplicaDesc, ReplicaRole, StartError,
-    Store, StoreBuilder, StoreId, SystemClock,
-};
+use flotilla_raftstore::{Fatal, LogError, LogStore, StartError, Store, StoreBuilder, SystemClock};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,9 +29,8 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
-/// Time to hand leaderships over before a stop.
-const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(1);
-const HAND_OVER_POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// Time to hand leaderships over before a stop: two attempts for a group, and some more.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(3);
 /// Time for open connections to end after everything was answered.
 const CONNECTIONS_TIMEOUT: Duration = Duration::from_millis(500);
 /// A stop that takes longer is cut short: what counts is on disk.
@@ -251,7 +247,10 @@ impl Node {
             .map(|listener| TcpIncoming::from(listener).with_nodelay(Some(true)))
             .map_err(|e| serve_error(e.to_string()))?;
         let server = self.server();
-        let routes = self.routes()?;
+        let status = self.status();
+        describe::on_signal(Arc::clone(&status), folder.describe_file())
+            .map_err(|source| NodeError::Io { what: "signals", source })?;
+        let routes = self.routes(status)?;
         let mut server = tokio::spawn(async move {
             let mut server = server;
             server
@@ -310,8 +309,8 @@ impl Node {
             .max_concurrent_streams(Some(self.settings.server.streams_max))
     }
 
-    fn routes(&self) -> Result<Routes, NodeError> {
-        let status = StatusSource {
+    fn status(&self) -> Arc<StatusSource> {
+        Arc::new(StatusSource {
             store: self.store.clone(),
             machine: Arc::clone(&self.machine),
             transport: Arc::clone(&self.transport),
@@ -323,43 +322,36 @@ impl Node {
             kv_table_bytes_max: table_bytes_max(self.storage, &self.settings),
             pipeline: self.settings.raft.pipeline,
             started: Instant::now(),
-        };
+        })
+    }
+
+    fn routes(&self, status: Arc<StatusSource>) -> Result<Routes, NodeError> {
         let registries = vec![self.store.metrics(), self.machine.metrics()];
         let metrics = Metrics::new(registries).expect("names of metrics are valid");
-        let http = http::router(Arc::new(status), Arc::new(metrics));
+        let http = http::router(status, Arc::new(metrics));
         let kv = service::kv_service(
             self.store.clone(),
             Arc::clone(&self.machine),
             Arc::clone(&self.directory),
             self.settings.limits,
         );
-        Ok(Routes::from(http).add_service(kv).add_service(self.transport.service()))
+        let admin = service::admin_service(
+            self.store.clone(),
+            Arc::clone(&self.machine),
+            Arc::clone(&self.directory),
+        );
+        let routes = Routes::from(http).add_service(kv).add_service(admin);
+        Ok(routes.add_service(self.transport.service()))
     }
 
-    /// Gives every leadership to a voter that can be reached, so that clients do not wait for an
-    /// election. Bounded: a voter that lags behind cannot take it.
+    /// Gives every leadership to a voter that has caught up, so that clients do not wait for an
+    /// election.
     async fn hand_over(&self) {
-        let until = tokio::time::Instant::now() + HAND_OVER_TIMEOUT;
-        let connected: Vec<StoreId> =
-            self.transport.peers().iter().filter(|p| p.connected).map(|p| p.store).collect();
-        let mut handed = Vec::new();
-        for view in self.store.groups().iter().filter(|view| view.leading) {
-            let desc = &view.record.desc;
-            let able =
-                |r: &&ReplicaDesc| r.role == ReplicaRole::Voter && connected.contains(&r.store);
-            let others: Vec<_> = desc.replicas.iter().filter(able).collect();
-            if others.is_empty() {
-                continue;
-            }
-            // Spread by the group's number, so that one store does not get everything.
-            let target = others[(desc.group.0 % others.len() as u64) as usize];
-            self.store.transfer_leader(desc.group, target.replica, OnceCompletion::reply(|_| {}));
-            handed.push(desc.group);
-        }
-        let leads = |group: &GroupId| self.store.group(*group).is_some_and(|view| view.leading);
-        while tokio::time::Instant::now() < until && handed.iter().any(leads) {
-            tokio::time::sleep(HAND_OVER_POLL_INTERVAL).await;
-        }
+        let store = self.store.clone();
+        let before = store.groups().iter().filter(|view| view.leading).count();
+        let handed = tokio::task::spawn_blocking(move || store.hand_over(HAND_OVER_TIMEOUT)).await;
+        let left = handed.expect("handing over does not panic");
+        tracing::info!(before, left, "leaderships handed over");
     }
 }
 

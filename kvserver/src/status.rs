@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use flotilla_raftstore::log::LogEngine;
 use flotilla_raftstore::status::QueueStatus;
 use flotilla_raftstore::transport::grpc::{GrpcTransport, PeerStatus};
-use flotilla_raftstore::{GroupId, ReplicaDesc, ReplicaStatus, Role, Store};
+use flotilla_raftstore::{GroupDesc, GroupId, ReplicaDesc, ReplicaStatus, Role, Store};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -66,6 +66,8 @@ struct RegionStatus {
     range: Option<Range>,
     #[serde(flatten)]
     replica: ReplicaStatus,
+    /// The members and how they came about, as this replica knows them.
+    members: Option<GroupDesc>,
 }
 
 #[derive(Serialize)]
@@ -90,6 +92,7 @@ impl StatusSource {
             .into_iter()
             .map(|replica| RegionStatus {
                 range: metas.get(&replica.group).map(|meta| range(meta, &replica)),
+                members: self.store.group(replica.group).map(|view| view.record.desc.clone()),
                 replica,
             })
             .collect();

@@ -10,7 +10,7 @@
 //! While placement is away the store goes on with what it knows; the agent tries again, slower
 //! each time up to a limit.
 
-mod order;
+pub mod order;
 mod register;
 
 pub use register::register;
@@ -22,7 +22,9 @@ use crate::kv::{Epoch, KvStateMachine, RegionMeta};
 use flotilla_placement::client::{PlacementClient, PlacementError};
 use flotilla_placement::pb;
 use flotilla_raftstore::transport::grpc::GrpcTransport;
-use flotilla_raftstore::{Fatal, GroupId, GroupRecord, OnceCompletion, Outcome, Store, StoreId};
+use flotilla_raftstore::{
+    Fatal, GroupId, GroupRecord, GroupView, OnceCompletion, Outcome, Store, StoreId,
+};
 use order::{oneshot_reply, region_meta};
 use register::{Backoff, refused};
 use std::collections::BTreeMap;
@@ -273,6 +275,12 @@ impl PlacementAgent {
             return;
         };
         let region = order.region;
+        let prefers = |view: &GroupView| view.record.desc.prefers(view.record.replica, replica);
+        if self.parts.store.group(group).is_some_and(|view| prefers(&view)) {
+            // It would come back, and go again.
+            tracing::debug!(region, replica = replica.0, "its priority keeps leadership here");
+            return;
+        }
         // Whether it was done shows in who leads; placement orders again if it was not.
         let reply = OnceCompletion::reply(move |outcome: Outcome| {
             if let Err(error) = outcome {

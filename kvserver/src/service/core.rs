@@ -15,9 +15,14 @@ use flotilla_client::pb;
 use flotilla_client::pb::error::Kind;
 use flotilla_raftstore::{Answer, GroupId, Outcome, Reply, Request, Store};
 use std::sync::Arc;
+use tonic::Status;
+use tonic::metadata::MetadataMap;
 
 /// A scan of more records runs on a thread that may block.
 const SCAN_RECORDS_INLINE: usize = 128;
+
+/// Where a request names its cluster.
+const CLUSTER_METADATA: &str = "flotilla-cluster";
 
 /// What every request needs.
 pub struct Core {
@@ -96,6 +101,22 @@ impl Core {
     ) -> Arc<Self> {
         let reader = Reader::new(machine.clone());
         Arc::new(Core { store, machine, directory, reader })
+    }
+
+    /// A request for another cluster is not served.
+    pub(super) fn check_cluster(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        let Some(named) = metadata.get(CLUSTER_METADATA) else {
+            return Ok(());
+        };
+        let own = self.directory.cluster().to_string();
+        if named.as_bytes() == own.as_bytes() {
+            return Ok(());
+        }
+        let named = String::from_utf8_lossy(named.as_bytes());
+        let store = self.directory.store();
+        Err(Status::failed_precondition(format!(
+            "the request is for cluster {named}, store {store} belongs to cluster {own}"
+        )))
     }
 
     /// Checks limits, region and epoch.

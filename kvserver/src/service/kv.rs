@@ -13,11 +13,7 @@ use futures::Stream;
 use std::pin::Pin;
 use std::sync::Arc;
 use tokio::sync::oneshot;
-use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
-
-/// Where a request names its cluster.
-const CLUSTER_METADATA: &str = "flotilla-cluster";
 
 /// Implements `flotilla.kv.v1.Kv`.
 pub struct KvService {
@@ -36,21 +32,6 @@ impl KvService {
     ) -> Self {
         KvService { core: Core::new(store, machine, directory), limits }
     }
-
-    fn check_cluster(&self, metadata: &MetadataMap) -> Result<(), Status> {
-        let Some(named) = metadata.get(CLUSTER_METADATA) else {
-            return Ok(());
-        };
-        let own = self.core.directory.cluster().to_string();
-        if named.as_bytes() == own.as_bytes() {
-            return Ok(());
-        }
-        let named = String::from_utf8_lossy(named.as_bytes());
-        let store = self.core.directory.store();
-        Err(Status::failed_precondition(format!(
-            "the request is for cluster {named}, store {store} belongs to cluster {own}"
-        )))
-    }
 }
 
 #[tonic::async_trait]
@@ -59,7 +40,7 @@ impl Kv for KvService {
         Pin<Box<dyn Stream<Item = Result<pb::ResponseFrame, Status>> + Send + 'static>>;
 
     async fn call(&self, request: Request<pb::Request>) -> Result<Response<pb::Response>, Status> {
-        self.check_cluster(request.metadata())?;
+        self.core.check_cluster(request.metadata())?;
         let request = request.into_inner();
         let id = request.id;
         let prepared = match self.core.prepare(request) {
@@ -93,7 +74,7 @@ impl Kv for KvService {
         &self,
         request: Request<Streaming<pb::RequestFrame>>,
     ) -> Result<Response<Self::StreamStream>, Status> {
-        self.check_cluster(request.metadata())?;
+        self.core.check_cluster(request.metadata())?;
         let frames = stream::serve(self.core.clone(), self.limits, request.into_inner());
         Ok(Response::new(Box::pin(frames)))
     }
@@ -102,7 +83,7 @@ impl Kv for KvService {
         &self,
         request: Request<pb::RoutesRequest>,
     ) -> Result<Response<pb::RoutesResponse>, Status> {
-        self.check_cluster(request.metadata())?;
+        self.core.check_cluster(request.metadata())?;
         Ok(Response::new(self.core.directory.routes(&self.core.machine, &self.core.store)))
     }
 }

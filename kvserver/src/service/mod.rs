@@ -1,22 +1,27 @@
-//! The public gRPC service of a store (`client/proto/kv.proto`).
+//! The public gRPC services of a store (`client/proto/kv.proto` and `admin.proto`).
 //!
 //! 1. A message comes in by `Call` (`kv.rs`) or on a `Stream` (`stream.rs`).
 //! 2. `core.rs` checks limits, region and epoch, and says what to submit to the store.
 //! 3. The outcome comes back through a completion; reads are done then, in a view of that moment.
 //! 4. `refuse.rs` puts errors into the contract's words, with hints from the directory.
 //!
+//! `admin.rs` takes an operator's orders in the same way.
+//!
 //! All of it runs on network threads, but long scans, which may block.
 
+mod admin;
 mod core;
 mod kv;
 mod refuse;
 pub mod routes;
 mod stream;
 
+pub use admin::AdminService;
 pub use kv::KvService;
 
 use crate::directory::Directory;
 use crate::kv::KvStateMachine;
+use flotilla_client::pb::admin_server::AdminServer;
 use flotilla_client::pb::kv_server::KvServer;
 use flotilla_raftstore::Store;
 use serde::{Deserialize, Serialize};
@@ -53,6 +58,16 @@ pub fn kv_service(
     KvServer::new(KvService::new(store, machine, directory, limits))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// The operator's service over a running store.
+#[must_use]
+pub fn admin_service(
+    store: Store,
+    machine: Arc<KvStateMachine>,
+    directory: Arc<Directory>,
+) -> AdminServer<AdminService> {
+    AdminServer::new(AdminService::new(store, machine, directory))
 }
 
 #[cfg(test)]

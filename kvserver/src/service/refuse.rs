@@ -6,7 +6,7 @@ use crate::kv::answer::Refusal;
 use crate::kv::reader::ReadError;
 use flotilla_client::pb;
 use flotilla_client::pb::error::Kind;
-use flotilla_raftstore::{Error, ReplicaDesc};
+use flotilla_raftstore::{Error, ReplicaDesc, TransferRefusal};
 
 /// A response that carries nothing but the error.
 pub fn refused(id: u64, error: pb::Error) -> pb::Response {
@@ -32,9 +32,16 @@ impl Core {
             Error::Busy { .. } => error(Kind::Busy, message),
             Error::Unknown { .. } => error(Kind::Unknown, message),
             Error::NoGroup { .. } => self.no_region(region),
-            Error::Invalid { .. } | Error::Refused { .. } | Error::NotTransferred { .. } => {
-                error(Kind::Invalid, message)
+            Error::Invalid { .. } => error(Kind::Invalid, message),
+            // Who asks because an answer was lost is told by the hint that it is done.
+            Error::NotTransferred { refusal: TransferRefusal::Leads { .. }, group } => {
+                let leader = self.store.group(*group).and_then(|view| view.leader);
+                pb::Error {
+                    leader: leader.map(|leader| self.leader_hint(leader)),
+                    ..error(Kind::Refused, message)
+                }
             }
+            Error::Refused { .. } | Error::NotTransferred { .. } => error(Kind::Refused, message),
             Error::Closed => error(Kind::Closed, message),
         }
     }

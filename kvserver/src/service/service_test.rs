@@ -10,8 +10,9 @@ use flotilla_client::pb::error::Kind;
 use flotilla_client::pb::kv_server::Kv;
 use flotilla_raftstore::log::MemoryLog;
 use flotilla_raftstore::{
-    ClusterId, Config, Envelope, Error, GroupId, GroupRecord, OnceCompletion, ReplicaDesc,
-    ReplicaId, ReplicaRole, StoreBuilder, StoreId, SystemClock, Transport,
+    ChangeRefusal, ClusterId, Config, Envelope, Error, GroupId, GroupRecord, OnceCompletion,
+    ReplicaDesc, ReplicaId, ReplicaRole, StoreBuilder, StoreId, SystemClock, TransferRefusal,
+    Transport,
 };
 use futures::StreamExt;
 use prost::Message;
@@ -347,6 +348,7 @@ async fn the_directory_prefers_the_later_term_and_hints_with_addresses() {
     let leader =
         ReplicaDesc { replica: ReplicaId(12), store: StoreId(2), role: ReplicaRole::Voter };
     let group = GroupId(1);
+    let leads = TransferRefusal::Leads { replica: leader.replica };
     let cases = [
         (Error::NotLeader { group, leader: Some(leader) }, Kind::NotLeader),
         (Error::NotLeader { group, leader: None }, Kind::NotLeader),
@@ -355,6 +357,8 @@ async fn the_directory_prefers_the_later_term_and_hints_with_addresses() {
         (Error::Unknown { group }, Kind::Unknown),
         (Error::NoGroup { group }, Kind::EpochNotMatch),
         (Error::Invalid { group, reason: "too long".into() }, Kind::Invalid),
+        (Error::Refused { group, refusal: ChangeRefusal::Empty }, Kind::Refused),
+        (Error::NotTransferred { group, refusal: leads }, Kind::Refused),
         (Error::Closed, Kind::Closed),
     ];
     for (cause, expected) in cases {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::admin::GroupCommand;
 use crate::escape;
 use crate::failure::Failure;
 
@@ -146,6 +147,16 @@ Example:
     /// Print every store: address, state, leaders, replicas
     #[command(after_help = "Example:\n  kv stores")]
     Stores,
+    /// What an operator does: look at a group's replicas, change them, move its leadership
+    #[command(subcommand, after_help = "Example:\n  kv admin group describe 1")]
+    Admin(AdminCommand),
+}
+
+#[derive(Subcommand, Debug)]
+pub enum AdminCommand {
+    /// One Raft group; `kv regions` lists the groups
+    #[command(subcommand, after_help = "Example:\n  kv admin group describe 1")]
+    Group(GroupCommand),
 }
 
 #[derive(Args, Debug)]
@@ -278,9 +289,13 @@ mod tests {
 
     #[test]
     fn every_help_has_an_example() {
-        for command in Cli::command().get_subcommands() {
-            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(help.contains("Example"), "{}", command.get_name());
+        fn check(command: &clap::Command) {
+            for command in command.get_subcommands() {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains("Example"), "{}", command.get_name());
+                check(command);
+            }
         }
+        check(&Cli::command());
     }
 }

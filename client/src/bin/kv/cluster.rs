@@ -135,13 +135,13 @@ fn leader_text(store: u64) -> String {
     if store == 0 { "none".to_owned() } else { store.to_string() }
 }
 
-fn table(header: &[&str]) -> Table {
+pub fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_preset(NOTHING).set_header(header.iter().copied());
     table
 }
 
-fn print(table: &Table, out: &mut Output) -> Result<(), Failure> {
+pub fn print(table: &Table, out: &mut Output) -> Result<(), Failure> {
     for line in table.lines() {
         out.line(line.trim_end())?;
     }

@@ -1,9 +1,11 @@
 //! `kv`: reads and writes a Flotilla cluster from the command line.
 //!
 //! 1. `args` reads the command line; `escape` turns its texts into bytes.
-//! 2. One client is connected; a subcommand (`records`, `lines`, `cluster`, `rocketmq`) uses it.
+//! 2. One client is connected; a subcommand (`records`, `lines`, `cluster`, `rocketmq`, `admin`) uses
+//!    it.
 //! 3. `output` prints the answers; `failure` turns errors into exit codes and error objects.
 
+mod admin;
 mod args;
 mod cluster;
 mod escape;
@@ -15,7 +17,7 @@ mod rocketmq;
 
 use std::process::ExitCode;
 
-use args::{Cli, Command, System};
+use args::{AdminCommand, Cli, Command, System};
 use clap::Parser;
 use failure::Failure;
 use flotilla_client::Client;
@@ -108,5 +110,9 @@ async fn dispatch(cli: &Cli, out: &mut Output) -> Result<(), Failure> {
         Command::Status => cluster::status(&connect().await?, out).await,
         Command::Regions => cluster::regions(&connect().await?, out).await,
         Command::Stores => cluster::stores(&connect().await?, out).await,
+        Command::Admin(AdminCommand::Group(command)) => {
+            let order = admin::Order::read(command)?;
+            admin::carry_out(&connect().await?, order, out).await
+        }
     }
 }

@@ -1,0 +1,210 @@
+//! An operator's side of the cluster: the replicas of a group from all stores, and orders to the
+//! store that leads it.
+//!
+//! An order finds its way as an operation on a key does: the routes name the leader's store, a store
+//! that does not lead says who does, and what is busy is asked again, until the deadline of the
+//! client. A change of the members is sent again even when its answer was lost: its id says that it
+//! is the same one.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+use tonic::transport::Channel;
+
+use crate::client::Client;
+use crate::connection::channel;
+use crate::pb::admin_client::AdminClient;
+use crate::pb::error::Kind;
+use crate::{Error, Refusal, Result, pb};
+
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What a store says of a group.
+#[derive(Clone, Debug)]
+pub struct Described {
+    /// The store.
+    pub store: u64,
+    /// Its replicas of the group, or why it does not tell.
+    pub replicas: std::result::Result<Vec<pb::ReplicaState>, String>,
+}
+
+/// How one attempt ended.
+enum Attempt {
+    Answered(Option<pb::Error>),
+    /// Not sent.
+    Unsent(String),
+    /// Sent, and no answer.
+    Lost(String),
+}
+
+/// Orders to groups. Its calls keep the client's deadline.
+pub struct Admin<'a> {
+    client: &'a Client,
+}
+
+/// An order that is not given up when its answer is lost: it may be sent twice.
+#[derive(Clone, Copy, PartialEq)]
+enum Lost {
+    Repeat,
+    Unknown,
+}
+
+impl Client {
+    /// An operator's side of the cluster.
+    pub fn admin(&self) -> Admin<'_> {
+        Admin { client: self }
+    }
+}
+
+impl Admin<'_> {
+    /// What every store says of `group`: its replica there, nothing, or why it does not answer.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when nobody tells which stores there are.
+    pub async fn describe(&self, group: u64) -> Result<Vec<Described>> {
+        let deadline = Instant::now() + self.client.timeout();
+        let mut stores = self.client.routes().await?.stores;
+        stores.sort_by_key(|store| store.store);
+        let ask = stores.into_iter().map(|store| async move {
+            let request = self.client.request(pb::DescribeRequest { group });
+            let asked = timeout_at(deadline, describe_at(&store.address, request)).await;
+            let replicas = asked.unwrap_or_else(|_| Err("no answer in time".to_owned()));
+            Described { store: store.store, replicas }
+        });
+        Ok(futures::future::join_all(ask).await)
+    }
+
+    /// Changes the members of `request.group`. The same operation again is not done twice.
+    ///
+    /// # Errors
+    /// [`Error::NotApplied`] with [`Refusal::Refused`] when it cannot be; the others as for a write.
+    pub async fn change_members(&self, request: pb::ChangeMembersRequest) -> Result<()> {
+        let group = request.group;
+        let send = async |mut admin: AdminClient<Channel>| {
+            let request = self.client.request(request.clone());
+            admin.change_members(request).await.map(|answer| answer.into_inner().error)
+        };
+        self.order(group, 0, Lost::Repeat, send).await
+    }
+
+    /// Hands the leadership of `group` to the replica `to`; done when that one leads.
+    ///
+    /// # Errors
+    /// As [`Admin::change_members`].
+    pub async fn transfer_leader(&self, group: u64, to: u64) -> Result<()> {
+        let send = async |mut admin: AdminClient<Channel>| {
+            let request = self.client.request(pb::TransferLeaderRequest { group, to });
+            admin.transfer_leader(request).await.map(|answer| answer.into_inner().error)
+        };
+        self.order(group, to, Lost::Unknown, send).await
+    }
+
+    /// Sends an order to the store that leads `group`, wherever that is. `wanted`: once it may have
+    /// been begun, it is done when this replica leads.
+    async fn order(
+        &self,
+        group: u64,
+        wanted: u64,
+        lost: Lost,
+        send: impl AsyncFn(
+            AdminClient<Channel>,
+        ) -> std::result::Result<Option<pb::Error>, tonic::Status>,
+    ) -> Result<()> {
+        let deadline = Instant::now() + self.client.timeout();
+        let mut last = Error::unavailable("no store was asked");
+        let mut hint: Option<String> = None;
+        // An attempt may have been carried out, though its answer does not say so.
+        let mut begun = false;
+        for turn in 0.. {
+            let address = match hint.take() {
+                Some(address) => address,
+                None => self.address_of(group, turn).await?,
+            };
+            let attempt = timeout_at(deadline, attempt(&address, &send)).await;
+            let attempt =
+                attempt.unwrap_or_else(|_| Attempt::Lost(format!("{address}: no answer")));
+            match attempt {
+                Attempt::Answered(None) => return Ok(()),
+                Attempt::Answered(Some(error)) => {
+                    let leader = error.leader.clone().unwrap_or_default();
+                    if begun && wanted != 0 && leader.replica == wanted {
+                        return Ok(());
+                    }
+                    begun |= error.kind() == Kind::Unknown;
+                    last = refusal(&address, &error)?;
+                    hint = Some(leader.address).filter(|address| !address.is_empty());
+                }
+                Attempt::Unsent(why) => last = Error::unavailable(why),
+                Attempt::Lost(why) => {
+                    last = Error::unknown(why);
+                    if lost == Lost::Unknown {
+                        return Err(last);
+                    }
+                }
+            }
+            if Instant::now() + PAUSE >= deadline {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Err(last)
+    }
+
+    /// Whom to ask: the store that is said to lead, then the others in turn.
+    async fn address_of(&self, group: u64, turn: usize) -> Result<String> {
+        let routes = self.client.routes().await?;
+        let Some(region) = routes.regions.iter().find(|region| region.group == group) else {
+            let message = format!("group {group} is unknown: `kv regions` lists the groups");
+            return Err(Error::NotApplied { kind: Refusal::Refused, message });
+        };
+        let mut stores: Vec<u64> = region.replicas.iter().map(|r| r.store).collect();
+        stores.sort_by_key(|store| *store != region.leader_store);
+        let led = stores.contains(&region.leader_store);
+        if !led && region.leader_store != 0 {
+            stores.insert(0, region.leader_store);
+        }
+        let store = stores.get(turn % stores.len().max(1)).copied().unwrap_or_default();
+        let known = routes.stores.iter().find(|known| known.store == store);
+        known
+            .map(|known| known.address.clone())
+            .ok_or_else(|| Error::unavailable(format!("nobody knows the address of store {store}")))
+    }
+}
+
+async fn attempt(
+    address: &str,
+    send: &impl AsyncFn(AdminClient<Channel>) -> std::result::Result<Option<pb::Error>, tonic::Status>,
+) -> Attempt {
+    let channel = match channel(address).await {
+        Ok(channel) => channel,
+        Err(why) => return Attempt::Unsent(why),
+    };
+    match send(AdminClient::new(channel)).await {
+        Ok(error) => Attempt::Answered(error),
+        Err(status) => Attempt::Lost(format!("{address}: {}", status.message())),
+    }
+}
+
+/// What an answer means: `Err` ends the order, `Ok` is the reason if time is over.
+fn refusal(address: &str, error: &pb::Error) -> Result<Error> {
+    let message = format!("{address}: {}", error.message);
+    match Refusal::from_pb(error.kind()) {
+        Some(Refusal::Refused) => {
+            let message = error.message.clone();
+            Err(Error::NotApplied { kind: Refusal::Refused, message })
+        }
+        Some(kind) => Ok(Error::NotApplied { kind, message }),
+        None if error.kind() == Kind::Invalid => Err(Error::invalid(error.message.clone())),
+        None => Ok(Error::unknown(message)),
+    }
+}
+
+async fn describe_at(
+    address: &str,
+    request: tonic::Request<pb::DescribeRequest>,
+) -> std::result::Result<Vec<pb::ReplicaState>, String> {
+    let mut admin = AdminClient::new(channel(address).await?);
+    let answer = admin.describe(request).await;
+    answer.map(|answer| answer.into_inner().replicas).map_err(|status| status.message().to_owned())
+}

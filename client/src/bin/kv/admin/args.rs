@@ -1,0 +1,202 @@
+//! The command line of `kv admin group`.
+
+use clap::{Args, Subcommand};
+use flotilla_client::pb;
+use flotilla_client::pb::change::What;
+
+#[derive(Subcommand, Debug)]
+pub enum GroupCommand {
+    /// Print every replica of the group, as its store sees it
+    #[command(after_help = "\
+A store that does not answer is named with the reason. With --json an object a replica.
+
+Example:
+  kv admin group describe 1")]
+    Describe(Group),
+    /// Add a replica: it learns first, and votes once it has caught up
+    #[command(after_help = "\
+The order is done once a majority has it; `describe` shows when the replica votes. Repeat it with the
+same --id when its outcome is unknown: it is not done twice.
+
+Examples:
+  kv admin group add-replica 1 --store 4
+  kv admin group add-replica 1 --store 4 --learner --id 2a")]
+    AddReplica(AddReplica),
+    /// Remove a replica, with its log and state
+    #[command(after_help = "Example:\n  kv admin group remove-replica 1 --store 4")]
+    RemoveReplica(ChangeOne),
+    /// Let a learner vote, once it has caught up
+    #[command(after_help = "Example:\n  kv admin group promote 1 --replica 12")]
+    Promote(ChangeOne),
+    /// Change several members at once
+    #[command(after_help = "\
+Parts: voter/ID@STORE and learner/ID@STORE add (ID above all that the group ever had: `describe`
+shows the largest), promote/ID, demote/ID, remove/ID, priority/ID@PRIORITY, cancel/OPERATION (alone).
+
+Example:
+  kv admin group change 1 voter/12@4 remove/3")]
+    Change(ChangeMany),
+    /// Hand leadership to another voter; done when that one leads
+    #[command(after_help = "Example:\n  kv admin group transfer-leader 1 --store 2")]
+    TransferLeader(One),
+    /// Say how much a replica is wanted as the leader
+    #[command(after_help = "\
+PRIORITY: -1 off, 0 never leads, 1 and more: the largest comes first. A leader that is not the
+preferred one hands over once that has caught up.
+
+Example:
+  kv admin group set-priority 1 10 --store 2")]
+    SetPriority(SetPriority),
+}
+
+#[derive(Args, Debug)]
+pub struct Group {
+    /// The group's number
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    pub group: u64,
+}
+
+/// One replica of a group, by its id or by its store.
+#[derive(Args, Debug)]
+pub struct One {
+    #[command(flatten)]
+    pub group: Group,
+    #[command(flatten)]
+    pub which: Which,
+}
+
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub struct Which {
+    /// The replica's id
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+    pub replica: Option<u64>,
+    /// The store that holds it
+    #[arg(long, value_name = "STORE", value_parser = clap::value_parser!(u64).range(1..))]
+    pub store: Option<u64>,
+}
+
+/// What all changes of the members take.
+#[derive(Args, Debug)]
+pub struct Operation {
+    /// The operation's id, up to 32 hexadecimal digits; random when not given, and printed
+    #[arg(long, value_name = "HEX", value_parser = parse_operation)]
+    pub id: Option<u128>,
+    /// Do it even if no quorum of the voters that it leaves is alive
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct AddReplica {
+    #[command(flatten)]
+    pub group: Group,
+    /// The store that is to hold it
+    #[arg(long, value_name = "STORE", value_parser = clap::value_parser!(u64).range(1..))]
+    pub store: u64,
+    /// The replica's id; above all of the cluster when not given
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+    pub replica: Option<u64>,
+    /// It learns only, and does not vote
+    #[arg(long)]
+    pub learner: bool,
+    #[command(flatten)]
+    pub operation: Operation,
+}
+
+#[derive(Args, Debug)]
+pub struct ChangeOne {
+    #[command(flatten)]
+    pub one: One,
+    #[command(flatten)]
+    pub operation: Operation,
+}
+
+#[derive(Args, Debug)]
+pub struct ChangeMany {
+    #[command(flatten)]
+    pub group: Group,
+    /// What is to change, see below
+    #[arg(required = true, value_name = "PART", value_parser = parse_part)]
+    pub parts: Vec<What>,
+    #[command(flatten)]
+    pub operation: Operation,
+}
+
+#[derive(Args, Debug)]
+pub struct SetPriority {
+    #[command(flatten)]
+    pub group: Group,
+    /// -1 off, 0 never leads, 1 and more
+    #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-1..))]
+    pub priority: i32,
+    #[command(flatten)]
+    pub which: Which,
+    #[command(flatten)]
+    pub operation: Operation,
+}
+
+/// Up to 32 hexadecimal digits.
+pub fn parse_operation(text: &str) -> Result<u128, String> {
+    u128::from_str_radix(text, 16)
+        .map_err(|error| format!("{error}; it is 1 to 32 hexadecimal digits"))
+}
+
+fn parse_part(text: &str) -> Result<What, String> {
+    let number = |text: &str| match text.parse::<u64>() {
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err(format!("'{text}' is not an id: 1 and more are")),
+    };
+    let (what, whom) = text.split_once('/').ok_or("it is WHAT/WHOM, as in remove/3")?;
+    let pair = || whom.split_once('@').ok_or(format!("{what}/ takes two numbers, as in 12@4"));
+    let newcomer = || -> Result<pb::Newcomer, String> {
+        let (replica, store) = pair()?;
+        Ok(pb::Newcomer { replica: number(replica)?, store: number(store)? })
+    };
+    Ok(match what {
+        "voter" => What::AddVoter(newcomer()?),
+        "learner" => What::AddLearner(newcomer()?),
+        "promote" => What::Promote(number(whom)?),
+        "demote" => What::Demote(number(whom)?),
+        "remove" => What::Remove(number(whom)?),
+        "priority" => {
+            let (replica, priority) = pair()?;
+            let priority = priority.parse().map_err(|e| format!("priority '{priority}': {e}"))?;
+            What::SetPriority(pb::NewPriority { replica: number(replica)?, priority })
+        }
+        "cancel" => What::Cancel(format!("{:032x}", parse_operation(whom)?)),
+        other => {
+            return Err(format!(
+                "'{other}' is unknown: voter, learner, promote, demote, remove, priority, cancel"
+            ));
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_read_and_wrong_ones_explained() {
+        let newcomer = pb::Newcomer { replica: 12, store: 4 };
+        assert_eq!(parse_part("voter/12@4"), Ok(What::AddVoter(newcomer)));
+        assert_eq!(parse_part("learner/12@4"), Ok(What::AddLearner(newcomer)));
+        assert_eq!(parse_part("remove/3"), Ok(What::Remove(3)));
+        let priority = pb::NewPriority { replica: 3, priority: -1 };
+        assert_eq!(parse_part("priority/3@-1"), Ok(What::SetPriority(priority)));
+        assert_eq!(parse_part("cancel/2A"), Ok(What::Cancel(format!("{:032x}", 0x2a))));
+        for (text, word) in [
+            ("remove", "WHAT/WHOM"),
+            ("remove/x", "'x'"),
+            ("remove/0", "'0'"),
+            ("voter/12", "two numbers"),
+            ("priority/1@high", "'high'"),
+            ("cancel/xyz", "hexadecimal"),
+            ("rename/1", "'rename'"),
+        ] {
+            let why = parse_part(text).unwrap_err();
+            assert!(why.contains(word), "{text}: {why}");
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! SIGUSR2: the running store writes what it knows of every replica into its folder.
+//!
+//! The same as `/status`, for when the port does not answer, or to be kept.
+
+use crate::folder::DescribeFile;
+use crate::status::StatusSource;
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Listens from now on, until the runtime ends.
+pub fn on_signal(status: Arc<StatusSource>, file: DescribeFile) -> std::io::Result<()> {
+    let mut signals = signal(SignalKind::user_defined2())?;
+    tokio::spawn(async move {
+        while signals.recv().await.is_some() {
+            let (status, file) = (Arc::clone(&status), file.clone());
+            // Waits for the shards and the disk: not on a network thread.
+            let written = tokio::task::spawn_blocking(move || file.write(&status.json()));
+            match written.await.expect("writing a file does not panic") {
+                Ok(path) => tracing::info!(path = %path.display(), "described"),
+                Err(error) => tracing::warn!(%error, "not described"),
+            }
+        }
+    });
+    Ok(())
+}
