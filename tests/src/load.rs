@@ -83,7 +83,7 @@ impl Load {
     #[must_use]
     pub fn unknown(&self) -> usize {
         let operations = self.recorder.operations.lock();
-        operations.iter().filter(|o| o.outcome == Outcome::Unknown).count()
+        operations.iter().filter(|(_, o)| o.outcome == Outcome::Unknown).count()
     }
 
     /// Waits until `count` more writes are acknowledged and gives the time that took.
