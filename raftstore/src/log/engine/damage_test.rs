@@ -275,8 +275,9 @@ fn a_bad_record_stops_the_store_and_is_named() {
 pub(super) fn busy(log: &RaftEngineLog, rounds: Range<u64>) {
     for index in rounds {
         let truncate = (index > 10).then(|| LogPosition { index: index - 10, term: 1 });
-        // With the record, so much that a file is cut to its length when the next one begins.
-        let append = entries(index, &[1], 862);
+        // Sizes of all kinds: some files are cut to their length when the next one begins, others
+        // are just full then.
+        let append = entries(index, &[1], 700 + index as usize % 16 * 16);
         log.write(&[GroupWrite { append, truncate, ..create(1) }]).unwrap();
     }
 }
