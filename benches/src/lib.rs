@@ -10,12 +10,13 @@
 //!    [`peers`] the same load on another system.
 //! 6. [`median`] makes one row of its repetitions, [`document`] a page of all, with [`plots`].
 //!
-//! [`loaded`] is a cluster under load for `profile` and `budget`; [`cases`] is what is measured in
-//! small.
+//! [`loaded`] is a cluster under load for `profile` and `budget`; [`interrupt`] ends all of them in
+//! good order. [`cases`] is what is measured in small.
 
 pub mod cases;
 pub mod document;
 pub mod error;
+pub mod interrupt;
 pub mod keys;
 pub mod leaders;
 pub mod load;

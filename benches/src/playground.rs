@@ -6,6 +6,7 @@
 //! 3. [`Playground::stop`] asks it to end and waits; dropping does the same, silently.
 
 use crate::error::Error;
+use crate::interrupt::tie;
 use rustix::process::{Pid, Signal};
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
@@ -77,9 +78,10 @@ impl Playground {
             std::fs::write(&path, config).map_err(Error::system("cannot write a settings file"))?;
             command.arg("--config").arg(path);
         }
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        tie(&mut command);
+        command.stdout(Stdio::piped()).stderr(log);
         let mut child = Owned::spawn("playground", &mut command)?;
-        let lines = read_lines(&mut child.0, listener);
+        let lines = read_lines(child.output(), listener);
         let placement = wait_ready(&lines, &log_path)?;
         Ok(Playground { child, placement, dir })
     }
@@ -141,8 +143,7 @@ fn last_line(log: &Path) -> String {
         .map_or_else(String::new, |l| format!(": {l}"))
 }
 
-fn read_lines(child: &mut Child, listener: impl Fn(&str) + Send + 'static) -> Receiver<String> {
-    let output = child.stdout.take().expect("standard output was piped");
+fn read_lines(output: ChildStdout, listener: impl Fn(&str) + Send + 'static) -> Receiver<String> {
     let (sender, lines) = channel();
     std::thread::spawn(move || {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
@@ -200,7 +201,12 @@ impl Owned {
     /// The ends of its standard input and output, which were both piped; once.
     pub fn pipes(&mut self) -> (ChildStdin, ChildStdout) {
         let input = self.0.stdin.take().expect("standard input was piped");
-        (input, self.0.stdout.take().expect("standard output was piped"))
+        (input, self.output())
+    }
+
+    /// The end of its standard output, which was piped; once.
+    pub fn output(&mut self) -> ChildStdout {
+        self.0.stdout.take().expect("standard output was piped")
     }
 
     /// Whether it still runs.
@@ -210,10 +216,15 @@ impl Owned {
 
     /// SIGTERM, then waiting, then SIGKILL; an error unless it ended by itself with status 0.
     pub fn stop(&mut self) -> Result<(), Error> {
-        let failed = |text: String| Err(Error::Cluster(text));
         if self.is_running() {
             signal(self.pid(), Signal::TERM);
         }
+        self.wait()
+    }
+
+    /// Waits for its end, which is near, then SIGKILL; an error as with [`Owned::stop`].
+    pub fn wait(&mut self) -> Result<(), Error> {
+        let failed = |text: String| Err(Error::Cluster(text));
         let deadline = Instant::now() + STOP_MAX;
         while self.is_running() {
             if Instant::now() > deadline {

@@ -1,10 +1,11 @@
 //! The demo's cluster: the playground, and the store that the demo itself brings back.
 
+use flotilla_benches::interrupt::tie;
 use flotilla_benches::playground::{Options, Owned, Playground, signal};
 use flotilla_benches::processes::{self, Server, served_address};
 use flotilla_benches::{Error, table};
 use rustix::process::Signal;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 /// A store as the demo sees it.
@@ -80,7 +81,8 @@ impl Cluster {
         let errors = log.try_clone().map_err(Error::system("cannot write a log"))?;
         let mut shell = Command::new("sh");
         shell.arg("-c").arg(format!("exec {command}"));
-        shell.stdin(Stdio::null()).stdout(log).stderr(errors);
+        tie(&mut shell);
+        shell.stdout(log).stderr(errors);
         self.restarted = Some(Owned::spawn("the restarted store", &mut shell)?);
         Ok(command)
     }

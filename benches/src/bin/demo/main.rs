@@ -16,6 +16,7 @@ mod steps;
 
 use clap::Parser;
 use flotilla_benches::Error;
+use flotilla_benches::interrupt::or_interrupted;
 use screen::Screen;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -48,10 +49,7 @@ fn main() -> ExitCode {
     let mut screen = Screen::new(steps::STEPS);
     let result = runtime.block_on(async {
         // A dropped future drops its cluster, which stops its servers and removes its folders.
-        tokio::select! {
-            result = steps::run(&args, &mut screen) => result,
-            () = interrupted() => Err(Error::Cluster("interrupted".to_owned())),
-        }
+        or_interrupted(steps::run(&args, &mut screen)).await
     });
     runtime.shutdown_timeout(Duration::from_secs(25));
     screen.end();
@@ -61,15 +59,5 @@ fn main() -> ExitCode {
             eprintln!("\ndemo FAILED: {error}");
             ExitCode::FAILURE
         }
-    }
-}
-
-/// SIGINT or SIGTERM.
-async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut term) = signal(SignalKind::terminate()) else { return std::future::pending().await };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = term.recv() => {}
     }
 }

@@ -3,6 +3,7 @@
 use crate::drive;
 use crate::protocol::{Groups, Order, Tally, Work};
 use flotilla_benches::Error;
+use flotilla_benches::interrupt::{Interrupt, tie};
 use flotilla_benches::machine::{self, MachineTime};
 use flotilla_benches::playground::{Owned, clear_settings, free_ports, sibling};
 use flotilla_benches::processes::{Sample, Server, Usage};
@@ -69,9 +70,8 @@ impl Cluster {
         command.arg("run").arg("--dir").arg(dir.path().join("placement"));
         command.args(["--addr", &address(0), "--stores", &STORES.to_string()]);
         command.args(["--regions", &regions.to_string()]);
-        // It ends when this process does, however that ends.
-        command.env("FLOTILLA_PARENT_PIPE", "1");
-        command.stdin(Stdio::piped()).stdout(Stdio::null());
+        tie(&mut command);
+        command.stdout(Stdio::null());
         command.stderr(log(dir.path(), "placement")?);
         let placement = Owned::spawn("placement", &mut command)?;
         let mut stores = Vec::new();
@@ -82,7 +82,7 @@ impl Cluster {
     }
 
     /// Waits until every group has a leader and each store leads as many, give or take one.
-    pub fn wait_even(&mut self) -> Result<(), Error> {
+    pub fn wait_even(&mut self, interrupt: &Interrupt) -> Result<(), Error> {
         let until = Instant::now() + EVEN_MAX;
         loop {
             let mut groups: Vec<Groups> = Vec::new();
@@ -101,7 +101,7 @@ impl Cluster {
                     self.regions
                 )));
             }
-            std::thread::sleep(EVEN_POLL);
+            interrupt.sleep(EVEN_POLL)?;
         }
     }
 
@@ -112,6 +112,7 @@ impl Cluster {
         in_flight: usize,
         warmup: Duration,
         window: Duration,
+        interrupt: &Interrupt,
     ) -> Result<Measured, Error> {
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).expect("at most an hour");
         let start_ns = SystemClock.now().0 + nanos(LEAD_IN + warmup);
@@ -121,9 +122,9 @@ impl Cluster {
             store.tell(&Order::Run { work, in_flight: share, start_ns, end_ns })?;
         }
         let servers = self.servers();
-        sleep_until(start_ns);
+        sleep_until(start_ns, interrupt)?;
         let (before, machine_before) = (Sample::take(&servers), MachineTime::now()?);
-        sleep_until(end_ns);
+        sleep_until(end_ns, interrupt)?;
         let (after, machine_after) = (Sample::take(&servers), MachineTime::now()?);
         let load_average = machine::load_average()?;
         let mut tallies = Vec::new();
@@ -212,9 +213,9 @@ fn log(dir: &Path, name: &str) -> Result<std::fs::File, Error> {
         .map_err(Error::system("cannot write a log"))
 }
 
-fn sleep_until(at_ns: u64) {
+fn sleep_until(at_ns: u64, interrupt: &Interrupt) -> Result<(), Error> {
     let left = at_ns.saturating_sub(SystemClock.now().0);
-    std::thread::sleep(Duration::from_nanos(left));
+    interrupt.sleep(Duration::from_nanos(left))
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ mod store;
 use clap::{Args, Parser, Subcommand};
 use cluster::Cluster;
 use flotilla_benches::Error;
+use flotilla_benches::interrupt::Interrupt;
 use flotilla_benches::report::Row;
 use flotilla_kvserver::config::{RunArgs, Storage};
 use protocol::Work;
@@ -116,11 +117,12 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &RowArgs) -> Result<(), Error> {
+    let interrupt = Interrupt::listen()?;
     let mut output = Output::open(args.json.as_deref())?;
     let mut invalid = Vec::new();
     for storage in [Storage::Memory, Storage::Rocksdb] {
         if args.storage.is_none_or(|only| only == storage) {
-            measure(args, storage, &mut output, &mut invalid)?;
+            measure(args, storage, &interrupt, &mut output, &mut invalid)?;
         }
     }
     if invalid.is_empty() {
@@ -166,6 +168,7 @@ impl Output {
 fn measure(
     args: &RowArgs,
     storage: Storage,
+    interrupt: &Interrupt,
     output: &mut Output,
     invalid: &mut Vec<String>,
 ) -> Result<(), Error> {
@@ -173,10 +176,10 @@ fn measure(
     let mut cluster = Cluster::start(storage, args.regions)?;
     let wanted = |kind: &&Kind| args.rows.is_empty() || args.rows.iter().any(|n| n == kind.name);
     for kind in KINDS.iter().filter(wanted) {
-        cluster.wait_even()?;
+        cluster.wait_even(interrupt)?;
         let warmup = Duration::from_secs_f64(args.warmup);
         let window = Duration::from_secs_f64(args.seconds);
-        let measured = cluster.run(kind.work, kind.in_flight, warmup, window)?;
+        let measured = cluster.run(kind.work, kind.in_flight, warmup, window, interrupt)?;
         let row = row(kind.name, kind.work, kind.in_flight, storage, measured);
         if let Some(reason) = &row.invalid {
             invalid.push(format!("{} on {storage} ({reason})", kind.name));

@@ -10,6 +10,7 @@ mod show;
 
 use args::{Cli, Command, ReportArgs, RunArgs, Suite, TableArgs, TimesArgs};
 use clap::Parser;
+use flotilla_benches::interrupt::or_interrupted;
 use flotilla_benches::report::Row;
 use flotilla_benches::suite::Kind;
 use flotilla_benches::table::{self, Times};
@@ -58,23 +59,6 @@ fn main() -> ExitCode {
 fn fail(error: &Error) -> ExitCode {
     eprintln!("throughput: {error}");
     ExitCode::from(if matches!(error, Error::Invalid(_)) { 2 } else { 1 })
-}
-
-/// Ends `work` at SIGINT or SIGTERM; a dropped future drops its playground, which stops its servers.
-async fn or_interrupted(work: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
-    tokio::select! {
-        result = work => result,
-        () = interrupted() => Err(Error::Cluster("interrupted".to_owned())),
-    }
-}
-
-async fn interrupted() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut term) = signal(SignalKind::terminate()) else { return std::future::pending().await };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = term.recv() => {}
-    }
 }
 
 async fn run(args: &RunArgs) -> Result<(), Error> {

@@ -3,16 +3,17 @@
 
 use crate::args::TimesArgs;
 use crate::show::Show;
+use flotilla_benches::interrupt::tie;
 use flotilla_benches::load::Progress;
-use flotilla_benches::playground::sibling;
+use flotilla_benches::playground::{Owned, sibling};
 use flotilla_benches::report::{Origin, Row};
-use flotilla_benches::table::{Observer, Times};
+use flotilla_benches::table::{Observer, Times, blocking};
 use flotilla_benches::{Error, document, median};
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use tokio::io::{AsyncBufReadExt, BufReader};
+use std::process::{ChildStdout, Command, Stdio};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 /// Below `--out`: where a run of some rows writes, or of shorter windows.
 const PARTIAL: &str = "partial";
@@ -64,25 +65,22 @@ impl Record {
         let program = sibling("inside")?;
         for pass in 1..=times.passes {
             self.show.starting(&format!("pass {pass} of {}: the engine alone", times.passes));
-            let mut child = tokio::process::Command::new(&program)
-                .args(["--seconds", &times.seconds.as_secs_f64().to_string()])
-                .args(["--warmup", &times.warmup.as_secs_f64().to_string()])
-                .args(["--json", "-"])
-                .stdout(Stdio::piped())
-                .kill_on_drop(true)
-                .spawn()
-                .map_err(Error::system("cannot start inside"))?;
-            let mut lines = BufReader::new(child.stdout.take().expect("it was piped")).lines();
-            while let Some(line) =
-                lines.next_line().await.map_err(Error::system("cannot read from inside"))?
-            {
+            let mut command = Command::new(&program);
+            command.args(["--seconds", &times.seconds.as_secs_f64().to_string()]);
+            command.args(["--warmup", &times.warmup.as_secs_f64().to_string()]);
+            command.args(["--json", "-"]);
+            tie(&mut command);
+            command.stdout(Stdio::piped());
+            // Dropped at an interruption, it ends its stores and removes their folders.
+            let mut child = Owned::spawn("inside", &mut command)?;
+            let mut lines = lines_of(child.output());
+            while let Some(line) = lines.recv().await {
                 let row = serde_json::from_str(&line)
                     .map_err(|e| Error::Cluster(format!("inside wrote no row: {e}: {line}")))?;
                 self.keep(row, None)?;
             }
-            let status = child.wait().await.map_err(Error::system("cannot wait for inside"))?;
-            if !status.success() {
-                let error = Error::Cluster(format!("inside ended with {status}"));
+            // Its output has ended, and with it the program.
+            if let Err(error) = blocking(move || child.wait()).await {
                 self.failed("the engine alone", &error);
             }
         }
@@ -141,6 +139,18 @@ impl Observer for Record {
         self.show.print(&format!("FAILED {text}\n"));
         self.failed.push(text);
     }
+}
+
+/// Lines as they come, read by a thread that ends with them.
+fn lines_of(output: ChildStdout) -> UnboundedReceiver<String> {
+    let (sender, lines) = unbounded_channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            // Nobody takes them any more after an interruption.
+            let _ = sender.send(line);
+        }
+    });
+    lines
 }
 
 /// What was typed, with the program's bare name.
