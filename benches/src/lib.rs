@@ -10,8 +10,9 @@
 //!    [`peers`] the same load on another system.
 //! 6. [`median`] makes one row of its repetitions, [`document`] a page of all, with [`plots`].
 //!
-//! [`loaded`] is a cluster under load for `profile` and `budget`; [`interrupt`] ends all of them in
-//! good order. [`cases`] is what is measured in small.
+//! [`loaded`] is a cluster under load for `profile` and `budget`, [`marks`] how far the load is,
+//! [`perf`] what the cluster spends its time in; [`interrupt`] ends all of them in good order.
+//! [`cases`] is what is measured in small.
 
 pub mod cases;
 pub mod document;
@@ -22,8 +23,10 @@ pub mod leaders;
 pub mod load;
 pub mod loaded;
 pub mod machine;
+pub mod marks;
 pub mod median;
 pub mod peers;
+pub mod perf;
 pub mod playground;
 pub mod plots;
 pub mod processes;

@@ -1,13 +1,15 @@
 //! A cluster under load, for the programs that look into it from outside (`profile`, `budget`).
 
 use crate::error::Error;
+use crate::interrupt::{Interrupt, tie};
+use crate::marks::Marks;
 use crate::playground::{Options, Owned, Playground, sibling};
 use crate::processes::{self, LOAD, Server};
+use crate::suite::REGIONS;
 use serde_json::Value;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-const REGIONS: usize = 24;
 const STORES: u64 = 3;
 /// From a playground's placement to its first store (contract: stores at +10…).
 const STORE_PORT_OFFSET: u64 = 10;
@@ -37,6 +39,7 @@ pub struct Loaded {
     started: Instant,
     total: Duration,
     json: tempfile::NamedTempFile,
+    marks: tempfile::NamedTempFile,
     /// The stores and the load, by name.
     pub processes: Vec<Server>,
 }
@@ -52,8 +55,10 @@ impl Loaded {
             config: None,
         };
         let playground = Playground::start(&options, |_| {})?;
-        let json = tempfile::NamedTempFile::new()
-            .map_err(Error::system("cannot create a temporary file"))?;
+        let file = || {
+            tempfile::NamedTempFile::new().map_err(Error::system("cannot create a temporary file"))
+        };
+        let (json, marks) = (file()?, file()?);
         let mut command = Command::new(sibling("throughput")?);
         command.args(["run", "--placement", playground.placement()]);
         command.args(["--clients", &load.clients.to_string()]);
@@ -62,8 +67,9 @@ impl Loaded {
         command.args(["--write-percent", &load.write_percent.to_string()]);
         command.args(["--warmup", &warmup.as_secs_f64().to_string()]);
         command.args(["--seconds", &seconds.as_secs_f64().to_string()]);
-        command.arg("--json").arg(json.path());
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
+        command.arg("--json").arg(json.path()).arg("--marks").arg(marks.path());
+        tie(&mut command);
+        command.stdout(Stdio::null()).stderr(Stdio::inherit());
         let child = Owned::spawn("throughput", &mut command)?;
         let addresses = store_addresses(playground.placement())?;
         let mut processes = processes::find(&addresses, &[])?;
@@ -74,7 +80,7 @@ impl Loaded {
         processes.retain(|process| process.name != LOAD);
         processes.push(Server { name: LOAD.to_owned(), pid: child.pid() });
         let (started, total) = (Instant::now(), warmup + seconds);
-        Ok(Loaded { load: child, playground, started, total, json, processes })
+        Ok(Loaded { load: child, playground, started, total, json, marks, processes })
     }
 
     /// The stores' addresses.
@@ -82,22 +88,35 @@ impl Loaded {
         store_addresses(self.playground.placement())
     }
 
-    /// Waits for the end of the load, stops the cluster, and gives the load's row.
-    pub fn finish(mut self) -> Result<Value, Error> {
+    /// Waits until operations count: the warm-up is over.
+    pub fn wait_counting(&self, interrupt: &Interrupt) -> Result<(), Error> {
+        let until = self.started + self.total + LATE_MAX;
+        while !Marks::read(self.marks.path())?.counts() {
+            if Instant::now() > until {
+                return Err(Error::Cluster("the load did not begin to count".to_owned()));
+            }
+            interrupt.sleep(POLL)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the end of the load, stops the cluster, and gives the load's row and its marks.
+    pub fn finish(mut self, interrupt: &Interrupt) -> Result<(Value, Marks), Error> {
         let until = self.started + self.total + LATE_MAX;
         while self.load.is_running() {
             if Instant::now() > until {
                 let seconds = (self.total + LATE_MAX).as_secs();
                 return Err(Error::Cluster(format!("the load did not end within {seconds} s")));
             }
-            std::thread::sleep(POLL);
+            interrupt.sleep(POLL)?;
         }
         self.load.stop()?;
         self.playground.stop()?;
         let text = std::fs::read_to_string(self.json.path())
             .map_err(Error::system("cannot read the load's row"))?;
-        serde_json::from_str(text.trim())
-            .map_err(|error| Error::Cluster(format!("the load's row is not JSON: {error}")))
+        let row = serde_json::from_str(text.trim())
+            .map_err(|error| Error::Cluster(format!("the load's row is not JSON: {error}")))?;
+        Ok((row, Marks::read(self.marks.path())?))
     }
 }
 

@@ -65,6 +65,8 @@ pub struct Progress {
     pub total: Duration,
     /// Operations a second since the last report; 0 while warming up.
     pub ops_per_s: f64,
+    /// Operations that have succeeded, of those that count.
+    pub ops: u64,
 }
 
 /// Runs `workload` with `targets` (one a client) over `keys` and measures `servers` beside it.
@@ -206,6 +208,7 @@ async fn report_until(
             elapsed: now - began,
             total: workload.warmup + workload.seconds,
             ops_per_s: (ops - last_ops) as f64 / (now - last).as_secs_f64().max(1e-3),
+            ops,
         });
         (last, last_ops) = (now, ops);
     }

@@ -2,17 +2,22 @@
 
 use crate::threads::Thread;
 use flotilla_benches::Error;
+use flotilla_benches::interrupt::Interrupt;
+use flotilla_benches::marks::now_ns;
+use flotilla_benches::playground::Owned;
 use flotilla_benches::processes::Server;
-use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::ops::Range;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 const ALL: &str = "raw_syscalls:sys_enter";
 const SYNCS: [&str; 2] = ["syscalls:sys_enter_fdatasync", "syscalls:sys_enter_fsync"];
+const POLL: Duration = Duration::from_millis(20);
 
 /// What was counted in a window.
 pub struct Counted {
-    /// The window's length.
-    pub window: Duration,
+    /// The window, in the boot clock's nanoseconds.
+    pub window: Range<u64>,
     /// System calls by thread.
     pub calls: Vec<(Thread, u64)>,
     /// `fdatasync` and `fsync` of all processes.
@@ -21,7 +26,10 @@ pub struct Counted {
 
 /// Whether perf is there and may count system calls.
 pub fn check() -> Result<(), Error> {
-    let output = stat(&["--", "true"])?;
+    let output = stat(&["--", "true"])
+        .stdout(Stdio::null())
+        .output()
+        .map_err(Error::system("cannot start perf: install it (Debian: linux-perf)"))?;
     if output.status.success() {
         return Ok(());
     }
@@ -32,30 +40,33 @@ pub fn check() -> Result<(), Error> {
     )))
 }
 
+/// A process with its perf, and what that says.
+type Running<'a> = (&'a Server, Owned, tempfile::NamedTempFile);
+
 /// Counts for `time`. Blocks.
-pub fn count(processes: &[Server], time: Duration) -> Result<Counted, Error> {
-    let mut counted = Counted { window: Duration::ZERO, calls: Vec::new(), syncs: 0 };
-    let began = Instant::now();
-    // One perf a process, all at once: the lines name threads only.
+pub fn count(
+    processes: &[Server],
+    time: Duration,
+    interrupt: &Interrupt,
+) -> Result<Counted, Error> {
     let seconds = time.as_secs_f64().to_string();
-    let outputs: Vec<(String, Result<Output, Error>)> = std::thread::scope(|scope| {
-        let spawn = |server: &Server| {
-            let (name, pid) = (server.name.clone(), server.pid.to_string());
-            let seconds = seconds.clone();
-            let stat = scope
-                .spawn(move || stat(&["--per-thread", "--pid", &pid, "--", "sleep", &seconds]));
-            (name, stat)
-        };
-        let running: Vec<_> = processes.iter().map(spawn).collect();
-        let join = |(name, stat): (String, std::thread::ScopedJoinHandle<'_, _>)| {
-            (name, stat.join().expect("waiting for a child does not panic"))
-        };
-        running.into_iter().map(join).collect()
-    });
-    // Starting perf is not counted, but it is short beside the window.
-    counted.window = time.min(began.elapsed());
-    for (process, output) in outputs {
-        let text = String::from_utf8_lossy(&output?.stderr).into_owned();
+    // One perf a process, all at once: the lines name threads only.
+    let start = |server| start(server, &seconds);
+    let mut running = processes.iter().map(start).collect::<Result<Vec<Running<'_>>, Error>>()?;
+    let mut end_ns = now_ns();
+    while running.iter_mut().any(|(_, perf, _)| perf.is_running()) {
+        interrupt.sleep(POLL)?;
+        end_ns = now_ns();
+    }
+    // perf begins to count when it is ready, and ends with its sleep.
+    let nanos = u64::try_from(time.as_nanos()).expect("at most minutes");
+    let window = end_ns.saturating_sub(nanos)..end_ns;
+    let mut counted = Counted { window, calls: Vec::new(), syncs: 0 };
+    for (server, mut perf, said) in running {
+        perf.stop()?;
+        let process = &server.name;
+        let text = std::fs::read_to_string(said.path())
+            .map_err(Error::system("cannot read what perf counted"))?;
         let lines = parse(&text);
         if lines.is_empty() {
             let reason = format!("perf stat counted nothing of {process}: {}", text.trim());
@@ -72,15 +83,22 @@ pub fn count(processes: &[Server], time: Duration) -> Result<Counted, Error> {
     Ok(counted)
 }
 
-fn stat(arguments: &[&str]) -> Result<Output, Error> {
+fn start<'a>(server: &'a Server, seconds: &str) -> Result<Running<'a>, Error> {
+    let said =
+        tempfile::NamedTempFile::new().map_err(Error::system("cannot create a temporary file"))?;
+    let errors = said.reopen().map_err(Error::system("cannot write a temporary file"))?;
+    let pid = server.pid.to_string();
+    let mut command = stat(&["--per-thread", "--pid", &pid, "--", "sleep", seconds]);
+    command.stdout(Stdio::null()).stderr(errors);
+    Ok((server, Owned::spawn("perf", &mut command)?, said))
+}
+
+fn stat(arguments: &[&str]) -> Command {
     let events = [ALL, SYNCS[0], SYNCS[1]].join(",");
-    Command::new("perf")
-        .args(["stat", "--field-separator", ";", "--event", &events])
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .output()
-        .map_err(Error::system("cannot start perf: install it (Debian: linux-perf)"))
+    let mut command = Command::new("perf");
+    command.args(["stat", "--field-separator", ";", "--event", &events]).args(arguments);
+    command.stdin(Stdio::null());
+    command
 }
 
 /// Lines `thread-tid;count;;event;…`: thread, count, event.

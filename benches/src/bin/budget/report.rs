@@ -1,83 +1,35 @@
 //! The budget as Markdown.
 
+use crate::stage::Stage;
 use crate::threads::Thread;
+use flotilla_benches::processes::LOAD;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-/// A row of the table, in the order of a put's way.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stage {
-    /// The load program with the client library.
-    Load,
-    /// Network threads of the stores.
-    Net,
-    /// Shards, with what they write and apply by themselves when little is under way.
-    Shard,
-    /// Log writers.
-    Log,
-    /// Apply workers.
-    Apply,
-    /// Checkpoints: the table's content goes to the storage library.
-    Sync,
-    /// The storage library's flushes and compactions.
-    Background,
-    /// Everything else, by the thread's name.
-    Other(String),
+/// The row of a thread.
+pub fn thread_title(thread: &Thread) -> String {
+    if thread.process == LOAD { "client program".to_owned() } else { format!("`{}`", thread.name) }
 }
 
-impl Stage {
-    /// Where a thread belongs.
-    pub fn of(thread: &Thread) -> Self {
-        if thread.process == flotilla_benches::processes::LOAD {
-            return Stage::Load;
+/// What the design asks of a thread of a store besides processor time. One turn is what a thread
+/// does between two looks at its sockets or its queue; under load many puts share it.
+fn thread_floor(title: &str) -> &'static str {
+    match title {
+        "client program" => "a turn: one read and one write for each store",
+        "`kvserver`" | "`net`" => {
+            "no switch while there is work; a turn: one wait, one read and one write for each \
+             client and follower that has something; a log write that it makes itself: one write, \
+             one sync, two switches"
         }
-        match thread.name.as_str() {
-            "net" => Stage::Net,
-            "shard" => Stage::Shard,
-            "log" => Stage::Log,
-            "apply" => Stage::Apply,
-            "sync" => Stage::Sync,
-            name if name.starts_with("rocksdb") => Stage::Background,
-            name => Stage::Other(name.to_owned()),
-        }
-    }
-
-    fn title(&self) -> String {
-        match self {
-            Stage::Load => "load program, all threads".to_owned(),
-            Stage::Net => "stores: `net` (gRPC, both ways)".to_owned(),
-            Stage::Shard => "stores: `shard` (consensus, small writes)".to_owned(),
-            Stage::Log => "stores: `log`".to_owned(),
-            Stage::Apply => "stores: `apply`".to_owned(),
-            Stage::Sync => "stores: `sync` (checkpoints)".to_owned(),
-            Stage::Background => "stores: `rocksdb:*` (flush, compaction)".to_owned(),
-            Stage::Other(name) => format!("stores: `{name}`"),
-        }
-    }
-
-    /// What physics or the library sets on such a machine, for three stores, in microseconds of
-    /// CPU.
-    fn floor(&self) -> &'static str {
-        match self {
-            Stage::Load => {
-                "0.15 / 4.4: half of a gRPC stream's echo (6.9 M/s batched, 226 k/s one by one, 2 cores)"
-            }
-            Stage::Net => "0.15 / 4.4 for the client's stream, and two followers' frames a round",
-            Stage::Shard => {
-                "raft-rs alone: 5.5 µs an entry on three replicas, divided by the puts in it"
-            }
-            Stage::Log => "3 × 0.1 with raft-engine, 3 × 0.4 with RocksDB, at 20 puts an entry",
-            Stage::Apply => "3 × 0.17 for a hash map of 1 M keys, 3 × 2.6 for RocksDB's memtable",
-            Stage::Sync => {
-                "each changed key once a checkpoint, in order: 0.25 to sort, 0.34 to write"
-            }
-            Stage::Background => "each put written once and, when it is compacted, again",
-            Stage::Other(_) => "0",
-        }
+        "`shard`" => "a round: one switch, no call",
+        "`log`" => "a batch of rounds: one wake-up; one write, one sync, two switches",
+        "`apply`" => "a batch of rounds: one wake-up, no other call",
+        "`ticker`" => "one wake-up a tick (a hundred or fewer a second)",
+        _ => "0 a put: its work is shared by all puts of a checkpoint or a file",
     }
 }
 
-/// What one put costs in one stage.
+/// What one put costs in one thread.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cost {
     /// Microseconds on a processor.
@@ -94,8 +46,12 @@ pub struct Budget {
     pub name: &'static str,
     /// Its rate.
     pub ops_per_s: f64,
-    /// By stage.
-    pub stages: BTreeMap<Stage, Cost>,
+    /// Microseconds on a processor by stage.
+    pub stages: BTreeMap<Stage, f64>,
+    /// By thread, those of equal names in all stores together.
+    pub threads: BTreeMap<String, Cost>,
+    /// Checkpoints of all stores within the window of `/proc`.
+    pub checkpoints: u64,
     /// Sync calls of all stores.
     pub syncs: f64,
     /// Allocations of all stores; `None` where they do not tell.
@@ -106,7 +62,7 @@ pub struct Budget {
     pub disk_bytes: f64,
 }
 
-/// A stage that costs less than this, in microseconds, in every load is not shown.
+/// A row that costs less than this, in microseconds, in every load is not shown.
 const SHOWN_MIN_US: f64 = 0.005;
 
 /// The section's tables.
@@ -114,26 +70,9 @@ pub fn markdown(budgets: &[Budget], machine: &str) -> String {
     let mut text = format!(
         "Puts only, 16 B + 16 B, 1 M spread keys, 24 groups, RocksDB, log synced; {machine}. Printed by `make budget`.\n\n"
     );
-    let mut head = "| CPU µs a put, three stores together".to_owned();
-    let mut rule = "|---".to_owned();
-    for budget in budgets {
-        let rate = flotilla_benches::report::thousands(budget.ops_per_s as u64);
-        let _ = write!(head, " | {} ({rate}/s): CPU µs | switches | system calls", budget.name);
-        rule.push_str("|--:|--:|--:");
-    }
-    let _ = writeln!(text, "{head} | floor, µs |\n{rule}|---|");
-    let mut stages: Vec<&Stage> = budgets.iter().flat_map(|b| b.stages.keys()).collect();
-    stages.sort();
-    stages.dedup();
-    for stage in stages {
-        let costs: Vec<Cost> =
-            budgets.iter().map(|b| b.stages.get(stage).copied().unwrap_or_default()).collect();
-        if costs.iter().any(|cost| cost.cpu_us >= SHOWN_MIN_US) {
-            let _ = writeln!(text, "| {}{} | {} |", stage.title(), cells(&costs), stage.floor());
-        }
-    }
-    let sums: Vec<Cost> = budgets.iter().map(|b| sum(b.stages.values())).collect();
-    let _ = writeln!(text, "| **all** |{} | |", cells(&sums).trim_start_matches(" |"));
+    text += &stages(budgets);
+    text += "\nThe same by thread, with context switches and system calls:\n\n";
+    text += &threads(budgets);
 
     let names: Vec<&str> = budgets.iter().map(|b| b.name).collect();
     let _ = writeln!(text, "\n| a put, all stores | {} | floor |", names.join(" | "));
@@ -164,6 +103,58 @@ pub fn markdown(budgets: &[Budget], machine: &str) -> String {
         &|b| Some(b.disk_bytes),
         "3 × 2 × 42: log and data of each store",
     );
+    text
+}
+
+fn stages(budgets: &[Budget]) -> String {
+    let mut text = "| CPU µs a put, three stores together".to_owned();
+    for budget in budgets {
+        let rate = flotilla_benches::report::thousands(budget.ops_per_s as u64);
+        let _ = write!(text, " | {} ({rate}/s)", budget.name);
+    }
+    let _ = writeln!(text, " | floor, µs |\n|---|{}---|", "--:|".repeat(budgets.len()));
+    let mut stages: Vec<Stage> = budgets.iter().flat_map(|b| b.stages.keys().copied()).collect();
+    stages.sort();
+    stages.dedup();
+    let line = |costs: &[f64]| costs.iter().map(|us| figure(*us)).collect::<Vec<_>>().join(" | ");
+    for stage in stages {
+        let costs: Vec<f64> =
+            budgets.iter().map(|b| b.stages.get(&stage).copied().unwrap_or_default()).collect();
+        if costs.iter().any(|us| *us >= SHOWN_MIN_US) {
+            let _ = writeln!(text, "| {} | {} | {} |", stage.title(), line(&costs), stage.floor());
+        }
+    }
+    let sums: Vec<f64> = budgets.iter().map(|b| b.stages.values().sum()).collect();
+    let _ = writeln!(text, "| **all** | {} | |", line(&sums));
+    let made: Vec<String> = budgets.iter().map(|b| b.checkpoints.to_string()).collect();
+    let _ = writeln!(
+        text,
+        "\nStages are those of stacks that perf sampled, a stack being of the innermost function that is\n\
+         known, scaled to the threads' processor time. Checkpoints of the three stores in that time: {}.",
+        made.join(" and ")
+    );
+    text
+}
+
+fn threads(budgets: &[Budget]) -> String {
+    let mut text = "| thread".to_owned();
+    for budget in budgets {
+        let _ = write!(text, " | {}: CPU µs | switches | system calls", budget.name);
+    }
+    let columns = "--:|".repeat(3 * budgets.len());
+    let _ = writeln!(text, " | floor of switches and calls |\n|---|{columns}---|");
+    let mut titles: Vec<&String> = budgets.iter().flat_map(|b| b.threads.keys()).collect();
+    titles.sort();
+    titles.dedup();
+    for title in titles {
+        let costs: Vec<Cost> =
+            budgets.iter().map(|b| b.threads.get(title).copied().unwrap_or_default()).collect();
+        if costs.iter().any(|cost| cost.cpu_us >= SHOWN_MIN_US) {
+            let _ = writeln!(text, "| {title}{} | {} |", cells(&costs), thread_floor(title));
+        }
+    }
+    let sums: Vec<Cost> = budgets.iter().map(|b| sum(b.threads.values())).collect();
+    let _ = writeln!(text, "| **all**{} | |", cells(&sums));
     text
 }
 
@@ -198,39 +189,44 @@ mod tests {
     use super::*;
 
     #[test]
-    fn threads_find_their_stage() {
-        let stage = |process: &str, name: &str| {
-            Stage::of(&Thread { process: process.to_owned(), name: name.to_owned() })
-        };
-        assert_eq!(stage("load", "net"), Stage::Load);
-        assert_eq!(stage("store-2", "net"), Stage::Net);
-        assert_eq!(stage("store-2", "rocksdb:low"), Stage::Background);
-        assert_eq!(stage("store-2", "sync"), Stage::Sync);
-        assert_eq!(stage("store-2", "ticker"), Stage::Other("ticker".to_owned()));
-    }
-
-    #[test]
     fn every_line_of_a_table_has_as_many_cells() {
         let cost = Cost { cpu_us: 1.5, switches: 0.01, calls: 0.2 };
-        let budget = |name, stages: &[Stage]| Budget {
+        let budget = |name, stages: &[Stage], threads: &[&str]| Budget {
             name,
             ops_per_s: 1_000.0,
-            stages: stages.iter().map(|stage| (stage.clone(), cost)).collect(),
+            stages: stages.iter().map(|stage| (*stage, 1.5)).collect(),
+            threads: threads.iter().map(|title| ((*title).to_owned(), cost)).collect(),
+            checkpoints: 3,
             syncs: 0.001,
             allocations: None,
             loopback_bytes: 120.0,
             disk_bytes: 250.0,
         };
         let budgets = [
-            budget("one", &[Stage::Load, Stage::Net]),
-            budget("two", &[Stage::Net, Stage::Other("ticker".to_owned())]),
+            budget("one", &[Stage::Client, Stage::Network], &["client program", "`net`"]),
+            budget("two", &[Stage::Network, Stage::Rest], &["`net`", "`ticker`"]),
         ];
         let text = markdown(&budgets, "a machine");
-        for table in text.split("\n\n").filter(|part| part.starts_with('|')) {
+        let tables: Vec<&str> = text.split("\n\n").filter(|part| part.starts_with('|')).collect();
+        assert_eq!(tables.len(), 3, "{text}");
+        for table in tables {
             let cells: Vec<usize> = table.lines().map(|line| line.matches('|').count()).collect();
             assert!(cells.len() > 4 && cells.windows(2).all(|w| w[0] == w[1]), "{table}");
         }
+        assert!(text.contains("| **all** | 3.00 | 3.00 | |"), "{text}");
         assert!(text.contains("| **all** | 3.00 | 0.0200 | 0.40 | 3.00 |"), "{text}");
+        assert!(text.contains("in that time: 3 and 3."), "{text}");
         assert!(text.contains("| bytes copied between user and kernel | 490 | 490 |"), "{text}");
+    }
+
+    #[test]
+    fn threads_of_the_load_are_one_row() {
+        let title = |process: &str| {
+            thread_title(&Thread { process: process.to_owned(), name: "net".to_owned() })
+        };
+        assert_eq!(
+            (title("load"), title("store-2")),
+            ("client program".to_owned(), "`net`".to_owned())
+        );
     }
 }

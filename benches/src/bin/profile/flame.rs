@@ -4,7 +4,7 @@
 //! Plain SVG that needs no scripts: the full name and the figures are the rectangle's `<title>`,
 //! which browsers show as a tooltip and text tools can search.
 
-use crate::stacks::Frame;
+use flotilla_benches::perf::stacks::Frame;
 use std::fmt::Write;
 
 const WIDTH: f64 = 1_600.0;

@@ -7,14 +7,13 @@
 //! Exit codes: 0 done, 1 no result, 2 wrong usage.
 
 mod flame;
-mod perf;
-mod stacks;
 
 use clap::Parser;
 use flotilla_benches::Error;
+use flotilla_benches::interrupt::Interrupt;
 use flotilla_benches::loaded::{Load, Loaded};
+use flotilla_benches::perf::{self, Recording};
 use flotilla_benches::processes::LOAD;
-use perf::Recording;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -50,30 +49,36 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<(), Error> {
     perf::check()?;
+    let interrupt = Interrupt::listen()?;
     std::fs::create_dir_all(&cli.out)
         .map_err(Error::system(format!("cannot create --out {}", cli.out.display())))?;
     for storage in ["memory", "rocksdb"] {
         if cli.storage.as_deref().is_none_or(|only| only == storage) {
-            profile(storage, Duration::from_secs(cli.seconds), &cli.out)?;
+            profile(storage, Duration::from_secs(cli.seconds), &cli.out, &interrupt)?;
         }
     }
     Ok(())
 }
 
-fn profile(storage: &'static str, time: Duration, out: &Path) -> Result<(), Error> {
+fn profile(
+    storage: &'static str,
+    time: Duration,
+    out: &Path,
+    interrupt: &Interrupt,
+) -> Result<(), Error> {
     eprintln!("batched load on {storage}: recording for {} s", time.as_secs());
     let load = Load { storage, clients: 8, batching: true, in_flight: 4_096, write_percent: 90 };
     let loaded = Loaded::start(&load, WARMUP, time + Duration::from_secs(1))?;
-    std::thread::sleep(WARMUP);
+    loaded.wait_counting(interrupt)?;
     let watched = loaded.processes.iter().filter(|p| p.name == "store-1" || p.name == LOAD);
     let mut recordings = Vec::new();
     for process in watched {
-        recordings.push((process.name.clone(), Recording::start(process.pid, time)?));
+        recordings.push((process.name.clone(), Recording::start(&[process.pid], time)?));
     }
     for (_, recording) in &mut recordings {
-        recording.wait()?;
+        recording.wait(interrupt)?;
     }
-    let row = loaded.finish()?;
+    let (row, _) = loaded.finish(interrupt)?;
     println!("{storage}: {} ops/s while it was recorded", row["ops_per_s"]);
     for (name, recording) in recordings {
         let stacks = recording.stacks()?;

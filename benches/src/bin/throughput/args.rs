@@ -79,6 +79,10 @@ pub struct RunArgs {
     /// Append the row as one JSON object to this file.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Write to this file four times a second how many operations have succeeded, as JSON lines
+    /// with the boot clock's nanoseconds.
+    #[arg(long, value_name = "FILE")]
+    pub marks: Option<PathBuf>,
 }
 
 impl RunArgs {

@@ -66,7 +66,8 @@ async fn run(args: &RunArgs) -> Result<(), Error> {
     workload.validate()?;
     let mut json = args.json.as_deref().map(|path| open(path, true)).transpose()?;
     let mut show = Show::new();
-    let mut watch = show::Watch(&mut show);
+    let marks = args.marks.as_deref().map(|path| open(path, false)).transpose()?;
+    let mut watch = show::Watch { show: &mut show, marks };
     let row = table::run_row("run", &workload, &args.placement, PATIENCE, &mut watch).await?;
     show.clear();
     print!("{}", row.text());

@@ -2,9 +2,11 @@
 
 use flotilla_benches::Error;
 use flotilla_benches::load::Progress;
+use flotilla_benches::marks;
 use flotilla_benches::report::{Row, thousands};
 use flotilla_benches::table::Observer;
 use indicatif::{ProgressBar, ProgressStyle};
+use std::fs::File;
 use std::time::Duration;
 
 const BAR: &str = "{spinner} {msg} {wide_bar} {percent}%";
@@ -54,23 +56,31 @@ impl Show {
 }
 
 /// Shows the progress of a single row.
-pub struct Watch<'a>(pub &'a mut Show);
+pub struct Watch<'a> {
+    pub show: &'a mut Show,
+    /// Where to tell how far the load is.
+    pub marks: Option<File>,
+}
 
 impl Observer for Watch<'_> {
     fn starting(&mut self, text: &str) {
-        self.0.starting(text);
+        self.show.starting(text);
     }
 
     fn running(&mut self, row: &str, progress: Progress) {
-        self.0.running(row, progress);
+        if let Some(marks) = &mut self.marks {
+            // Who reads them sees where they end.
+            let _ = marks::write(marks, progress);
+        }
+        self.show.running(row, progress);
     }
 
     fn finished(&mut self, row: Row, _pass: usize) -> Result<(), Error> {
-        self.0.print(&row.text());
+        self.show.print(&row.text());
         Ok(())
     }
 
     fn failed(&mut self, rows: &str, error: &Error) {
-        self.0.print(&format!("{rows}: {error}\n"));
+        self.show.print(&format!("{rows}: {error}\n"));
     }
 }

@@ -1,6 +1,6 @@
 //! Sampled stacks, merged by name into a tree.
 
-use flotilla_benches::Error;
+use crate::error::Error;
 use std::collections::{BTreeMap, HashMap};
 use std::io::BufRead;
 

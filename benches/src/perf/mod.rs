@@ -1,8 +1,11 @@
-//! `perf record` over one process, and the stacks that it sampled.
+//! `perf record` over some processes, and the stacks that it sampled.
 
-use crate::stacks::{FIELDS, Frame};
-use flotilla_benches::Error;
-use flotilla_benches::playground::Owned;
+pub mod stacks;
+
+use crate::error::Error;
+use crate::interrupt::Interrupt;
+use crate::playground::Owned;
+use stacks::{FIELDS, Frame};
 use std::io::BufReader;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -42,23 +45,24 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// Starts to record `pid` for `time`.
-    pub fn start(pid: i32, time: Duration) -> Result<Self, Error> {
+    /// Starts to record `pids` for `time`.
+    pub fn start(pids: &[i32], time: Duration) -> Result<Self, Error> {
         let data = tempfile::NamedTempFile::new()
             .map_err(Error::system("cannot create a temporary file"))?;
+        let list = pids.iter().map(i32::to_string).collect::<Vec<_>>().join(",");
         let mut command = Command::new("perf");
         command.args(["record", "--quiet", "--event", "cpu-clock", "--freq", FREQUENCY]);
-        command.args(["--call-graph", CALL_GRAPH, "--pid", &pid.to_string(), "--output"]);
+        command.args(["--call-graph", CALL_GRAPH, "--pid", &list, "--output"]);
         command.arg(data.path()).arg("--").args(["sleep", &time.as_secs_f64().to_string()]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
         Ok(Recording { perf: Owned::spawn("perf", &mut command)?, data, time })
     }
 
     /// Waits until it is done.
-    pub fn wait(&mut self) -> Result<(), Error> {
+    pub fn wait(&mut self, interrupt: &Interrupt) -> Result<(), Error> {
         let until = std::time::Instant::now() + self.time + WRITE_MAX;
         while self.perf.is_running() && std::time::Instant::now() < until {
-            std::thread::sleep(POLL);
+            interrupt.sleep(POLL)?;
         }
         self.perf.stop()
     }
