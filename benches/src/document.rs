@@ -176,7 +176,13 @@ fn figure(row: &Row, text: String) -> String {
 fn in_flight(row: &Row) -> String {
     match row.sent.offered_rate {
         None => thousands(row.sent.in_flight as u64),
-        Some(rate) => format!("open loop, {}/s", thousands(rate as u64)),
+        Some(rate) => {
+            let rate = thousands(rate as u64);
+            let of = row.sent.offered_percent.zip(row.sent.maximum()).map(|(percent, maximum)| {
+                format!(", {percent} % of {}", thousands(maximum.round() as u64))
+            });
+            format!("open loop, {rate}/s{}", of.unwrap_or_default())
+        }
     }
 }
 

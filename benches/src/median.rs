@@ -52,22 +52,24 @@ fn choose(group: &[&Row]) -> Repeated {
     Repeated { row, all: group.iter().map(figure).collect(), valid: valid.len() }
 }
 
+/// A row for tests.
+#[cfg(test)]
+pub(crate) fn row(name: &str, ops_per_s: f64, invalid: bool) -> Row {
+    let text = format!(
+        r#"{{"name":"{name}","clients":1,"batching":true,"rpc":"stream","write_percent":90,
+        "key_bytes":16,"value_bytes":16,"keys":"startkey","in_flight":1,"seconds":1.0,
+        "storage":"memory","pipeline":true,"sync":true,"regions":24,"ops":1,
+        "ops_per_s":{ops_per_s},"errors":0,"p50_us":1,"p95_us":1,"p99_us":1,"p999_us":1,
+        "max_us":1,"processes":[],"ops_per_core_s":1.0,"load_average":1.0,"cpu_percent":1.0,
+        "machine":"m"{}}}"#,
+        if invalid { r#","invalid":"uneven""# } else { "" }
+    );
+    serde_json::from_str(&text).unwrap()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn row(name: &str, ops_per_s: f64, invalid: bool) -> Row {
-        let text = format!(
-            r#"{{"name":"{name}","clients":1,"batching":true,"rpc":"stream","write_percent":90,
-            "key_bytes":16,"value_bytes":16,"keys":"startkey","in_flight":1,"seconds":1.0,
-            "storage":"memory","pipeline":true,"sync":true,"regions":24,"ops":1,
-            "ops_per_s":{ops_per_s},"errors":0,"p50_us":1,"p95_us":1,"p99_us":1,"p999_us":1,
-            "max_us":1,"processes":[],"ops_per_core_s":1.0,"load_average":1.0,"cpu_percent":1.0,
-            "machine":"m"{}}}"#,
-            if invalid { r#","invalid":"uneven""# } else { "" }
-        );
-        serde_json::from_str(&text).unwrap()
-    }
 
     #[test]
     fn the_median_stands_for_all() {

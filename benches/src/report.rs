@@ -53,6 +53,18 @@ pub struct Sent {
     /// Open loop: operations that were to start a second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offered_rate: Option<f64>,
+    /// Open loop: which percent of the maximum that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offered_percent: Option<u32>,
+}
+
+impl Sent {
+    /// Open loop: the rate that the offered one is a share of.
+    #[must_use]
+    pub fn maximum(&self) -> Option<f64> {
+        let (rate, percent) = self.offered_rate.zip(self.offered_percent)?;
+        Some(rate * 100.0 / f64::from(percent))
+    }
 }
 
 /// Latencies in microseconds; in an open loop from the intended start.
@@ -293,6 +305,7 @@ impl From<&Workload> for Sent {
             in_flight: workload.in_flight,
             seconds: workload.seconds.as_secs_f64(),
             offered_rate: workload.rate.map(round),
+            offered_percent: None,
         }
     }
 }

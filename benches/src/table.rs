@@ -48,8 +48,9 @@ pub trait Observer {
 
 /// Runs all passes over `kinds`, one cluster for each kind of servers.
 pub async fn run(kinds: &[Kind], times: Times, observer: &mut dyn Observer) -> Result<(), Error> {
+    // Of the first pass that has it, for all passes: repetitions of a share offer the same rate.
+    let mut maximum = None;
     for pass in 1..=times.passes {
-        let mut maximum = None;
         for kinds in kinds.chunk_by(|a, b| a.servers == b.servers) {
             let servers = kinds[0].servers;
             observer.starting(&format!(
@@ -96,7 +97,8 @@ async fn run_rows(
             Ok(mut row) => {
                 row.invalid = row.invalid.take().or_else(|| wrong_servers(kind, &row));
                 let spread = matches!(kind.keys, KeyMode::Spread(_));
-                if kind.name == MAXIMUM && spread && row.invalid.is_none() {
+                row.sent.offered_percent = kind.share;
+                if kind.name == MAXIMUM && spread && row.invalid.is_none() && maximum.is_none() {
                     *maximum = Some(row.ops_per_s);
                 }
                 observer.finished(row, pass)?;

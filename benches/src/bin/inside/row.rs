@@ -24,6 +24,7 @@ pub fn row(name: &str, work: Work, in_flight: usize, storage: Storage, measured:
         in_flight,
         seconds: measured.window.as_secs_f64(),
         offered_rate: None,
+        offered_percent: None,
     };
     // The stores run with the defaults.
     let setup = Setup {
