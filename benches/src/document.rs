@@ -55,13 +55,13 @@ fn page(rows: &[Row], repeated: &[Repeated], plots: &[plots::Plot]) -> String {
         let rows: Vec<&Repeated> =
             ours.iter().copied().filter(|r| section(&r.row) == Some(key)).collect();
         if !rows.is_empty() {
-            let _ = write!(page, "\n## {title}\n\n{}", table(&rows));
+            let _ = write!(page, "\n## {title}\n\n{}\n\n{}", passes(&rows), table(&rows));
         }
     }
     let other: Vec<&Repeated> =
         ours.iter().copied().filter(|r| section(&r.row).is_none()).collect();
     if !other.is_empty() {
-        let _ = write!(page, "\n## Other rows\n\n{}", table(&other));
+        let _ = write!(page, "\n## Other rows\n\n{}\n\n{}", passes(&other), table(&other));
     }
     page += &peers::compare(repeated);
     page
@@ -75,7 +75,6 @@ fn head(rows: &[Row]) -> String {
     let machines = set(|row| Some(&row.machine));
     let commits = set(|row| row.origin.commit.as_deref());
     let commands = set(|row| row.origin.command.as_deref());
-    let passes = rows.iter().filter_map(|row| row.origin.passes).max().unwrap_or(1);
     let mut text = format!(
         "# Throughput\n\n\
          <!-- Made by `throughput report`; change that program, not this page. -->\n\n\
@@ -87,17 +86,23 @@ fn head(rows: &[Row]) -> String {
          and applied, except where a row says sync off. Errors are counted apart; a row with more than\n\
          0.1 % of them, or whose leaders were uneven or moved, is marked invalid and is no result.\n"
     );
-    if passes > 1 {
-        let _ = writeln!(
-            text,
-            "Rows ran {passes} times, each pass over the whole table; shown is the repetition of median\n\
-             operations a second (open loop: of median p99), of two the worse."
-        );
-    }
+    text += "Where a section's rows ran several times, each pass went over the whole table; shown is the\n\
+             repetition of median operations a second (open loop: of median p99), of two the worse.\n";
     if is_incomplete(rows) {
         text += "\n**Not every row was measured equally often: some were repeated, a run was cut short, or servers did not start.**\n";
     }
     text
+}
+
+/// How often rows ran.
+#[must_use]
+pub fn passes(rows: &[&Repeated]) -> String {
+    let counts = || rows.iter().map(|repeated| repeated.all.len());
+    match (counts().min().unwrap_or(0), counts().max().unwrap_or(0)) {
+        (1, 1) => "One pass.".to_owned(),
+        (least, most) if least == most => format!("{most} passes."),
+        (least, most) => format!("{least} to {most} passes: see the column of all runs."),
+    }
 }
 
 /// Whether a command left fewer rows than it set out to measure.
@@ -105,10 +110,8 @@ fn is_incomplete(rows: &[Row]) -> bool {
     let commands: BTreeSet<Option<&str>> =
         rows.iter().map(|row| row.origin.command.as_deref()).collect();
     commands.into_iter().any(|command| {
-        let rows: Vec<&Row> = rows
-            .iter()
-            .filter(|row| row.origin.command.as_deref() == command && row.origin.pass.is_some())
-            .collect();
+        let rows: Vec<&Row> =
+            rows.iter().filter(|row| row.origin.command.as_deref() == command).collect();
         let planned = |row: &&Row| Some(row.origin.passes? * row.origin.rows?);
         rows.iter().find_map(planned).is_some_and(|planned| rows.len() < planned)
     })
@@ -127,9 +130,16 @@ fn section(row: &Row) -> Option<&'static str> {
     suite::full().into_iter().find(|kind| kind.name == row.name).map(|kind| kind.section)
 }
 
-/// What the README shows.
+/// What the README shows, from all rows that were measured.
 #[must_use]
-pub fn short(rows: &[&Repeated]) -> String {
+pub fn readme(rows: &[Row]) -> String {
+    let repeated = median::of(rows);
+    let ours: Vec<&Repeated> = repeated.iter().filter(|r| !peers::is_peers_row(&r.row)).collect();
+    short(&ours)
+}
+
+#[must_use]
+fn short(rows: &[&Repeated]) -> String {
     let mut text = "\
 | clients | batching | in flight | storage | work | pipeline | keys | ops/s | p50 / p99, ms \
 | ops per server core-second | published (48 server cores) |
@@ -146,7 +156,7 @@ pub fn short(rows: &[&Repeated]) -> String {
             row.sent.clients.to_string(),
             on_off(row.sent.batching).to_owned(),
             in_flight(row),
-            row.storage().to_owned(),
+            storage(row),
             mix(row.sent.write_percent),
             maybe(row.setup.pipeline).to_owned(),
             row.sent.keys.clone(),
@@ -208,24 +218,23 @@ fn is_server(process: &str) -> bool {
     process != LOAD && !process.starts_with("placement")
 }
 
+/// What holds the data, what the log.
+fn storage(row: &Row) -> String {
+    let log = row.setup.log_engine.as_ref().map(|log| format!(", log {log}")).unwrap_or_default();
+    let direct = if row.setup.kv_table_mib == Some(0) { ", every applied write" } else { "" };
+    format!("{}{log}{direct}", row.storage())
+}
+
 fn cells(repeated: &Repeated) -> [String; 20] {
     let Repeated { row, all, .. } = repeated;
     let servers: Vec<_> = row.processes.iter().filter(|p| is_server(&p.name)).collect();
     let l = &row.latency;
-    let storage = match (&row.setup.log_engine, row.setup.kv_table_mib) {
-        (None, None) => row.storage().to_owned(),
-        (log, table) => {
-            let log = log.as_ref().map(|log| format!(", log {log}")).unwrap_or_default();
-            let direct = if table == Some(0) { ", every applied write" } else { "" };
-            format!("{}{log}{direct}", row.storage())
-        }
-    };
     [
         row.name.clone(),
         row.sent.clients.to_string(),
         format!("{}, {}", on_off(row.sent.batching), row.sent.rpc),
         in_flight(row),
-        storage,
+        storage(row),
         mix(row.sent.write_percent),
         format!("{} B", thousands(row.sent.value_bytes as u64)),
         maybe(row.setup.pipeline).to_owned(),
@@ -261,6 +270,18 @@ fn run_text(rate: &Option<f64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_missing_row_of_a_pass_is_told() {
+        let planned = |rows, passes| {
+            let mut row = crate::median::row("a", 1.0, false);
+            (row.origin.rows, row.origin.passes) = (Some(rows), Some(passes));
+            row
+        };
+        assert!(!is_incomplete(&[planned(1, 2), planned(1, 2)]));
+        assert!(is_incomplete(&[planned(2, 1)]));
+        assert!(is_incomplete(&[planned(1, 2)]));
+    }
 
     #[test]
     fn tables_have_a_cell_for_every_column() {

@@ -15,6 +15,8 @@ pub const SPREAD_KEYS: u64 = 1_000_000;
 pub const REGIONS: usize = 24;
 /// The row whose rate is the maximum that open-loop rows take their shares of.
 pub const MAXIMUM: &str = "batched-rocksdb";
+/// Rows of a pass of the program `inside`, which follow the whole suite.
+pub const INSIDE_ROWS: usize = 8;
 /// Operations in flight at most in an open loop; what starts beyond waits, and its time counts.
 const OPEN_LOOP_MAX: usize = 100_000;
 
@@ -182,12 +184,14 @@ fn gets_512() -> Kind {
     Kind { name: "gets-512", section: "one kind", clients: 1, ..GETS }
 }
 
-/// `make bench`: the published rows and the latencies.
+/// `make bench`: the published rows, the latencies, and what it costs when log and data are both in
+/// RocksDB and nothing is held back.
 #[must_use]
 pub fn short() -> Vec<Kind> {
     let mut rows = first_rows();
     rows.extend(open_loop_rows().into_iter().filter(|kind| kind.share == Some(50)));
     rows.extend([ONE_GET, gets_512()]);
+    rows.extend(storage_rows().into_iter().filter(|kind| kind.servers.direct));
     rows
 }
 

@@ -7,6 +7,7 @@ pub mod etcd;
 #[cfg(feature = "peers")]
 pub mod run;
 
+use crate::document;
 use crate::median::Repeated;
 use crate::report::{Row, mix, ms, thousands};
 use std::fmt::Write as _;
@@ -26,18 +27,19 @@ pub fn is_peers_row(row: &Row) -> bool {
 /// The section of the report; empty without rows of a peer.
 #[must_use]
 pub fn compare(rows: &[Repeated]) -> String {
-    let rows: Vec<&Row> =
-        rows.iter().map(|repeated| &repeated.row).filter(|r| is_peers_row(r)).collect();
+    let repeated: Vec<&Repeated> = rows.iter().filter(|r| is_peers_row(&r.row)).collect();
+    let rows: Vec<&Row> = repeated.iter().map(|repeated| &repeated.row).collect();
     let Some(system) = rows.iter().find_map(|row| row.system.as_deref()) else {
         return String::new();
     };
     let mut text = format!(
         "\n## Beside {system}\n\n\
          Three nodes of each on this machine, one system after the other, the same generator, the\n\
-         same calls in flight, {} keys of 16 bytes, all of which exist when they are read.\n\n\
+         same calls in flight, {} keys of 16 bytes, all of which exist when they are read. {}\n\n\
          | work | in flight | system | rpc | ops/s | p50 / p99, ms | servers' CPU an operation | {system}'s ops/s | ratio |\n\
          |---|--:|---|---|--:|--:|--:|--:|--:|\n",
-        thousands(KEYS)
+        thousands(KEYS),
+        document::passes(&repeated)
     );
     for row in &rows {
         let theirs = rows.iter().find(|other| other.name == row.name && other.system.is_some());
@@ -49,7 +51,12 @@ pub fn compare(rows: &[Repeated]) -> String {
          every key, in one ordered space with watches; Flotilla has 24 groups spread over its stores\n\
          and keeps the last value. The other system's calls carry one operation each; its nearest to a\n\
          batch is a transaction of 100 puts, which is atomic and has no key twice, while a batch of ours is atomic\n\
-         within a region only. It is driven through the Rust crate `etcd-client`. This is the version\n\
+         within a region only. It is driven through the Rust crate `etcd-client`, which has connections\n\
+         to all three nodes and goes round: two calls of three reach a follower, which passes them on to\n\
+         the leader (puts) or asks it for its commit index (gets), while ours go to the leader at once.\n\
+         Its settings are the defaults but for a quota of 8 GiB, so that it takes all revisions of a run;\n\
+         its nodes log errors only. In each pass Flotilla runs first, then the other, on folders of\n\
+         their own; each system's rows in the order of the table, puts before gets. This is the version\n\
          that the system's packages hold; newer releases read 2 to 8 times faster.\n"
     );
     text

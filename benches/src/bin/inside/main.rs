@@ -90,6 +90,8 @@ const KINDS: [Kind; 4] = [
     Kind { name: "inside-reads-4000", work: Work::Reads, in_flight: 4_000 },
 ];
 
+const STORAGES: [Storage; 2] = [Storage::Memory, Storage::Rocksdb];
+
 fn row_names() -> clap::builder::PossibleValuesParser {
     KINDS.map(|kind| kind.name).into()
 }
@@ -120,7 +122,7 @@ fn run(args: &RowArgs) -> Result<(), Error> {
     let interrupt = Interrupt::listen()?;
     let mut output = Output::open(args.json.as_deref())?;
     let mut invalid = Vec::new();
-    for storage in [Storage::Memory, Storage::Rocksdb] {
+    for storage in STORAGES {
         if args.storage.is_none_or(|only| only == storage) {
             measure(args, storage, &interrupt, &mut output, &mut invalid)?;
         }
@@ -193,10 +195,16 @@ fn measure(
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use flotilla_benches::suite;
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_table_knows_how_many_rows_there_are() {
+        assert_eq!(suite::INSIDE_ROWS, KINDS.len() * STORAGES.len());
     }
 
     #[test]

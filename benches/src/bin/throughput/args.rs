@@ -182,6 +182,9 @@ pub struct ReportArgs {
     /// Write the page and its plots into this folder.
     #[arg(long, value_name = "DIR", default_value = "docs")]
     pub out: PathBuf,
+    /// Print the README's table instead.
+    #[arg(long, conflicts_with = "out")]
+    pub readme: bool,
 }
 
 #[cfg(feature = "peers")]

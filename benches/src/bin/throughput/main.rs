@@ -12,7 +12,7 @@ use args::{Cli, Command, ReportArgs, RunArgs, Suite, TableArgs, TimesArgs};
 use clap::Parser;
 use flotilla_benches::interrupt::or_interrupted;
 use flotilla_benches::report::Row;
-use flotilla_benches::suite::Kind;
+use flotilla_benches::suite::{INSIDE_ROWS, Kind};
 use flotilla_benches::table::{self, Times};
 use flotilla_benches::{Error, document, machine};
 use record::{Record, open, write_line};
@@ -95,15 +95,16 @@ async fn run_table(args: &TableArgs) -> Result<(), Error> {
     }
     let name = if args.suite == Suite::Full { "full" } else { "short" };
     let partial = args.is_partial();
-    let mut record = Record::new(name, &args.times, partial, times.passes, kinds.len())?;
-    println!("{}", machine::describe());
     let whole = args.suite == Suite::Full && args.rows.is_empty() && args.storage.is_none();
+    let rows = kinds.len() + if whole { INSIDE_ROWS } else { 0 };
+    let mut record = Record::new(name, &args.times, partial, times.passes, rows)?;
+    println!("{}", machine::describe());
     let result = or_interrupted(async {
         table::run(&kinds, times, &mut record).await?;
         if whole { record.run_inside(times).await } else { Ok(()) }
     })
     .await;
-    let finished = record.finish();
+    let finished = record.finish(result.is_ok());
     result.and(finished)
 }
 
@@ -114,7 +115,7 @@ async fn run_peers(args: &args::PeersArgs) -> Result<(), Error> {
     let mut record = Record::new("peers", &args.times, false, times.passes, run::ROWS_A_PASS)?;
     println!("{}", machine::describe());
     let result = or_interrupted(run::run(times, &mut record)).await;
-    let finished = record.finish();
+    let finished = record.finish(result.is_ok());
     result.and(finished)
 }
 
@@ -129,6 +130,10 @@ fn report(args: &ReportArgs) -> Result<(), Error> {
     }
     if rows.is_empty() {
         return Err(Error::Invalid("--json: the files hold no row".to_owned()));
+    }
+    if args.readme {
+        print!("{}", document::readme(&rows));
+        return Ok(());
     }
     document::write(&rows, &args.out)?;
     println!("wrote {}", args.out.display());

@@ -18,20 +18,64 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 /// Below `--out`: where a run of some rows writes, or of shorter windows.
 const PARTIAL: &str = "partial";
 
+/// Where the result goes.
+struct Out {
+    /// As `--out` says.
+    folder: PathBuf,
+    /// Of the file of rows, without its ending.
+    name: String,
+    partial: bool,
+    /// The rows until the run is over: the result of the last one stays until then.
+    running: PathBuf,
+}
+
+impl Out {
+    fn new(folder: &Path, name: &str, partial: bool) -> Result<Self, Error> {
+        let mut out = Out {
+            folder: folder.to_owned(),
+            name: name.to_owned(),
+            partial,
+            running: PathBuf::new(),
+        };
+        out.running = out.place(true)?.join(format!("{name}.running.jsonl"));
+        Ok(out)
+    }
+
+    /// The folder for a run that was `complete` or cut short; it is there then.
+    fn place(&self, complete: bool) -> Result<PathBuf, Error> {
+        let whole = complete && !self.partial;
+        let folder = if whole { self.folder.clone() } else { self.folder.join(PARTIAL) };
+        std::fs::create_dir_all(&folder)
+            .map_err(Error::system(format!("cannot make --out {}", folder.display())))?;
+        Ok(folder)
+    }
+
+    /// Puts the rows into their place, with the page beside them.
+    fn keep(&self, rows: &[Row], complete: bool) -> Result<(), Error> {
+        let folder = self.place(complete)?;
+        let path = folder.join(format!("{}.jsonl", self.name));
+        std::fs::rename(&self.running, &path)
+            .map_err(Error::system(format!("cannot write {}", path.display())))?;
+        document::write(rows, &folder)?;
+        println!("wrote {}", folder.display());
+        Ok(())
+    }
+}
+
 /// See the module.
 pub struct Record {
     show: Show,
     rows: Vec<Row>,
     files: Vec<File>,
-    out: Option<PathBuf>,
+    out: Option<Out>,
     origin: Origin,
     /// Rows that could not be measured, with the reason.
     failed: Vec<String>,
 }
 
 impl Record {
-    /// `name` is that of the file of rows in the folder `--out`; what is `partial` goes to a folder
-    /// below it, so that the result of a whole run stays as it is.
+    /// `name` is that of the file of rows in the folder `--out`; what is `partial`, or in the end cut
+    /// short, goes to a folder below it, so that the result of a whole run stays as it is.
     pub fn new(
         name: &str,
         args: &TimesArgs,
@@ -40,12 +84,9 @@ impl Record {
         rows: usize,
     ) -> Result<Self, Error> {
         let mut files = Vec::new();
-        let out =
-            args.out.as_ref().map(|out| if partial { out.join(PARTIAL) } else { out.clone() });
+        let out = args.out.as_deref().map(|out| Out::new(out, name, partial)).transpose()?;
         if let Some(out) = &out {
-            std::fs::create_dir_all(out)
-                .map_err(Error::system(format!("cannot make --out {}", out.display())))?;
-            files.push(open(&out.join(format!("{name}.jsonl")), false)?);
+            files.push(open(&out.running, false)?);
         }
         if let Some(path) = &args.json {
             files.push(open(path, false)?);
@@ -77,7 +118,7 @@ impl Record {
             while let Some(line) = lines.recv().await {
                 let row = serde_json::from_str(&line)
                     .map_err(|e| Error::Cluster(format!("inside wrote no row: {e}: {line}")))?;
-                self.keep(row, None)?;
+                self.keep(row, pass)?;
             }
             // Its output has ended, and with it the program.
             if let Err(error) = blocking(move || child.wait()).await {
@@ -87,9 +128,9 @@ impl Record {
         Ok(())
     }
 
-    /// Prints the table of medians and writes the page, also after an interruption. An error when
-    /// a row failed or none is valid.
-    pub fn finish(self) -> Result<(), Error> {
+    /// Prints the table of medians and writes the page, also of a run that is not `complete`. An
+    /// error when a row failed or none is valid.
+    pub fn finish(self, complete: bool) -> Result<(), Error> {
         self.show.clear();
         let repeated = median::of(&self.rows);
         println!("\n{}", document::table(&repeated.iter().collect::<Vec<_>>()));
@@ -97,8 +138,7 @@ impl Record {
             println!("not measured: {text}");
         }
         if let Some(out) = self.out.filter(|_| !self.rows.is_empty()) {
-            document::write(&self.rows, &out)?;
-            println!("wrote {}", out.display());
+            out.keep(&self.rows, complete)?;
         }
         if !self.failed.is_empty() {
             let failed = self.failed.join("; ");
@@ -110,8 +150,8 @@ impl Record {
         Ok(())
     }
 
-    fn keep(&mut self, mut row: Row, pass: Option<usize>) -> Result<(), Error> {
-        row.origin = Origin { pass, ..self.origin.clone() };
+    fn keep(&mut self, mut row: Row, pass: usize) -> Result<(), Error> {
+        row.origin = Origin { pass: Some(pass), ..self.origin.clone() };
         for file in &mut self.files {
             write_line(file, &row.json())?;
         }
@@ -131,7 +171,7 @@ impl Observer for Record {
     }
 
     fn finished(&mut self, row: Row, pass: usize) -> Result<(), Error> {
-        self.keep(row, Some(pass))
+        self.keep(row, pass)
     }
 
     fn failed(&mut self, rows: &str, error: &Error) {
@@ -200,17 +240,42 @@ mod tests {
     }
 
     #[test]
-    fn a_run_of_some_rows_leaves_the_result_of_all_rows() {
+    fn only_a_whole_run_that_came_to_its_end_replaces_the_last_one() {
         let dir = tempfile::tempdir().unwrap();
         let whole = dir.path().join("short.jsonl");
-        std::fs::write(&whole, "of a whole run\n").unwrap();
-        for line in ["--rows batched-memory", "--storage memory", "--quick"] {
-            let record = record(line, dir.path());
-            assert_eq!(record.out.as_deref(), Some(&*dir.path().join(PARTIAL)), "{line}");
-            assert!(dir.path().join(PARTIAL).join("short.jsonl").exists(), "{line}");
-            assert_eq!(std::fs::read_to_string(&whole).unwrap(), "of a whole run\n", "{line}");
+        let part = dir.path().join(PARTIAL).join("short.jsonl");
+        let read = |path: &Path| std::fs::read_to_string(path).unwrap();
+        let (last, row) = ("of the last whole run\n", row());
+        std::fs::write(&whole, last).unwrap();
+        for (line, complete) in [
+            ("--rows batched-memory", true),
+            ("--storage memory", true),
+            ("--quick", true),
+            ("--quick", false),
+            ("--seconds 1", false),
+        ] {
+            let mut record = record(line, dir.path());
+            record.finished(row.clone(), 1).unwrap();
+            assert_eq!(read(&whole), last, "{line}: while it runs");
+            record.finish(complete).unwrap();
+            assert_eq!(read(&whole), last, "{line}");
+            assert_eq!(read(&part).lines().count(), 1, "{line}: what it has");
+            std::fs::remove_file(&part).unwrap();
         }
-        assert_eq!(record("--seconds 1", dir.path()).out.as_deref(), Some(dir.path()));
-        assert_eq!(std::fs::read_to_string(&whole).unwrap(), "", "a whole run begins anew");
+        let mut record = record("--seconds 1", dir.path());
+        record.finished(row, 1).unwrap();
+        record.finish(true).unwrap();
+        assert!(read(&whole).contains("\"name\":\"a\""));
+        assert!(!part.exists());
+        assert!(dir.path().join("throughput.md").exists());
+    }
+
+    fn row() -> Row {
+        let text = r#"{"name":"a","clients":1,"batching":true,"rpc":"stream","write_percent":90,
+            "key_bytes":16,"value_bytes":16,"keys":"startkey","in_flight":1,"seconds":1.0,
+            "storage":"memory","pipeline":true,"sync":true,"regions":24,"ops":1,"ops_per_s":1.0,
+            "errors":0,"p50_us":1,"p95_us":1,"p99_us":1,"p999_us":1,"max_us":1,"processes":[],
+            "ops_per_core_s":1.0,"load_average":1.0,"cpu_percent":1.0,"machine":"m"}"#;
+        serde_json::from_str(text).unwrap()
     }
 }
