@@ -18,14 +18,16 @@ CARGO_FLAGS := --release --locked
 SEEDS ?= 1..200
 # Fresh seeds in `make test`, for so many seconds.
 SIM_SECONDS ?= 60
-# Flags of the benchmarks: make bench-full BENCH_FLAGS="--seconds 5 --repeats 1"
+## BENCH_FLAGS: for bench, bench-full, bench-peers: BENCH_FLAGS="--seconds 5 --repeats 1"
 BENCH_FLAGS ?=
-# Where they leave rows, page and plots.
+## BENCH_OUT: where they leave rows, page and plots
 BENCH_OUT ?= bench-results
 
-# make inside INSIDE_FLAGS="--storage memory"; likewise PROFILE_FLAGS, BUDGET_FLAGS
+## INSIDE_FLAGS: for inside: INSIDE_FLAGS="--storage memory"
 INSIDE_FLAGS ?=
+## PROFILE_FLAGS: for profile: PROFILE_FLAGS="--storage memory"
 PROFILE_FLAGS ?=
+## BUDGET_FLAGS: for budget: BUDGET_FLAGS="--seconds 20"
 BUDGET_FLAGS ?=
 
 .PHONY: bench bench-full bench-peers bench-report inside microbench counts counts-update profile budget
@@ -74,13 +76,13 @@ mutants: deps announce ## plant known mistakes one by one; the simulation must f
 bench: build ## the published rows and latencies, side by side with ours (at most 6 minutes)
 	$(BIN)/throughput table --out $(BENCH_OUT)/short $(BENCH_FLAGS)
 
-bench-full: build ## every row three times, median, page and plots (about an hour)
+bench-full: build ## every row three times, median, page and plots (27 minutes)
 	$(BIN)/throughput table --suite full --repeats 3 --seconds 6 --warmup 2 --out $(BENCH_OUT)/full $(BENCH_FLAGS)
 
 bench-peers: deps announce ## the same load on etcd, which it installs (Debian, Ubuntu, with root)
 	@scripts/deps-peers
 	cargo build $(CARGO_FLAGS) --workspace --bins --features flotilla-benches/peers
-	$(BIN)/throughput peers --out $(BENCH_OUT)/peers $(BENCH_FLAGS)
+	$(BIN)/throughput peers --repeats 3 --out $(BENCH_OUT)/peers $(BENCH_FLAGS)
 
 bench-report: build ## docs/throughput.md and its plots from what bench-full and bench-peers left
 	@[ -e $(BENCH_OUT)/full/full.jsonl ] || { \
@@ -114,3 +116,4 @@ clean: ## remove the build folder, RocksDB's build too
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo; sed -n 's/^## \([A-Z_]*\): \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 19

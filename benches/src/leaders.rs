@@ -44,11 +44,8 @@ impl Leaders {
     /// Why these are not `regions` leaders spread as evenly as possible.
     #[must_use]
     pub fn uneven(&self, regions: usize) -> Option<String> {
-        let counts: Vec<usize> = self.0.iter().map(BTreeSet::len).collect();
-        let (least, most) = (counts.iter().min()?, counts.iter().max()?);
-        let all = counts.iter().sum::<usize>() == regions;
-        (!all || most - least > 1)
-            .then(|| format!("the stores lead {counts:?} of {regions} groups"))
+        let led: Vec<usize> = self.0.iter().map(BTreeSet::len).collect();
+        (!is_even(&led, regions)).then(|| format!("the stores lead {led:?} of {regions} groups"))
     }
 
     /// How many regions have another leader in `later`.
@@ -56,6 +53,13 @@ impl Leaders {
     pub fn moved(&self, later: &Leaders) -> usize {
         self.0.iter().zip(&later.0).map(|(before, after)| after.difference(before).count()).sum()
     }
+}
+
+/// Whether `led`, one number a store, is all of `regions`, and no store leads two more than another.
+#[must_use]
+pub fn is_even(led: &[usize], regions: usize) -> bool {
+    let (low, high) = (led.iter().min(), led.iter().max());
+    led.iter().sum::<usize>() == regions && high.zip(low).is_some_and(|(high, low)| high - low <= 1)
 }
 
 /// Why a row does not count whose leaders were `before` and `after`.
@@ -100,6 +104,15 @@ mod tests {
         ]});
         assert_eq!(led(&status), BTreeSet::from([3]));
         assert!(led(&json!({})).is_empty());
+    }
+
+    #[test]
+    fn leaders_are_even_when_all_are_there_and_none_has_two_more() {
+        assert!(is_even(&[8, 8, 8], 24));
+        assert!(is_even(&[9, 8, 8], 25));
+        assert!(!is_even(&[9, 8, 7], 24));
+        assert!(!is_even(&[8, 8, 7], 24));
+        assert!(!is_even(&[], 24));
     }
 
     #[test]

@@ -61,7 +61,11 @@ fn json_has_the_names_of_the_contract() {
     assert_eq!(json["errors"], 1);
     assert_eq!(json["p50_us"], 500);
     assert_eq!(json["max_us"], 1000);
-    assert_eq!(json["processes"][0]["name"], "store-1");
+    let store = &json["processes"][0];
+    assert_eq!(
+        (&store["name"], &store["cpu_s"], &store["rss_mib"]),
+        (&"store-1".into(), &0.5.into(), &7.into())
+    );
     // The load's own processor time is not the servers'.
     assert_eq!(json["ops_per_core_s"], 2000.0);
     for name in [

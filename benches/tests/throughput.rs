@@ -53,6 +53,8 @@ fn wrong_usage_names_the_flag_and_ends_with_two() {
         ("run --key-bytes 8", "--key-bytes"),
         ("run --rate 0", "--rate 0"),
         ("run --rate -5", "--rate -5"),
+        ("run --warmup -1", "'-1' for '--warmup"),
+        ("table --warmup -1", "'-1' for '--warmup"),
         ("run --seconds 0.01", "'0.01' for '--seconds"),
         ("run --value-bytes -1", "'-1' for '--value-bytes"),
         ("table --rows gets-512 --storage memory", "--rows"),
@@ -61,6 +63,14 @@ fn wrong_usage_names_the_flag_and_ends_with_two() {
         assert_eq!(output.status.code(), Some(2), "{line}");
         assert!(text(&output.stderr).contains(flag), "{line}: {}", text(&output.stderr));
     }
+}
+
+#[cfg(not(feature = "peers"))]
+#[test]
+fn a_build_without_peers_says_how_to_get_them() {
+    let output = throughput("peers --seconds 1");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("make bench-peers"), "{}", text(&output.stderr));
 }
 
 #[test]

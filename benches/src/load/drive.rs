@@ -2,17 +2,14 @@
 
 use super::pace::Schedule;
 use super::target::{Call, Ended, Target};
-use super::{Counter, Plan, lock};
+use super::{Counter, ERROR_PAUSE, Plan, lock};
 use crate::keys::Picker;
 use bytes::Bytes;
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
-
-/// Pause of a slot after an error, so that refusals do not become the load.
-const ERROR_PAUSE: Duration = Duration::from_millis(5);
+use std::time::Instant;
 
 /// See the module.
 pub(super) struct Driver<T> {

@@ -30,9 +30,11 @@ use std::time::{Duration, Instant};
 /// How often progress is told.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
 /// How long after the window an answer may come.
-const DRAIN_MAX: Duration = Duration::from_secs(10);
+pub const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// Latencies above this are recorded as this, in microseconds.
-const LATENCY_MAX_US: u64 = 120_000_000;
+pub const LATENCY_MAX_US: u64 = 120_000_000;
+/// Pause of whoever was refused, so that refusals do not become the load.
+pub const ERROR_PAUSE: Duration = Duration::from_millis(5);
 
 /// What a run measured.
 #[derive(Debug)]

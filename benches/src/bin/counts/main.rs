@@ -42,7 +42,7 @@ enum Action {
         #[arg(long, default_value = "docs/instructions.md")]
         table: PathBuf,
         /// So much higher is still equal, in percent.
-        #[arg(long, default_value_t = 3.0)]
+        #[arg(long, default_value_t = 3.0, allow_negative_numbers = true, value_parser = percent)]
         tolerance: f64,
     },
     /// Write the table anew.
@@ -60,6 +60,11 @@ enum Action {
         #[arg(value_parser = clap::value_parser!(u64).range(0..=RUNS as u64))]
         runs: u64,
     },
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let percent = text.parse().ok().filter(|percent: &f64| (0.0..=1000.0).contains(percent));
+    percent.ok_or_else(|| "expected a number of percent from 0 to 1000".to_owned())
 }
 
 fn main() -> ExitCode {
@@ -166,5 +171,16 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_tolerance_that_would_let_everything_pass_is_refused() {
+        for tolerance in ["NaN", "-5", "inf", "much"] {
+            let line = ["counts", "check", "--tolerance", tolerance];
+            let error = Cli::try_parse_from(line).expect_err(tolerance);
+            assert_eq!(error.exit_code(), 2);
+            let text = error.to_string();
+            assert!(text.contains(&format!("'{tolerance}' for '--tolerance")), "{text}");
+        }
     }
 }

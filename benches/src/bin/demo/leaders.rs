@@ -37,9 +37,8 @@ impl Leaders {
 
     /// Whether all `regions` are led, by no store more than one more than by another.
     pub fn is_even(&self, regions: usize) -> bool {
-        let counts: Vec<usize> = self.0.values().map(|(_, led)| led.len()).collect();
-        let least = counts.iter().min().copied().unwrap_or(0);
-        counts.iter().sum::<usize>() == regions && counts.iter().all(|count| *count <= least + 1)
+        let led: Vec<usize> = self.0.values().map(|(_, led)| led.len()).collect();
+        flotilla_benches::leaders::is_even(&led, regions)
     }
 }
 

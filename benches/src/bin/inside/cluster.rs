@@ -4,6 +4,7 @@ use crate::drive;
 use crate::protocol::{Groups, Order, Tally, Work};
 use flotilla_benches::Error;
 use flotilla_benches::interrupt::{Interrupt, tie};
+use flotilla_benches::leaders::is_even;
 use flotilla_benches::machine::{self, MachineTime};
 use flotilla_benches::playground::{Owned, clear_settings, free_ports, sibling};
 use flotilla_benches::processes::{Sample, Server, Usage};
@@ -157,12 +158,6 @@ impl Cluster {
     }
 }
 
-/// Whether `led`, one number a store, is all of `regions` in equal parts.
-pub fn is_even(led: &[usize], regions: usize) -> bool {
-    let (low, high) = (led.iter().min(), led.iter().max());
-    led.iter().sum::<usize>() == regions && high.zip(low).is_some_and(|(high, low)| high - low <= 1)
-}
-
 impl Member {
     fn start(
         number: usize,
@@ -216,18 +211,4 @@ fn log(dir: &Path, name: &str) -> Result<std::fs::File, Error> {
 fn sleep_until(at_ns: u64, interrupt: &Interrupt) -> Result<(), Error> {
     let left = at_ns.saturating_sub(SystemClock.now().0);
     interrupt.sleep(Duration::from_nanos(left))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn leaders_are_even_when_all_are_there_and_none_has_two_more() {
-        assert!(is_even(&[8, 8, 8], 24));
-        assert!(is_even(&[9, 8, 8], 25));
-        assert!(!is_even(&[9, 8, 7], 24));
-        assert!(!is_even(&[8, 8, 7], 24));
-        assert!(!is_even(&[], 24));
-    }
 }

@@ -6,6 +6,7 @@
 use crate::protocol::{Groups, Tally, Work};
 use bytes::Bytes;
 use flotilla_benches::keys::{SPREAD_KEY_BYTES, spread_key};
+use flotilla_benches::load::{DRAIN_MAX, ERROR_PAUSE, LATENCY_MAX_US};
 use flotilla_client::pb;
 use flotilla_kvserver::kv::RegionMeta;
 use flotilla_kvserver::kv::command::Command;
@@ -20,17 +21,12 @@ use rand::{Rng, SeedableRng};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::thread::Thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Keys of all groups together.
 pub const KEYS: u64 = 1_000_000;
 /// Bytes of a value.
 pub const VALUE_BYTES: usize = 16;
-/// Pause after refusals, so that they do not become the load.
-const ERROR_PAUSE: Duration = Duration::from_millis(5);
-/// Answers that do not come within this time after the window are given up.
-const DRAIN_MAX: Duration = Duration::from_secs(10);
-const LATENCY_MAX_US: u64 = 120_000_000;
 
 /// Where all answers meet.
 struct Sink {

@@ -1,9 +1,10 @@
 //! A finished row of the table, out of the stores' tallies; its `rpc` is `none`.
 
-use crate::cluster::{Measured, is_even};
+use crate::cluster::Measured;
 use crate::drive::VALUE_BYTES;
 use crate::protocol::Work;
 use flotilla_benches::keys::SPREAD_KEY_BYTES;
+use flotilla_benches::leaders::is_even;
 use flotilla_benches::load;
 use flotilla_benches::report::{Row, Sent, Setup};
 use flotilla_kvserver::config::{KvSettings, LogSettings, Storage};

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// Measures Flotilla: operations a second with latencies, errors, CPU and memory beside them.
 #[derive(Debug, Parser)]
-#[command(name = "throughput", version)]
+#[command(name = "throughput", version, args_override_self = true)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -24,7 +24,6 @@ pub enum Command {
     /// A page with plots, from the JSON lines of earlier runs.
     Report(ReportArgs),
     /// The same load on Flotilla and on etcd, which it starts and stops itself.
-    #[cfg(feature = "peers")]
     Peers(PeersArgs),
 }
 
@@ -74,7 +73,7 @@ pub struct RunArgs {
     #[arg(long, default_value = "10", value_parser = window, allow_negative_numbers = true)]
     pub seconds: Duration,
     /// Load before the window, not counted, in seconds.
-    #[arg(long, default_value = "2", value_parser = seconds)]
+    #[arg(long, default_value = "2", value_parser = seconds, allow_negative_numbers = true)]
     pub warmup: Duration,
     /// Append the row as one JSON object to this file.
     #[arg(long, value_name = "FILE")]
@@ -119,7 +118,7 @@ pub struct TimesArgs {
     #[arg(long, default_value = "8", value_parser = window, allow_negative_numbers = true)]
     pub seconds: Duration,
     /// Load before each window, in seconds.
-    #[arg(long, default_value = "3", value_parser = seconds)]
+    #[arg(long, default_value = "3", value_parser = seconds, allow_negative_numbers = true)]
     pub warmup: Duration,
     /// Passes over all rows; the median of a row's repetitions is shown.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100))]
@@ -187,7 +186,6 @@ pub struct ReportArgs {
     pub readme: bool,
 }
 
-#[cfg(feature = "peers")]
 #[derive(Debug, Args)]
 pub struct PeersArgs {
     #[command(flatten)]
@@ -235,6 +233,13 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_flag_of_the_makefile_gives_way_to_one_that_follows() {
+        let line = ["throughput", "table", "--repeats", "3", "--seconds", "6", "--repeats", "1"];
+        let Command::Table(args) = Cli::parse_from(line).command else { panic!("another command") };
+        assert_eq!((args.times.repeats, args.times.seconds), (1, Duration::from_secs(6)));
     }
 
     #[test]

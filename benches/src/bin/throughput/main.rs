@@ -45,7 +45,6 @@ fn main() -> ExitCode {
             Command::Run(args) => or_interrupted(run(args)).await,
             Command::Table(args) => run_table(args).await,
             Command::Report(args) => report(args),
-            #[cfg(feature = "peers")]
             Command::Peers(args) => run_peers(args).await,
         }
     });
@@ -117,6 +116,16 @@ async fn run_peers(args: &args::PeersArgs) -> Result<(), Error> {
     let result = or_interrupted(run::run(times, &mut record)).await;
     let finished = record.finish(result.is_ok());
     result.and(finished)
+}
+
+/// The client of the other system is not in every build: its own build needs `protoc`.
+#[cfg(not(feature = "peers"))]
+async fn run_peers(_: &args::PeersArgs) -> Result<(), Error> {
+    Err(Error::Invalid(
+        "peers: this program was built without them; run `make bench-peers`, or build it with \
+         `--features flotilla-benches/peers`"
+            .to_owned(),
+    ))
 }
 
 fn times(args: &TimesArgs) -> Times {
