@@ -84,10 +84,11 @@ bench-peers: deps announce ## the same load on etcd, which it installs (Debian, 
 	cargo build $(CARGO_FLAGS) --workspace --bins --features flotilla-benches/peers
 	$(BIN)/throughput peers --repeats 3 --out $(BENCH_OUT)/peers $(BENCH_FLAGS)
 
-bench-report: build ## docs/throughput.md and its plots from what bench-full and bench-peers left
+bench-report: build ## docs/throughput.md, its plots and the README's table from what bench-full and bench-peers left
 	@[ -e $(BENCH_OUT)/full/full.jsonl ] || { \
 	  echo 'no $(BENCH_OUT)/full/full.jsonl: run make bench-full first' >&2; exit 1; }
 	$(BIN)/throughput report --out docs --json $(wildcard $(BENCH_OUT)/full/full.jsonl $(BENCH_OUT)/peers/peers.jsonl)
+	@echo 'for README.md:'; $(BIN)/throughput report --readme --json $(BENCH_OUT)/full/full.jsonl
 
 inside: build ## the engine alone: proposals made inside three store processes
 	$(BIN)/inside $(INSIDE_FLAGS)
