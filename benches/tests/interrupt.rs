@@ -88,3 +88,14 @@ fn sigterm_ends_children_and_removes_folders() {
         assert!(left.is_empty(), "{program} left {left:?}");
     }
 }
+
+#[test]
+fn children_end_when_their_parent_is_killed() {
+    for (program, line, children) in RUNS {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut child, children) = start(program, line, dir.path(), children);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        wait_for(program, || alive(&children).is_empty().then_some(()));
+    }
+}

@@ -21,20 +21,25 @@ const WRITE_MAX: Duration = Duration::from_secs(60);
 
 /// Whether perf is there and may be used.
 pub fn check() -> Result<(), Error> {
-    let output = Command::new("perf")
-        .args(["record", "--output", "/dev/null", "--event", "cpu-clock", "--", "true"])
-        .stdin(Stdio::null())
+    let mut perf = Command::new("perf");
+    perf.args(["record", "--output", "/dev/null", "--event", "cpu-clock", "--", "true"]);
+    try_out(
+        perf.stdin(Stdio::null()),
+        "perf cannot sample here; as root, or after `sysctl kernel.perf_event_paranoid=1`, it \
+         usually can",
+    )
+}
+
+/// Runs `perf` to its end; an error with `refused` and what it said when it fails.
+pub fn try_out(perf: &mut Command, refused: &str) -> Result<(), Error> {
+    let output = perf
         .output()
         .map_err(Error::system("cannot start perf: install it (Debian: linux-perf)"))?;
     if output.status.success() {
         return Ok(());
     }
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    Err(Error::Cluster(format!(
-        "perf cannot sample here; as root, or after `sysctl kernel.perf_event_paranoid=1`, it \
-         usually can. It said: {}",
-        text.trim()
-    )))
+    let text = String::from_utf8_lossy(&output.stderr);
+    Err(Error::Cluster(format!("{refused}. It said: {}", text.trim())))
 }
 
 /// A recording that runs, or is done.

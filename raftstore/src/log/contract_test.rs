@@ -277,6 +277,17 @@ pub(super) fn later_record(group: u64) -> GroupRecord {
     later
 }
 
+/// Group 1's members change, it ends, and group 2 goes on: the write of the members, of the end.
+pub(super) fn ending() -> [Vec<GroupWrite>; 5] {
+    [
+        vec![create(1), create(2)],
+        vec![append(1, 1, &[1, 1])],
+        vec![GroupWrite { record: Some(later_record(1)), ..append(1, 3, &[1]) }],
+        vec![tombstone(1)],
+        vec![append(2, 1, &[1])],
+    ]
+}
+
 fn a_record_follows_the_members(f: &mut dyn Fixture) {
     f.log().write(&[create(1)]).unwrap();
     f.log().write(&[append(1, 1, &[1, 1, 1, 1])]).unwrap();

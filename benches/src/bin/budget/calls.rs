@@ -4,6 +4,7 @@ use crate::threads::Thread;
 use flotilla_benches::Error;
 use flotilla_benches::interrupt::Interrupt;
 use flotilla_benches::marks::now_ns;
+use flotilla_benches::perf::try_out;
 use flotilla_benches::playground::Owned;
 use flotilla_benches::processes::Server;
 use std::ops::Range;
@@ -26,18 +27,10 @@ pub struct Counted {
 
 /// Whether perf is there and may count system calls.
 pub fn check() -> Result<(), Error> {
-    let output = stat(&["--", "true"])
-        .stdout(Stdio::null())
-        .output()
-        .map_err(Error::system("cannot start perf: install it (Debian: linux-perf)"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    Err(Error::Cluster(format!(
-        "perf cannot count system calls here, it needs root and tracefs. It said: {}",
-        text.trim()
-    )))
+    try_out(
+        stat(&["--", "true"]).stdout(Stdio::null()),
+        "perf cannot count system calls here, it needs root and tracefs",
+    )
 }
 
 /// A process with its perf, and what that says.

@@ -12,23 +12,40 @@ use flotilla_kvserver::process::start_logging;
 use rustix::process::Signal;
 use serde::Serialize;
 use std::io::{BufRead, Write};
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// Runs until it is told to stop. Blocks.
 pub fn run(args: RunArgs) -> Result<(), Error> {
     PROGRAM.install_panic_hook();
     let settings = Settings::load(args).map_err(|e| Error::Invalid(e.to_string()))?;
     start_logging(&settings.log_level, settings.log_format).map_err(Error::Cluster)?;
+    let (given, orders) = channel();
+    // From the beginning: a store that waits for its placement must see the end, too.
+    thread("orders", move || listen(&given));
     let result = node::run_embedded(settings, |embedded| {
-        let load = std::thread::Builder::new().name("load".to_owned());
-        load.spawn(move || obey(&embedded)).expect("the system gives a thread");
+        thread("load", move || obey(&embedded, &orders));
     });
     result.map_err(|e| Error::Cluster(e.to_string()))
 }
 
-/// Carries out orders until the parent is gone.
-fn obey(embedded: &Embedded) {
-    let mut driver = Driver::new(embedded.clone());
+fn thread(name: &str, work: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    thread.spawn(work).expect("the system gives a thread");
+}
+
+/// Takes orders until the parent is gone, and ends the store then.
+fn listen(given: &Sender<String>) {
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+        // Nobody carries them out any more when the store has ended.
+        let _ = given.send(line);
+    }
+    signal(std::process::id().cast_signed(), Signal::TERM);
+}
+
+/// Carries out orders.
+fn obey(embedded: &Embedded, orders: &Receiver<String>) {
+    let mut driver = Driver::new(embedded.clone());
+    for line in orders {
         match serde_json::from_str(&line) {
             Ok(Order::Groups) => say(&driver.groups()),
             Ok(Order::Run { work, in_flight, start_ns, end_ns }) => {
@@ -37,7 +54,6 @@ fn obey(embedded: &Embedded) {
             Err(error) => eprintln!("not an order: {line}: {error}"),
         }
     }
-    signal(std::process::id().cast_signed(), Signal::TERM);
 }
 
 fn say(answer: &impl Serialize) {

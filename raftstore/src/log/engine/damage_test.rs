@@ -2,7 +2,9 @@
 
 use super::batch::{HEADER_BYTES, batch_at};
 use super::*;
-use crate::log::contract_test::{append, create, entries, later_record, once_free, tombstone};
+use crate::log::contract_test::{
+    append, create, ending, entries, later_record, once_free, tombstone,
+};
 use crate::types::{HardState, LogPosition};
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -205,17 +207,6 @@ fn a_quarantined_group_stays_out_and_the_others_go_on() {
         let error = opened.write(&[append(1, 5, &[1])]).unwrap_err();
         assert!(error.reason.contains("quarantined"), "{error}");
     }
-}
-
-/// Group 1's members change, it ends, and group 2 goes on: the write of the members, of the end.
-fn ending() -> [Vec<GroupWrite>; 5] {
-    [
-        vec![create(1), create(2)],
-        vec![append(1, 1, &[1, 1])],
-        vec![GroupWrite { record: Some(later_record(1)), ..append(1, 3, &[1]) }],
-        vec![tombstone(1)],
-        vec![append(2, 1, &[1])],
-    ]
 }
 
 #[test]

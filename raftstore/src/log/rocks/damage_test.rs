@@ -4,7 +4,9 @@
 #![allow(clippy::disallowed_methods)]
 
 use super::*;
-use crate::log::contract_test::{append, create, entries, later_record, once_free, tombstone};
+use crate::log::contract_test::{
+    append, create, ending, entries, later_record, once_free, tombstone,
+};
 use crate::types::{EntryKind, HardState};
 use bytes::Bytes;
 use std::fs;
@@ -168,17 +170,6 @@ fn damage_in_the_middle_is_refused_and_changes_nothing() {
     let middle = log.bytes(log.last() - 1);
     let dir = log.damaged(|data| data[middle].fill(0));
     assert!(refusal(dir.path()).contains("(zeroes)"));
-}
-
-/// Group 1's members change, it ends, and group 2 goes on: the write of the members, of the end.
-fn ending() -> [Vec<GroupWrite>; 5] {
-    [
-        vec![create(1), create(2)],
-        vec![append(1, 1, &[1, 1])],
-        vec![GroupWrite { record: Some(later_record(1)), ..append(1, 3, &[1]) }],
-        vec![tombstone(1)],
-        vec![append(2, 1, &[1])],
-    ]
 }
 
 #[test]
