@@ -218,6 +218,12 @@ impl Folder {
         self.path.join("log")
     }
 
+    /// Where snapshots are, made here or on their way here.
+    #[must_use]
+    pub fn snapshots_dir(&self) -> PathBuf {
+        self.path.join("snapshots")
+    }
+
     /// Where the data lives.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {

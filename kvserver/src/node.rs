@@ -19,7 +19,9 @@ use crate::{PROGRAM, describe, http, service};
 use flotilla_placement::client::PlacementClient;
 use flotilla_raftstore::log::{self, LogEngine, LogOptions};
 use flotilla_raftstore::transport::grpc::{self, GrpcTransport};
-use flotilla_raftstore::{Fatal, LogError, LogStore, StartError, Store, StoreBuilder, SystemClock};
+use flotilla_raftstore::{
+    Fatal, LogError, LogStore, SnapshotDir, StartError, Store, StoreBuilder, SystemClock,
+};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -156,7 +158,9 @@ async fn live(
             _ = stop.requested() => return Ok(()),
         },
     };
-    let node = Node::start(settings, member, (storage, log_engine), log, machine)?;
+    let snapshots = SnapshotDir::open(&folder.snapshots_dir())
+        .map_err(|source| NodeError::Io { what: "opening the folder of snapshots", source })?;
+    let node = Node::start(settings, member, (storage, log_engine), (log, snapshots), machine)?;
     embedder(Embedded { store: node.store.clone(), machine: Arc::clone(&node.machine) });
     node.serve(listener, client, folder, &stop).await
 }
@@ -199,7 +203,7 @@ impl Node {
         settings: Settings,
         member: Member,
         (storage, log_engine): (Storage, LogEngine),
-        log: Arc<dyn LogStore>,
+        (log, snapshots): (Arc<dyn LogStore>, Arc<SnapshotDir>),
         machine: Arc<KvStateMachine>,
     ) -> Result<Node, NodeError> {
         let mut config = settings.transport.clone();
@@ -214,6 +218,7 @@ impl Node {
             clock: Arc::new(SystemClock),
             transport: Arc::clone(&transport) as _,
             log,
+            snapshots,
             state_machine: Arc::clone(&machine) as _,
             on_fatal: Arc::new(|fatal| PROGRAM.end_fatally(&fatal)),
             seed: rand::random(),

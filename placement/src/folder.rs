@@ -129,6 +129,12 @@ impl Folder {
     pub fn log_dir(&self) -> PathBuf {
         self.path.join("log")
     }
+
+    /// Where snapshots are, made here or on their way here.
+    #[must_use]
+    pub fn snapshots_dir(&self) -> PathBuf {
+        self.path.join("snapshots")
+    }
 }
 
 fn io(path: &Path, what: &'static str) -> impl FnOnce(std::io::Error) -> FolderError {

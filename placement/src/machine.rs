@@ -14,7 +14,7 @@ use flotilla_raftstore::{
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -152,6 +152,33 @@ impl StateMachine for MapMachine {
             return Ok(());
         }
         *self.current.write() = Arc::default();
+        self.sync()
+    }
+
+    fn snapshot_save(&self, group: GroupId, out: &mut dyn Write) -> Result<Option<u64>, Fatal> {
+        let snapshot = Arc::clone(&self.dumped.lock());
+        if group != self.group || snapshot.applied.index == 0 {
+            return Ok(None);
+        }
+        out.write_all(&encode(&*snapshot)).map_err(|e| Fatal::new("write a snapshot", e))?;
+        Ok(Some(snapshot.applied.index))
+    }
+
+    fn snapshot_load(
+        &self,
+        group: GroupId,
+        position: LogPosition,
+        from: &mut dyn Read,
+    ) -> Result<(), Fatal> {
+        let fatal = |e: &dyn std::fmt::Display| Fatal::new("read a snapshot", e);
+        let mut json = Vec::new();
+        from.read_to_end(&mut json).map_err(|e| fatal(&e))?;
+        let snapshot: Snapshot = serde_json::from_slice(&json).map_err(|e| fatal(&e))?;
+        if group != self.group || snapshot.applied.index != position.index {
+            return Err(fatal(&format!("it is of {:?}, not {position:?}", snapshot.applied)));
+        }
+        let snapshot = Snapshot { applied: position, commit: position, ..snapshot };
+        *self.current.write() = Arc::new(snapshot);
         self.sync()
     }
 

@@ -20,7 +20,8 @@ use flotilla_raftstore::log::{self, LogOptions};
 use flotilla_raftstore::transport::grpc::{GrpcConfig, GrpcTransport};
 use flotilla_raftstore::{
     ClusterId, Fatal, GroupDesc, GroupId, GroupRecord, LogError, OnceCompletion, ReplicaDesc,
-    ReplicaId, ReplicaRole, StartError, StateMachine, Store, StoreBuilder, StoreId, SystemClock,
+    ReplicaId, ReplicaRole, SnapshotDir, StartError, StateMachine, Store, StoreBuilder, StoreId,
+    SystemClock,
 };
 use futures::StreamExt;
 use parking_lot::Mutex;
@@ -122,6 +123,7 @@ impl Node {
             clock: Arc::new(SystemClock),
             transport: Arc::clone(&transport) as _,
             log,
+            snapshots: SnapshotDir::open(&folder.snapshots_dir())?,
             state_machine: Arc::clone(&machine) as _,
             on_fatal: Arc::clone(&on_fatal),
             seed: rand::random(),

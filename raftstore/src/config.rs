@@ -1,5 +1,6 @@
 //! Settings of one store's engine.
 
+use crate::snapshot::BLOCK_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 
 /// All settings; every field has a default, unknown fields are refused.
@@ -53,6 +54,27 @@ pub struct Config {
     pub sync_interval_ms: u64,
     /// A group's log is cut once this many entries are durable everywhere. Default 1024.
     pub truncate_entries_min: u64,
+    /// Entries of a group's log that are kept for a member that lags or is down. Beyond it half of
+    /// them go, and that member needs a snapshot. Default 1,000,000.
+    pub group_log_entries_max: u64,
+    /// The same in bytes, counted as in `log_bytes_max`. Default 256 MiB. When the whole store's log
+    /// reaches 3/4 of `log_bytes_max`, the largest logs are cut as if they were beyond it.
+    pub group_log_bytes_max: u64,
+    /// Bytes of one block of a snapshot, the unit of its checksums. Default 1 MiB, at most that.
+    pub snapshot_block_bytes: usize,
+    /// Threads that make snapshots: so many are made at a time. Default 1.
+    pub snapshot_makes_max: usize,
+    /// Threads that receive and install snapshots: so many at a time. Default 2.
+    pub snapshot_receives_max: usize,
+    /// Bytes of snapshots a second that each of these threads makes, receives or installs.
+    /// Default 64 MiB. Larger: sooner done, and felt by the other groups.
+    pub snapshot_bytes_per_second: u64,
+    /// A follower that has not taken a snapshot after so many ticks is told of it again.
+    /// Default 50.
+    pub snapshot_retry_ticks: u64,
+    /// A snapshot is kept for other followers for so many ticks after it was last of use.
+    /// Default 600.
+    pub snapshot_keep_ticks: u64,
 }
 
 impl Default for Config {
@@ -77,6 +99,14 @@ impl Default for Config {
             inbox_messages_max: 16_384,
             sync_interval_ms: 2_000,
             truncate_entries_min: 1_024,
+            group_log_entries_max: 1_000_000,
+            group_log_bytes_max: 256 << 20,
+            snapshot_block_bytes: 1 << 20,
+            snapshot_makes_max: 1,
+            snapshot_receives_max: 2,
+            snapshot_bytes_per_second: 64 << 20,
+            snapshot_retry_ticks: 50,
+            snapshot_keep_ticks: 600,
         }
     }
 }
@@ -96,6 +126,13 @@ impl Config {
             ("small_entries_max", self.small_entries_max as u64),
             ("inbox_messages_max", self.inbox_messages_max as u64),
             ("sync_interval_ms", self.sync_interval_ms),
+            ("group_log_entries_max", self.group_log_entries_max),
+            ("group_log_bytes_max", self.group_log_bytes_max),
+            ("snapshot_block_bytes", self.snapshot_block_bytes as u64),
+            ("snapshot_makes_max", self.snapshot_makes_max as u64),
+            ("snapshot_receives_max", self.snapshot_receives_max as u64),
+            ("snapshot_bytes_per_second", self.snapshot_bytes_per_second),
+            ("snapshot_retry_ticks", self.snapshot_retry_ticks),
         ];
         if let Some((field, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(format!("{field} = 0: must be at least 1"));
@@ -114,6 +151,12 @@ impl Config {
                 "command_bytes_max = {}: at most {} (a message between stores holds 8 MiB)",
                 self.command_bytes_max,
                 7 << 20
+            ));
+        }
+        if self.snapshot_block_bytes > BLOCK_BYTES_MAX {
+            return Err(format!(
+                "snapshot_block_bytes = {}: at most {BLOCK_BYTES_MAX}",
+                self.snapshot_block_bytes
             ));
         }
         if self.log_bytes_max < 16 << 20 {

@@ -14,9 +14,9 @@
 //!
 //! A store is many replicas of many groups. A *shard* owns a fixed subset of them and decides for
 //! them in rounds, without I/O; a thin shell of threads carries out what a round wants. So the
-//! very same code runs under real threads and under a deterministic simulator. Four seams, each a
-//! small object-safe trait, let the world in: [`Clock`], [`Transport`], [`LogStore`] and
-//! [`StateMachine`]. The library knows groups and bytes, nothing about keys.
+//! very same code runs under real threads and under a deterministic simulator. Five seams, each a
+//! small object-safe trait, let the world in: [`Clock`], [`Transport`], [`LogStore`],
+//! [`SnapshotStore`] and [`StateMachine`]. The library knows groups and bytes, nothing about keys.
 //!
 //! # Invariants
 //!
@@ -25,7 +25,7 @@
 //! - **I3** the cache holds every index above persisted.
 //! - **I4** applied ≤ commit and applied ≤ persisted; durable applied ≤ durable commit ≤ durable
 //!   last index.
-//! - **I5** log start ≤ durable applied + 1.
+//! - **I5** log start ≤ durable applied + 1, unless a snapshot is being installed.
 //! - **I6** "applied" only after the local apply of that (index, term, kind).
 //! - **I7** a read is served at applied ≥ its read index.
 //! - **I8** the term never goes back, a vote never changes within a term; commit and applied never
@@ -54,6 +54,7 @@ mod recovery;
 mod replica;
 mod router;
 mod shard;
+pub mod snapshot;
 mod start;
 pub mod status;
 mod store;
@@ -68,7 +69,7 @@ pub use config::Config;
 pub use error::{Error, Fatal, LogError, TransferRefusal};
 pub use log::reader;
 pub use log::writer::{LogDone, LogWriter};
-pub use log::{GroupLog, GroupWrite, LogStore};
+pub use log::{GroupLog, GroupWrite, Install, LogStore};
 pub use members::{
     Change, ChangeRefusal, ChangeRequest, GroupDesc, GroupRecord, Membership, OperationId,
     PendingChange, Priority, ReplicaDesc, ReplicaRole,
@@ -76,10 +77,11 @@ pub use members::{
 pub use message::Request;
 pub use recovery::{RecoveredGroup, recover};
 pub use shard::{Round, Shard, ShardConfig};
+pub use snapshot::{SnapshotDir, SnapshotId, SnapshotStore, SnapshotWorker};
 pub use start::{ShardTask, StartError, StoreBuilder};
 pub use status::{GroupView, PeerProgress, QueueStatus, ReplicaStatus, Role};
 pub use store::Store;
-pub use transport::{Envelope, Inbound, Payload, Transport};
+pub use transport::{Blocks, Envelope, Inbound, Payload, Transport};
 pub use types::{
     ClusterId, EntryKind, GroupId, HardState, LogEntry, LogPosition, Nanos, ReplicaId, StoreId,
 };

@@ -5,7 +5,8 @@
 //!                         ▲              ├───── ApplyTask ─► apply ──────┤
 //!                         │              ├───── FetchTask ─► reader ─────┤
 //!                         │              └───── envelopes ─► transport   │
-//!                         └──────── Persisted, Applied, Fetched ─────────┘
+//!                         │              └───── SnapshotTask ► snapshots ─┤
+//!                         └── Persisted, Applied, Fetched, SnapshotNote ──┘
 //! ```
 
 use crate::apply::{ApplyEntry, LeaderStop};
@@ -13,6 +14,7 @@ use crate::completion::Reply;
 use crate::error::LogError;
 use crate::log::GroupWrite;
 use crate::members::ChangeRequest;
+use crate::snapshot::{Content, Manifest, SnapshotId};
 use crate::status::ReplicaStatus;
 use crate::transport::Envelope;
 use crate::types::{GroupId, GroupRecord, LogEntry, LogPosition, ReplicaId, StoreId};
@@ -56,6 +58,14 @@ pub enum Request {
         /// The way back.
         reply: Reply,
     },
+    /// Make a snapshot of the group's state here; answered with [`crate::Answer::Accepted`] once it
+    /// is made, on any replica.
+    Snapshot {
+        /// The group.
+        group: GroupId,
+        /// The way back.
+        reply: Reply,
+    },
     /// Create this store's replica; answered when the record is durable, also when it was before.
     CreateGroup {
         /// The group with all its members, and which of them is this store's.
@@ -73,7 +83,8 @@ impl Request {
             Request::Propose { group, .. }
             | Request::ReadBarrier { group, .. }
             | Request::TransferLeader { group, .. }
-            | Request::ChangeMembers { group, .. } => *group,
+            | Request::ChangeMembers { group, .. }
+            | Request::Snapshot { group, .. } => *group,
             Request::CreateGroup { record, .. } => record.desc.group,
         }
     }
@@ -101,6 +112,8 @@ pub enum ShardMessage {
     DurableApplied(Vec<(GroupId, ReplicaId, u64)>),
     /// From the reader: entries for followers that lag behind the cache.
     Fetched(Vec<Fetched>),
+    /// From the snapshot threads.
+    Snapshots(Vec<SnapshotNote>),
     /// One tick of time; several waiting ones count as one.
     Tick,
     /// Report every replica.
@@ -224,4 +237,67 @@ pub struct Fetched {
     pub low: u64,
     /// What was read.
     pub entries: Result<Vec<LogEntry>, LogError>,
+}
+
+/// What the snapshot threads are to do, away from shards and apply.
+#[derive(Clone, Debug)]
+pub enum SnapshotTask {
+    /// Have the state machine write the group's state; answered with [`SnapshotEvent::Made`].
+    Make {
+        /// Who asks.
+        asker: Asker,
+        /// The new snapshot.
+        id: SnapshotId,
+    },
+    /// Get the blocks from another store; answered with [`SnapshotEvent::Received`].
+    Fetch {
+        /// Who asks.
+        asker: Asker,
+        /// The store that made it.
+        from: StoreId,
+        /// What is to come.
+        manifest: Manifest,
+    },
+    /// Replace the group's state; answered with [`SnapshotEvent::Loaded`].
+    Load {
+        /// Who asks.
+        asker: Asker,
+        /// What was received.
+        manifest: Manifest,
+    },
+    /// Delete the blocks; not answered.
+    Remove(SnapshotId),
+}
+
+/// The replica that a snapshot task is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asker {
+    /// Its shard.
+    pub shard: usize,
+    /// The group.
+    pub group: GroupId,
+    /// The replica.
+    pub replica: ReplicaId,
+}
+
+/// What became of a [`SnapshotTask`].
+#[derive(Clone, Debug)]
+pub struct SnapshotNote {
+    /// Who asked.
+    pub asker: Asker,
+    /// The snapshot.
+    pub id: SnapshotId,
+    /// What became of it.
+    pub event: SnapshotEvent,
+}
+
+/// See [`SnapshotNote`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SnapshotEvent {
+    /// The last index that is in it, and its blocks; or why there is none.
+    Made(Result<(u64, Content), String>),
+    /// All blocks are here, durable and checked; or why they are not.
+    Received(Result<(), String>),
+    /// The state machine holds it, durably; or what is damaged.
+    Loaded(Result<(), String>),
 }

@@ -28,6 +28,14 @@ const ROLE_CHANGES: &str = "flotilla_raft_role_changes_total";
 const LEADING: &str = "flotilla_raft_leading_groups";
 /// Reads of old log entries for lagging followers.
 const FETCHES: &str = "flotilla_raft_log_fetches_total";
+/// Snapshots that state machines here wrote.
+const SNAPSHOTS_MADE: &str = "flotilla_raft_snapshots_made_total";
+/// Their bytes.
+const SNAPSHOT_BYTES_MADE: &str = "flotilla_raft_snapshot_bytes_made_total";
+/// Bytes of snapshots that came from other stores.
+const SNAPSHOT_BYTES_RECEIVED: &str = "flotilla_raft_snapshot_bytes_received_total";
+/// Snapshots that state machines here took.
+const SNAPSHOTS_INSTALLED: &str = "flotilla_raft_snapshots_installed_total";
 
 #[derive(Clone)]
 pub(crate) struct Metrics {
@@ -45,6 +53,10 @@ pub(crate) struct Metrics {
     pub(crate) role_changes: IntCounter,
     pub(crate) leading: IntGauge,
     pub(crate) fetches: IntCounter,
+    pub(crate) snapshots_made: IntCounter,
+    pub(crate) snapshot_bytes_made: IntCounter,
+    pub(crate) snapshot_bytes_received: IntCounter,
+    pub(crate) snapshots_installed: IntCounter,
 }
 
 impl Metrics {
@@ -76,6 +88,13 @@ impl Metrics {
                 &registry,
                 IntGauge::new(LEADING, "Groups that this store leads").expect("a valid name"),
             ),
+            snapshots_made: counter(SNAPSHOTS_MADE, "Snapshots written by state machines here"),
+            snapshot_bytes_made: counter(SNAPSHOT_BYTES_MADE, "Bytes of snapshots made here"),
+            snapshot_bytes_received: counter(
+                SNAPSHOT_BYTES_RECEIVED,
+                "Bytes of snapshots from other stores",
+            ),
+            snapshots_installed: counter(SNAPSHOTS_INSTALLED, "Snapshots taken over here"),
             fetches: counter(FETCHES, "Reads of old entries for lagging followers"),
             registry,
         }

@@ -3,6 +3,7 @@
 use crate::apply::StateMachine;
 use crate::log::{GroupLog, LogStore};
 use crate::members::codec;
+use crate::snapshot::{LoadError, SnapshotWorker};
 use crate::start::StartError;
 use crate::types::LogPosition;
 
@@ -19,11 +20,13 @@ pub struct RecoveredGroup {
     pub damage: Option<String>,
 }
 
-/// Reads all groups and checks each (invariants I4 and I5; the consensus library aborts on a
+/// Reads all groups, ends the installs of snapshots that a stop has cut off, deletes all other snapshots,
+/// and checks each group (invariants I4 and I5; the consensus library aborts on a
 /// state that breaks them).
 pub fn recover(
     log: &dyn LogStore,
     state_machine: &dyn StateMachine,
+    snapshots: &SnapshotWorker,
 ) -> Result<Vec<RecoveredGroup>, StartError> {
     let mut groups = Vec::new();
     for group in log.load()? {
@@ -31,13 +34,59 @@ pub fn recover(
             // The store may have stopped between the tombstone and the end of the state.
             state_machine.destroy(group.group)?;
         }
+        let unfinished = finish_install(&group, state_machine, snapshots)?;
         let mut group = check(group, state_machine);
+        group.damage = unfinished.or(group.damage);
         if group.damage.is_none() {
             group.damage = catch_up(&mut group, log).err();
         }
         groups.push(group);
     }
+    tidy(&groups, snapshots);
     Ok(groups)
+}
+
+/// Gives the state machine what it had not taken whole; what is damaged, if that cannot be.
+fn finish_install(
+    log: &GroupLog,
+    state_machine: &dyn StateMachine,
+    snapshots: &SnapshotWorker,
+) -> Result<Option<String>, StartError> {
+    let applied = state_machine.recovered(log.group).applied;
+    let Some(id) = log.installing.filter(|_| applied < log.truncated.index) else {
+        return Ok(None);
+    };
+    let unfinished = |why: String| Some(format!("snapshot {id} is installed in part: {why}"));
+    if crate::mutant::active("install_not_resumed") {
+        return Ok(unfinished("nobody goes on with it".to_owned()));
+    }
+    let manifest = match snapshots.held(id) {
+        Ok(manifest) => manifest,
+        Err(why) => return Ok(unfinished(why)),
+    };
+    match snapshots.load(&manifest, &mut |_| Ok(())) {
+        Ok(()) => Ok(None),
+        Err(LoadError::Damaged(why)) => Ok(unfinished(why)),
+        Err(LoadError::Fatal(fatal)) => Err(fatal.into()),
+    }
+}
+
+/// Deletes what nobody knows any more. A damaged group keeps what is left of it.
+fn tidy(groups: &[RecoveredGroup], snapshots: &SnapshotWorker) {
+    let kept: Vec<_> = groups
+        .iter()
+        .filter(|group| group.damage.is_some())
+        .filter_map(|group| group.log.installing)
+        .collect();
+    let delete = || -> std::io::Result<()> {
+        for id in snapshots.store().list()?.iter().filter(|id| !kept.contains(id)) {
+            snapshots.store().remove(*id)?;
+        }
+        Ok(())
+    };
+    if let Err(error) = delete() {
+        tracing::warn!(%error, "cannot delete old snapshots");
+    }
 }
 
 /// Takes the members from the log that the record misses: an entry may be applied, durably, before
@@ -83,12 +132,15 @@ mod tests {
     use super::*;
     use crate::apply::{AppliedState, GroupApply};
     use crate::error::Fatal;
+    use crate::log::Install;
     use crate::log::{GroupWrite, MemoryLog};
+    use crate::snapshot::{Manifest, MemorySnapshots, SnapshotId, SnapshotStore};
     use crate::types::{
         EntryKind, GroupDesc, GroupId, GroupRecord, LogEntry, ReplicaDesc, ReplicaId, ReplicaRole,
         StoreId,
     };
     use bytes::Bytes;
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 
     /// Has applied up to an index, until it is destroyed.
@@ -112,6 +164,34 @@ mod tests {
             self.0.store(0, Ordering::Relaxed);
             Ok(())
         }
+
+        fn snapshot_save(
+            &self,
+            _group: GroupId,
+            out: &mut dyn std::io::Write,
+        ) -> Result<Option<u64>, Fatal> {
+            out.write_all(b"state").map_err(|e| Fatal::new("save", e))?;
+            Ok(Some(self.0.load(Ordering::Relaxed)))
+        }
+
+        fn snapshot_load(
+            &self,
+            _group: GroupId,
+            position: LogPosition,
+            from: &mut dyn std::io::Read,
+        ) -> Result<(), Fatal> {
+            let mut state = Vec::new();
+            from.read_to_end(&mut state).map_err(|e| Fatal::new("load", e))?;
+            assert_eq!(state, b"state");
+            self.0.store(position.index, Ordering::Relaxed);
+            Ok(())
+        }
+    }
+
+    fn recover_both(log: &MemoryLog, machine: &Arc<Applied>) -> Vec<RecoveredGroup> {
+        let store = MemorySnapshots::new();
+        let worker = SnapshotWorker::new(store, machine.clone(), 2);
+        recover(log, &**machine, &worker).unwrap()
     }
 
     fn desc(version: u64, members: u64) -> GroupDesc {
@@ -152,7 +232,7 @@ mod tests {
     fn members_that_the_record_missed_come_from_the_log() {
         for (applied, version) in [(0, 0), (1, 0), (2, 1), (3, 1), (5, 2)] {
             let (log, record) = log();
-            let found = recover(&*log, &Applied(AtomicU64::new(applied))).unwrap();
+            let found = recover_both(&log, &Arc::new(Applied(AtomicU64::new(applied))));
             let now = &found[0].log.record;
             assert_eq!((now.desc.membership.version, found[0].damage.clone()), (version, None));
             assert_eq!(now.replica, record.replica);
@@ -162,7 +242,7 @@ mod tests {
         }
         // It had applied its own removal.
         let (log, record) = log();
-        let found = recover(&*log, &Applied(AtomicU64::new(6))).unwrap();
+        let found = recover_both(&log, &Arc::new(Applied(AtomicU64::new(6))));
         assert!(found[0].log.record.desc.has_left(record.replica));
     }
 
@@ -182,7 +262,7 @@ mod tests {
             let write =
                 GroupWrite { group: GroupId(1), append: vec![bad], ..GroupWrite::default() };
             log.write(&[write]).unwrap();
-            let found = recover(&*log, &Applied(AtomicU64::new(4))).unwrap();
+            let found = recover_both(&log, &Arc::new(Applied(AtomicU64::new(4))));
             let damage = found[0].damage.clone().unwrap_or_default();
             assert!(damage.contains("membership entry 4: ") && damage.contains(why), "{damage}");
         }
@@ -199,14 +279,54 @@ mod tests {
             ..GroupWrite::default()
         };
         log.write(&[write(&record)]).unwrap();
-        let machine = Applied(AtomicU64::new(2));
-        let found = recover(&*log, &machine).unwrap();
+        let machine = Arc::new(Applied(AtomicU64::new(2)));
+        let found = recover_both(&log, &machine);
         assert_eq!((found[0].applied, found[0].commit), (2, 4));
         assert_eq!(found[0].log.record, record);
 
         record.removed = true;
         log.write(&[write(&record)]).unwrap();
-        let found = recover(&*log, &machine).unwrap();
+        let found = recover_both(&log, &machine);
         assert_eq!((found[0].applied, found[0].damage.clone()), (0, None));
+    }
+
+    /// At every point at which the store can stop the next start has the whole snapshot, or says
+    /// what is wrong; and other snapshots are gone.
+    #[test]
+    fn an_install_that_was_cut_off_is_ended_at_the_next_start() {
+        let source = Arc::new(Applied(AtomicU64::new(9)));
+        let (id, other) = (SnapshotId(5), SnapshotId(6));
+        let position = LogPosition { index: 9, term: 2 };
+        for (stored, applied, expected) in
+            [(true, 3, Ok(9)), (true, 9, Ok(9)), (false, 3, Err("its manifest"))]
+        {
+            let (log, record) = log();
+            let store = MemorySnapshots::new();
+            let worker = |machine| SnapshotWorker::new(store.clone(), machine, 2);
+            let (index, content) =
+                worker(source.clone()).make(id, GroupId(1), &mut |_| Ok(())).unwrap().unwrap();
+            assert_eq!((index, content.bytes, content.blocks), (9, 5, 3));
+            let manifest = Manifest { id, desc: record.desc.clone(), position, content };
+            if stored {
+                store.seal(id, &manifest.encode()).unwrap();
+            }
+            store.write(other, 0, b"left over").unwrap();
+            let install = Some(Install::Begin(position, id));
+            let write = GroupWrite { group: GroupId(1), install, ..GroupWrite::default() };
+            log.write(&[write]).unwrap();
+            let machine = Arc::new(Applied(AtomicU64::new(applied)));
+            let found = recover(&*log, &*machine, &worker(machine.clone())).unwrap();
+            match (expected, &found[0].damage) {
+                (Ok(applied), None) => {
+                    assert_eq!((found[0].applied, found[0].commit), (applied, applied));
+                    assert_eq!(store.list().unwrap(), []);
+                }
+                (Err(why), Some(damage)) => {
+                    assert!(damage.contains(why), "{damage}");
+                    assert_eq!(store.list().unwrap(), [id]);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
     }
 }

@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::error::{Fatal, LogError};
 use crate::log::LogStore;
 use crate::log::writer::LogWriter;
-use crate::message::ShardMessage;
+use crate::message::{ShardMessage, SnapshotTask};
 use crate::metrics::Metrics;
 use crate::recovery::{RecoveredGroup, recover};
 use crate::router::Router;
@@ -17,6 +17,8 @@ use crate::shard::run::{
     AppliedTable, Applier, Queues, Shell, run_reader, run_shard, run_sync, run_ticker,
 };
 use crate::shard::{Shard, ShardConfig};
+use crate::snapshot::run::{SnapshotQueues, SnapshotThread};
+use crate::snapshot::{SnapshotStore, SnapshotWorker};
 use crate::store::Store;
 use crate::transport::Transport;
 use crate::types::StoreId;
@@ -59,6 +61,8 @@ pub struct StoreBuilder {
     pub transport: Arc<dyn Transport>,
     /// The log of all groups.
     pub log: Arc<dyn LogStore>,
+    /// Where snapshots are kept.
+    pub snapshots: Arc<dyn SnapshotStore>,
     /// What commands act on.
     pub state_machine: Arc<dyn StateMachine>,
     /// Called once by the thread that meets a fatal error; it should end the process. The thread
@@ -92,7 +96,8 @@ impl StoreBuilder {
         // What was recovered counts as durable from here on, so it must be: after a kill the
         // page cache may hold what the disk does not.
         self.state_machine.sync()?;
-        let groups = recover(&*self.log, &*self.state_machine)?;
+        let worker = self.snapshot_worker();
+        let groups = recover(&*self.log, &*self.state_machine, &worker)?;
         let config = Arc::new(self.config.clone());
         let (inboxes, ends): (Vec<_>, Vec<_>) = (0..config.shards).map(|_| inbox()).unzip();
         let log = Arc::clone(&self.log);
@@ -107,7 +112,39 @@ impl StoreBuilder {
         let shards = self.shards(&config, groups)?;
         shards.iter().for_each(|shard| router.publish(shard.views()));
         let threads = self.spawn(shards, ends, &table, &shell, spawn)?;
-        Ok(Store { router, threads: Arc::new(Mutex::new(Some(threads))) })
+        let threads = Arc::new(Mutex::new(Some(threads)));
+        Ok(Store { router, snapshots: self.snapshots, threads })
+    }
+
+    fn snapshot_worker(&self) -> SnapshotWorker {
+        let (store, machine) = (Arc::clone(&self.snapshots), Arc::clone(&self.state_machine));
+        SnapshotWorker::new(store, machine, self.config.snapshot_block_bytes)
+    }
+
+    /// The snapshot threads, and the queues to them.
+    fn spawn_snapshots(
+        &self,
+        shell: &Shell,
+        stopped: &Receiver<()>,
+        threads: &mut Threads,
+    ) -> Result<SnapshotQueues, StartError> {
+        let own = SnapshotThread {
+            worker: self.snapshot_worker(),
+            bytes_per_second: self.config.snapshot_bytes_per_second,
+            stopped: stopped.clone(),
+            shell: shell.clone(),
+        };
+        let mut pool = |name: &str, count: usize| -> Result<Sender<SnapshotTask>, StartError> {
+            let (sender, queue) = unbounded();
+            for _ in 0..count {
+                let (own, queue) = (own.clone(), queue.clone());
+                threads.snapshots.push(thread(name, move || own.run(&queue))?);
+            }
+            Ok(sender)
+        };
+        let makes = pool("snapshot-save", self.config.snapshot_makes_max)?;
+        let receives = pool("snapshot-load", self.config.snapshot_receives_max)?;
+        Ok(SnapshotQueues { makes, receives })
     }
 
     fn shards(
@@ -157,7 +194,10 @@ impl StoreBuilder {
         let run = move || run_reader(&*own_log, &fetch_queue, &own);
         threads.workers.push(thread("reader", run)?);
 
-        let queues = Queues { log, apply, fetch };
+        let (stop_snapshots, snapshots_stopped) = unbounded();
+        threads.stop_snapshots = stop_snapshots;
+        let snapshots = self.spawn_snapshots(shell, &snapshots_stopped, &mut threads)?;
+        let queues = Queues { log, apply, fetch, snapshots };
         for (shard, inbox) in shards.into_iter().zip(inboxes) {
             let run = run_shard(shard, inbox, queues.clone(), shell.clone());
             let (running, ended) = unbounded::<()>();
@@ -203,6 +243,8 @@ pub(crate) struct Threads {
     /// Each closes when its shard has ended.
     shards: Vec<Receiver<()>>,
     workers: Vec<JoinHandle<()>>,
+    stop_snapshots: Sender<()>,
+    snapshots: Vec<JoinHandle<()>>,
     sync: Vec<JoinHandle<()>>,
 }
 
@@ -214,6 +256,8 @@ impl Default for Threads {
             timers: Vec::new(),
             shards: Vec::new(),
             workers: Vec::new(),
+            stop_snapshots: unbounded().0,
+            snapshots: Vec::new(),
             sync: Vec::new(),
         }
     }
@@ -221,14 +265,17 @@ impl Default for Threads {
 
 impl Threads {
     /// Shards answer their callers and end; their queues close, so the workers finish what is
-    /// queued and end; the sync thread, last, makes it all durable.
+    /// queued and end, the snapshot threads leave what they do; the sync thread, last, makes it all
+    /// durable.
     pub(crate) fn stop(self, router: &Router) {
         router.tell_all(|| ShardMessage::Stop);
         for ended in self.shards {
             // Nothing is ever sent: the error says that the shard is gone.
             let _ = ended.recv();
         }
+        drop(self.stop_snapshots);
         join(self.workers);
+        join(self.snapshots);
         drop(self.stop);
         join(self.timers);
         join(self.sync);

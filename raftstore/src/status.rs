@@ -65,6 +65,8 @@ pub struct ReplicaStatus {
     pub waiting_proposals: usize,
     /// Callers waiting for a read barrier.
     pub waiting_reads: usize,
+    /// Its state is being replaced by a snapshot.
+    pub installing: bool,
     /// Why it is quarantined, if it is.
     pub damage: Option<String>,
     /// How much it is wanted as the leader.

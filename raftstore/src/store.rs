@@ -4,12 +4,14 @@ use crate::completion::Reply;
 use crate::members::ChangeRequest;
 use crate::message::{Request, ShardMessage};
 use crate::router::Router;
+use crate::snapshot::{SnapshotId, SnapshotStore};
 use crate::start::Threads;
 use crate::status::{GroupView, QueueStatus, ReplicaStatus};
 use crate::transport::{Envelope, Inbound};
 use crate::types::{GroupId, GroupRecord, ReplicaId, StoreId};
 use bytes::Bytes;
 use parking_lot::Mutex;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +19,7 @@ use std::time::Duration;
 #[derive(Clone)]
 pub struct Store {
     pub(crate) router: Arc<Router>,
+    pub(crate) snapshots: Arc<dyn SnapshotStore>,
     pub(crate) threads: Arc<Mutex<Option<Threads>>>,
 }
 
@@ -61,6 +64,15 @@ impl Store {
     /// and `Closed` mean *not done*; after `Unknown` ask again with the same operation.
     pub fn change_members(&self, group: GroupId, request: ChangeRequest, reply: Reply) {
         self.submit(vec![Request::ChangeMembers { group, request, reply }]);
+    }
+
+    /// Makes a snapshot of the group's state here. [`crate::Answer::Accepted`] says that it is made and
+    /// at hand for followers for a while.
+    ///
+    /// Errors: `Busy` when nothing is applied durably yet, or the members change; `NoGroup`,
+    /// `Quarantined` and `Closed`.
+    pub fn snapshot(&self, group: GroupId, reply: Reply) {
+        self.submit(vec![Request::Snapshot { group, reply }]);
     }
 
     /// Creates this store's replica of a group. Every member must be created with the same
@@ -155,6 +167,10 @@ impl Store {
 impl Inbound for Store {
     fn deliver(&self, from: StoreId, envelopes: Vec<Envelope>) {
         self.router.deliver(from, envelopes);
+    }
+
+    fn snapshot_block(&self, id: SnapshotId, number: u64) -> io::Result<Bytes> {
+        self.snapshots.read(id, number)
     }
 
     fn unreachable(&self, store: StoreId) {

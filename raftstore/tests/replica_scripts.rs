@@ -15,22 +15,29 @@
 //!   `priority/ID@PRIORITY`, `cancel/OPERATION` and `force`.
 //! - `leave STORE` tells it that it is about to stop.
 //! - `keep STORE` remembers what is sent to a store from now on, `replay STORE` sends it again.
+//! - `sync STORE` makes its state durable, so that its log can be cut; at most four entries of a log are
+//!   kept for a member that lags. `snapshot STORE` has one made.
 //! - `status` prints every replica, `members STORE` the members as one knows them, `record STORE`
 //!   what its log has of the group.
 
 use bytes::Bytes;
 use flotilla_raftstore::log::MemoryLog;
-use flotilla_raftstore::message::{ApplyTask, LogTask, ShardMessage};
+use flotilla_raftstore::message::{
+    ApplyTask, LogTask, ShardMessage, SnapshotEvent, SnapshotNote, SnapshotTask,
+};
+use flotilla_raftstore::snapshot::{MemorySnapshots, Receiving};
 use flotilla_raftstore::{
     Answer, AppliedState, ApplyWorker, Change, ChangeRequest, Completion, Config, Envelope, Fatal,
-    GroupApply, GroupDesc, GroupId, GroupRecord, LogStore, LogWriter, Membership, Nanos,
-    OperationId, Outcome, Priority, ReplicaDesc, ReplicaId, ReplicaRole, Reply, Request, Role,
-    Shard, ShardConfig, StateMachine, StoreId, reader, recover,
+    GroupApply, GroupDesc, GroupId, GroupRecord, LogPosition, LogStore, LogWriter, Membership,
+    Nanos, OperationId, Outcome, Priority, ReplicaDesc, ReplicaId, ReplicaRole, Reply, Request,
+    Role, Shard, ShardConfig, SnapshotStore, SnapshotWorker, StateMachine, StoreId, reader,
+    recover,
 };
 use goldenscript::{Command, Context};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt::Write;
+use std::io;
 use std::sync::{Arc, Mutex};
 
 const GROUP: GroupId = GroupId(1);
@@ -72,6 +79,31 @@ impl StateMachine for Journal {
         *self.0.lock().unwrap() = Default::default();
         Ok(())
     }
+
+    fn snapshot_save(
+        &self,
+        _group: GroupId,
+        out: &mut dyn io::Write,
+    ) -> Result<Option<u64>, Fatal> {
+        let (state, journal) = &*self.0.lock().unwrap();
+        let written = out.write_all(journal.join(",").as_bytes());
+        written.map_err(|e| Fatal::new("save", e))?;
+        Ok(Some(state.applied))
+    }
+
+    fn snapshot_load(
+        &self,
+        _group: GroupId,
+        position: LogPosition,
+        from: &mut dyn io::Read,
+    ) -> Result<(), Fatal> {
+        let mut text = String::new();
+        from.read_to_string(&mut text).map_err(|e| Fatal::new("load", e))?;
+        let commands = text.split(',').filter(|command| !command.is_empty());
+        let state = AppliedState { applied: position.index, commit: position };
+        *self.0.lock().unwrap() = (state, commands.map(str::to_owned).collect());
+        Ok(())
+    }
 }
 
 #[derive(Default)]
@@ -91,6 +123,8 @@ struct Store {
     journal: Arc<Journal>,
     to_log: Vec<LogTask>,
     to_apply: Vec<ApplyTask>,
+    /// One for all stores: whatever one has made, the others have received.
+    snapshots: SnapshotWorker,
     frozen: bool,
     cut: bool,
     /// What was sent to it, when it is to be remembered.
@@ -114,10 +148,21 @@ fn record(store: StoreId) -> GroupRecord {
     GroupRecord::new(desc, ReplicaId(store.0 * 10))
 }
 
-fn open(id: StoreId, log: &Arc<MemoryLog>, journal: &Arc<Journal>) -> Result<Shard, Fatal> {
+fn open(
+    id: StoreId,
+    log: &Arc<MemoryLog>,
+    journal: &Arc<Journal>,
+    snapshots: &SnapshotWorker,
+) -> Result<Shard, Fatal> {
     let store_log = Arc::clone(log) as Arc<dyn LogStore>;
-    let groups = recover(&*store_log, &**journal).expect("a log in memory is readable");
-    let config = Arc::new(Config::default());
+    let groups = recover(&*store_log, &**journal, snapshots).expect("a log in memory is readable");
+    let config = Config {
+        group_log_entries_max: 4,
+        truncate_entries_min: 1,
+        snapshot_retry_ticks: 6,
+        ..Config::default()
+    };
+    let config = Arc::new(config);
     let parts = ShardConfig { config, shard: 0, store: id, seed: id.0, log: store_log };
     Shard::new(parts, groups)
 }
@@ -130,7 +175,33 @@ impl Store {
         self.to_apply.extend(round.apply);
         let fetched = reader::fetch(&*self.log, round.fetch).into_iter().map(|(_, list)| list);
         self.inbox.extend(fetched.map(ShardMessage::Fetched));
+        for task in round.snapshots {
+            self.snapshot(task)?;
+        }
         Ok(round.sends)
+    }
+
+    fn snapshot(&mut self, task: SnapshotTask) -> Result<(), Fatal> {
+        let (asker, id, event) = match task {
+            SnapshotTask::Make { asker, id } => {
+                let made = self.snapshots.make(id, asker.group, &mut |_| Ok(()))?;
+                (asker, id, SnapshotEvent::Made(made))
+            }
+            SnapshotTask::Fetch { asker, manifest, .. } => {
+                let id = manifest.id;
+                let receiving = Receiving::resume(self.snapshots.store(), manifest);
+                let received = receiving.finish().map_err(|error| error.to_string());
+                (asker, id, SnapshotEvent::Received(received))
+            }
+            SnapshotTask::Load { asker, manifest } => {
+                let loaded = self.snapshots.load(&manifest, &mut |_| Ok(()));
+                let loaded = loaded.map_err(|error| format!("{error:?}"));
+                (asker, manifest.id, SnapshotEvent::Loaded(loaded))
+            }
+            SnapshotTask::Remove(_) => return Ok(()),
+        };
+        self.inbox.push(ShardMessage::Snapshots(vec![SnapshotNote { asker, id, event }]));
+        Ok(())
     }
 
     /// Writes what waits for the disk, applies what is committed; the messages released by that.
@@ -192,12 +263,13 @@ impl Store {
         let replica = statuses.first()?;
         let role = if replica.role == Role::Leader { "leader" } else { "follower" };
         Some(format!(
-            "store {}: {role} term={} commit={} applied={} persisted={} last={}",
+            "store {}: {role} term={} commit={} applied={} persisted={} first={} last={}",
             self.id,
             replica.term,
             replica.commit,
             replica.applied,
             replica.persisted,
+            replica.first_index,
             replica.last_index
         ))
     }
@@ -278,13 +350,28 @@ impl goldenscript::Runner for Cluster {
     type Command = Command;
 
     fn start_script(&mut self) -> Result<(), Box<dyn Error>> {
+        let made = MemorySnapshots::new();
         for id in (1..=STORES).map(StoreId) {
             let (log, journal) = (MemoryLog::new(), Arc::new(Journal::default()));
-            let shard = open(id, &log, &journal)?;
+            let machine = Arc::clone(&journal) as Arc<dyn StateMachine>;
+            let store = Arc::clone(&made) as Arc<dyn SnapshotStore>;
+            let snapshots = SnapshotWorker::new(store, machine, 4);
+            let shard = open(id, &log, &journal, &snapshots)?;
             let (inbox, to_log, to_apply) = (Vec::new(), Vec::new(), Vec::new());
             let (frozen, cut, kept) = (false, false, None);
-            let store =
-                Store { id, shard, inbox, log, journal, to_log, to_apply, frozen, cut, kept };
+            let store = Store {
+                id,
+                shard,
+                inbox,
+                log,
+                journal,
+                to_log,
+                to_apply,
+                snapshots,
+                frozen,
+                cut,
+                kept,
+            };
             self.stores.insert(id.0, store);
             if id.0 <= MEMBERS {
                 let record = record(id);
@@ -345,6 +432,18 @@ impl goldenscript::Runner for Cluster {
                 self.store(&store)?.inbox.push(ShardMessage::Leave);
                 self.settle()?;
             }
+            "sync" => {
+                let target = self.store(&store)?;
+                let durable = target.journal.0.lock().unwrap().0.applied;
+                let replica = target.shard.statuses().first().ok_or("no replica")?.replica;
+                let durable = vec![(GROUP, replica, durable)];
+                target.inbox.push(ShardMessage::DurableApplied(durable));
+                self.settle()?;
+            }
+            "snapshot" => {
+                self.ask(&store, |reply| Request::Snapshot { group: GROUP, reply })?;
+                self.settle()?;
+            }
             "keep" => self.store(&store)?.kept = Some(Vec::new()),
             "replay" => {
                 let target = self.store(&store)?;
@@ -364,7 +463,7 @@ impl goldenscript::Runner for Cluster {
             "mend" => self.store(&store)?.cut = false,
             "restart" => {
                 let store = self.store(&store)?;
-                store.shard = open(store.id, &store.log, &store.journal)?;
+                store.shard = open(store.id, &store.log, &store.journal, &store.snapshots)?;
                 (store.inbox, store.to_log, store.to_apply) = (Vec::new(), Vec::new(), Vec::new());
                 store.frozen = false;
             }
@@ -482,4 +581,9 @@ fn the_preferred_one_leads() {
 #[test]
 fn a_store_leads_nothing_when_it_stops() {
     script("leave");
+}
+
+#[test]
+fn snapshot() {
+    script("snapshot");
 }

@@ -3,13 +3,15 @@
 
 use bytes::Bytes;
 use flotilla_raftstore::log::MemoryLog;
+use flotilla_raftstore::snapshot::MemorySnapshots;
 use flotilla_raftstore::{
-    Answer, AppliedState, Change, ChangeRequest, Config, Envelope, Error, Fatal, GroupApply,
-    GroupDesc, GroupId, GroupRecord, Inbound, OnceCompletion, OperationId, Outcome, ReplicaDesc,
-    ReplicaId, ReplicaRole, Reply, StateMachine, Store, StoreBuilder, StoreId, SystemClock,
-    Transport,
+    Answer, AppliedState, Blocks, Change, ChangeRequest, Config, Envelope, Error, Fatal,
+    GroupApply, GroupDesc, GroupId, GroupRecord, Inbound, LogPosition, OnceCompletion, OperationId,
+    Outcome, ReplicaDesc, ReplicaId, ReplicaRole, Reply, SnapshotId, StateMachine, Store,
+    StoreBuilder, StoreId, SystemClock, Transport,
 };
 use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
@@ -36,12 +38,26 @@ impl Transport for Link {
             store.deliver(self.from, envelopes);
         }
     }
+
+    /// A stream breaks after fifty blocks.
+    fn fetch(&self, from: StoreId, id: SnapshotId, first: u64) -> io::Result<Blocks> {
+        let store = self.network.stores.lock().unwrap().get(&from).cloned();
+        let store = store.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?;
+        let blocks = (first..).map_while(move |number| match number - first {
+            0..50 => Some(store.snapshot_block(id, number)),
+            50 => Some(Err(io::Error::from(io::ErrorKind::ConnectionReset))),
+            _ => None,
+        });
+        Ok(Box::new(blocks))
+    }
 }
 
 /// Keeps every command of every group, in order, and answers with its number.
 #[derive(Default)]
 struct Journal {
     groups: Mutex<BTreeMap<GroupId, (u64, Vec<Bytes>)>>,
+    /// Whoever holds it keeps the state from becoming durable.
+    syncing: Mutex<()>,
 }
 
 impl Journal {
@@ -74,11 +90,35 @@ impl StateMachine for Journal {
     }
 
     fn sync(&self) -> Result<(), Fatal> {
+        drop(self.syncing.lock().unwrap());
         Ok(())
     }
 
     fn destroy(&self, group: GroupId) -> Result<(), Fatal> {
         self.groups.lock().unwrap().remove(&group);
+        Ok(())
+    }
+
+    fn snapshot_save(&self, group: GroupId, out: &mut dyn Write) -> Result<Option<u64>, Fatal> {
+        let held = self.groups.lock().unwrap().get(&group).cloned();
+        let Some((applied, commands)) = held else { return Ok(None) };
+        for command in &commands {
+            let line = [&command[..], b"\n"].concat();
+            out.write_all(&line).map_err(|e| Fatal::new("save", e))?;
+        }
+        Ok(Some(applied))
+    }
+
+    fn snapshot_load(
+        &self,
+        group: GroupId,
+        position: LogPosition,
+        from: &mut dyn Read,
+    ) -> Result<(), Fatal> {
+        let mut text = String::new();
+        from.read_to_string(&mut text).map_err(|e| Fatal::new("load", e))?;
+        let commands = text.lines().map(|line| Bytes::from(line.to_owned())).collect();
+        self.groups.lock().unwrap().insert(group, (position.index, commands));
         Ok(())
     }
 }
@@ -121,6 +161,7 @@ impl Cluster {
                 clock: Arc::new(SystemClock),
                 transport: Arc::new(Link { from: StoreId(id), network: Arc::clone(&network) }),
                 log: MemoryLog::new(),
+                snapshots: MemorySnapshots::new(),
                 state_machine: Arc::clone(&journals[id as usize - 1]) as Arc<dyn StateMachine>,
                 on_fatal: Arc::new(|fatal| panic!("{fatal}")),
                 seed: id,
@@ -205,10 +246,10 @@ fn commands_are_applied_everywhere_and_leadership_moves() {
     }
 }
 
-/// A store that is down holds the log of the others: near the limit writes are refused, long
-/// before a disk is full, and go on by themselves once it is back and has caught up.
+/// A state that does not become durable holds the log: near the limit writes are refused, long before
+/// a disk is full, and go on by themselves once it does.
 #[test]
-fn a_full_log_refuses_writes_until_the_missing_store_is_back() {
+fn a_full_log_refuses_writes_until_the_state_is_durable() {
     let log_bytes_max = 16 << 20;
     let cluster = Cluster::start(&Config { log_bytes_max, ..Config::default() });
     let group = GroupId(1);
@@ -216,9 +257,7 @@ fn a_full_log_refuses_writes_until_the_missing_store_is_back() {
     let leader = cluster.leader(group);
     let settled = propose(leader, group, &Bytes::from_static(b"first"));
     assert!(settled.is_ok(), "{settled:?}");
-    let view = leader.group(group).unwrap();
-    let missing = view.record.desc.replicas.iter().find(|r| r.replica != view.record.replica);
-    *cluster.network.cut_off.lock().unwrap() = missing.map(|r| r.store);
+    let stuck: Vec<_> = cluster.journals.iter().map(|j| j.syncing.lock().unwrap()).collect();
 
     let command = Bytes::from(vec![7; 256 << 10]);
     let refused =
@@ -231,8 +270,30 @@ fn a_full_log_refuses_writes_until_the_missing_store_is_back() {
     assert!(leader.queues().log_bytes <= log_bytes_max);
     assert_eq!(ask(|r| leader.read_barrier(group, r)), Ok(Answer::ReadReady), "reads go on");
 
-    *cluster.network.cut_off.lock().unwrap() = None;
+    drop(stuck);
     until("writes go on", || ask(|r| leader.propose(group, command.clone(), r)).ok());
+    cluster.stores.iter().for_each(Store::shutdown);
+}
+
+/// A store that is down does not hold the log of the others for ever.
+#[test]
+fn a_missing_store_does_not_fill_the_log() {
+    let log_bytes_max = 16 << 20;
+    let cluster = Cluster::start(&Config { log_bytes_max, ..Config::default() });
+    let group = GroupId(1);
+    cluster.create(group);
+    let leader = cluster.leader(group);
+    let view = leader.group(group).unwrap();
+    let missing = view.record.desc.replicas.iter().find(|r| r.replica != view.record.replica);
+    *cluster.network.cut_off.lock().unwrap() = missing.map(|r| r.store);
+    let command = Bytes::from(vec![b'7'; 256 << 10]);
+    for _ in 0..100 {
+        until("written", || ask(|r| leader.propose(group, command.clone(), r)).ok());
+        assert!(leader.queues().log_bytes <= log_bytes_max);
+    }
+    *cluster.network.cut_off.lock().unwrap() = None;
+    let journal = &cluster.journals[missing.unwrap().store.0 as usize - 1];
+    until("level", || (journal.commands(group).len() >= 100).then_some(()));
     cluster.stores.iter().for_each(Store::shutdown);
 }
 
@@ -240,9 +301,7 @@ fn a_full_log_refuses_writes_until_the_missing_store_is_back() {
 /// behind are tombstones.
 #[test]
 fn a_group_moves_to_other_stores_under_writes() {
-    // The log must still begin with the first entry when the last member joins.
-    let config = Config { truncate_entries_min: 1 << 40, ..Config::default() };
-    let cluster = Cluster::start_stores(6, &config);
+    let cluster = Cluster::start_stores(6, &Config::default());
     let group = GroupId(1);
     cluster.create(group);
     let mut written = Vec::new();
@@ -290,5 +349,88 @@ fn a_group_moves_to_other_stores_under_writes() {
         };
         until("applied", || (applied() == written).then_some(()));
     }
+    cluster.stores.iter().for_each(Store::shutdown);
+}
+
+fn counter(store: &Store, name: &str) -> u64 {
+    let families = store.metrics().gather();
+    let family = families.iter().find(|family| family.name() == name).expect("a known metric");
+    family.get_metric()[0].get_counter().get_value() as u64
+}
+
+/// A member that was away for longer than the log is kept, and one that joins, get a snapshot and
+/// what came behind it, not the whole log.
+#[test]
+fn who_was_away_for_long_and_who_joins_gets_a_snapshot_and_the_rest() {
+    let config = Config {
+        truncate_entries_min: 4,
+        group_log_entries_max: 20,
+        snapshot_block_bytes: 100,
+        snapshot_retry_ticks: 10,
+        ..Config::default()
+    };
+    let cluster = Cluster::start_stores(4, &config);
+    let group = GroupId(1);
+    cluster.create(group);
+    let away = cluster.stores.iter().position(|s| !s.group(group).unwrap().leading).unwrap() % 3;
+    *cluster.network.cut_off.lock().unwrap() = Some(StoreId(away as u64 + 1));
+    let mut written = Vec::new();
+    let mut write = |cluster: &Cluster| {
+        let command = Bytes::from(format!("{:0100}", written.len()));
+        until("written", || {
+            let leader = cluster.stores.iter().enumerate().find(|(at, store)| {
+                *at != away && store.group(group).is_some_and(|view| view.leading)
+            });
+            ask(|r| {
+                leader.map(|(_, s)| s).unwrap_or(&cluster.stores[0]).propose(
+                    group,
+                    command.clone(),
+                    r,
+                )
+            })
+            .ok()
+        });
+        written.push(command);
+    };
+    (0..200).for_each(|_| write(&cluster));
+    let cut = || {
+        let others = cluster.stores.iter().enumerate().filter(|(at, _)| *at != away);
+        others.take(2).all(|(_, store)| store.describe()[0].first_index > 100)
+    };
+    until("cut", || cut().then_some(()));
+    *cluster.network.cut_off.lock().unwrap() = None;
+    (0..5).for_each(|_| write(&cluster));
+    until("level", || (cluster.journals[away].commands(group).len() >= 205).then_some(()));
+    let received = "flotilla_raft_snapshot_bytes_received_total";
+    let of_state = counter(&cluster.stores[away], received);
+    assert!((200 * 101..250 * 101).contains(&of_state), "{of_state} bytes");
+
+    let (replica, store) = (ReplicaId(77), StoreId(4));
+    let changes = vec![Change::AddVoter { replica, store }];
+    let request = ChangeRequest { operation: OperationId(1), changes, force: false };
+    until("accepted", || {
+        let request = request.clone();
+        ask(|r| cluster.leader(group).change_members(group, request, r)).ok()
+    });
+    until("joined", || {
+        write(&cluster);
+        let view = cluster.leader(group).group(group)?;
+        let desc = &view.record.desc;
+        let voter = desc.replica(replica)?.role == ReplicaRole::Voter;
+        (voter && desc.membership.pending.is_none()).then_some(())
+    });
+    let joined = &cluster.stores[3];
+    assert!(counter(joined, "flotilla_raft_snapshots_installed_total") >= 1);
+    assert!(counter(joined, received) >= 200 * 101);
+    assert!(joined.describe()[0].first_index > 100, "no entry from before came");
+    for journal in &cluster.journals {
+        let applied = || {
+            let mut commands = journal.commands(group);
+            commands.dedup();
+            commands
+        };
+        until("applied", || (applied() == written).then_some(()));
+    }
+    assert_eq!(ask(|r| cluster.leader(group).snapshot(group, r)), Ok(Answer::Accepted));
     cluster.stores.iter().for_each(Store::shutdown);
 }

@@ -34,7 +34,6 @@ pub const MUTANTS: &[Mutant] = &[
     mutant("skip_overwrite_suffix", "an append leaves the old entries behind its end", 200),
     mutant("merge_keeps_overwritten", "two writes of a group merge without the overlap", 400),
     mutant("truncate_past_durable", "the log is cut at applied, not at durably applied", 50),
-    mutant("matched_behind_cut", "a lost acknowledgement leaves a peer below the cut", 100),
     mutant("matched_beyond_commit", "an old leader trusts indexes of a newer term", 1_000),
     mutant("commit_beyond_persisted", "a commit ahead of the own disk is stored", 200),
     mutant("applied_apart_from_data", "data and applied index are two writes", 50),
@@ -62,6 +61,9 @@ pub const MUTANTS: &[Mutant] = &[
         "a sole voter sends to learners before its vote is durable",
         300,
     ),
+    mutant("install_not_recorded", "the log does not say that an install began", 100),
+    mutant("install_not_resumed", "a start leaves an install as a crash left it", 200),
+    mutant("install_truncates_wrong", "the log begins one entry too early after an install", 50),
     mutant("reuse_read_context", "all reads of a term share one read context", 3_000),
 ];
 

@@ -6,6 +6,8 @@
 //!    engine batch, and answers (`answer.rs`).
 //! 3. A read runs after its barrier (`reader.rs`) and checks epoch and range in its own view.
 //!
+//! 4. A region goes to other stores, and comes from them, as a snapshot (`snapshot.rs`).
+//!
 //! Layouts of keys and records are in `keys.rs` and `record.rs`; `hash.rs` compares replicas.
 
 pub mod answer;
@@ -17,6 +19,7 @@ pub mod keys;
 pub mod reader;
 pub mod record;
 mod region;
+mod snapshot;
 mod state_machine;
 
 pub use reader::Reader;

@@ -7,11 +7,14 @@
 use super::engine::{Change, Column, Engine, GroupChanges};
 use super::record::GroupState;
 use super::region::RegionMeta;
-use super::{apply, hash, keys};
+use super::{apply, hash, keys, snapshot};
 use bytes::Bytes;
-use flotilla_raftstore::{AppliedState, Fatal, GroupApply, GroupId, StateMachine, mutant};
+use flotilla_raftstore::{
+    AppliedState, Fatal, GroupApply, GroupId, LogPosition, StateMachine, mutant,
+};
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
+use std::io::{Read, Write};
 use std::sync::Arc;
 
 /// Bytes of records that one write of a destruction deletes.
@@ -64,16 +67,39 @@ impl KvStateMachine {
         if self.region(meta.region).is_some_and(|known| known.group == meta.group) {
             return Ok(());
         }
-        let overlap = |known: &RegionMeta| known.overlaps(&meta.start, &meta.end);
-        let same_id = |known: &RegionMeta| known.group == meta.group || known.region == meta.region;
-        if let Some(known) = self.regions().into_iter().find(|m| overlap(m) || same_id(m)) {
-            return Err(Fatal::new(
-                format!("create region {} of group {}", meta.region, meta.group),
-                format!("region {} of group {} is in its place", known.region, known.group),
-            ));
-        }
-
+        self.refuse_overlap(meta)?;
         let state = GroupState { epoch: meta.epoch, ..GroupState::default() };
+        self.begin_region(meta, state)
+    }
+
+    /// Deletes a region with all its records, durably: the records first, so that a region that is
+    /// gone has left nothing behind. Again after a crash in the middle.
+    fn destroy_region(&self, meta: &RegionMeta) -> Result<(), Fatal> {
+        self.delete_records(meta)?;
+        let system = [keys::state(meta.group), keys::meta(meta.group)];
+        let delete = |key| Change { column: Column::System, key, value: None };
+        let changes = system.map(delete).into();
+        self.engine.write(&[GroupChanges { group: meta.group, changes }])?;
+        self.engine.sync()
+    }
+
+    fn delete_records(&self, meta: &RegionMeta) -> Result<(), Fatal> {
+        let delete = |key| Change { column: Column::Data, key, value: None };
+        loop {
+            let (page, more) = {
+                let view = self.engine.view(meta.group);
+                view.scan(Column::Data, &meta.start, &meta.end, usize::MAX, DESTROY_BYTES)?
+            };
+            let changes = page.into_iter().map(|(key, _)| delete(key)).collect();
+            self.engine.write(&[GroupChanges { group: meta.group, changes }])?;
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Writes region and state in one, durably, and shows them.
+    fn begin_region(&self, meta: &RegionMeta, state: GroupState) -> Result<(), Fatal> {
         let text = serde_json::to_vec(meta).map_err(|e| Fatal::new("encode a region", e))?;
         let system = |key, value| Change { column: Column::System, key, value: Some(value) };
         self.engine.write(&[GroupChanges {
@@ -88,26 +114,17 @@ impl KvStateMachine {
         Ok(())
     }
 
-    /// Deletes a region with all its records, durably: the records first, so that a region that is
-    /// gone has left nothing behind. Again after a crash in the middle.
-    fn destroy_region(&self, group: &Group) -> Result<(), Fatal> {
-        let meta = &group.meta;
-        let delete = |column, key| Change { column, key, value: None };
-        loop {
-            let (page, more) = {
-                let view = self.engine.view(meta.group);
-                view.scan(Column::Data, &meta.start, &meta.end, usize::MAX, DESTROY_BYTES)?
-            };
-            let changes = page.into_iter().map(|(key, _)| delete(Column::Data, key)).collect();
-            self.engine.write(&[GroupChanges { group: meta.group, changes }])?;
-            if !more {
-                break;
-            }
+    /// Another region is in the place of `meta`.
+    fn refuse_overlap(&self, meta: &RegionMeta) -> Result<(), Fatal> {
+        let overlap = |known: &RegionMeta| known.overlaps(&meta.start, &meta.end);
+        let same_id = |known: &RegionMeta| known.group == meta.group || known.region == meta.region;
+        match self.regions().into_iter().find(|m| overlap(m) || same_id(m)) {
+            None => Ok(()),
+            Some(known) => Err(Fatal::new(
+                format!("create region {} of group {}", meta.region, meta.group),
+                format!("region {} of group {} is in its place", known.region, known.group),
+            )),
         }
-        let system = [keys::state(meta.group), keys::meta(meta.group)];
-        let changes = system.map(|key| delete(Column::System, key)).into();
-        self.engine.write(&[GroupChanges { group: meta.group, changes }])?;
-        self.engine.sync()
     }
 
     /// Every region of this store, ascending by start key.
@@ -223,7 +240,41 @@ impl StateMachine for KvStateMachine {
         let Some(known) = self.group(group) else { return Ok(()) };
         // Readers find no region from here on.
         self.table.write().remove(group);
-        self.destroy_region(&known)
+        self.destroy_region(&known.meta)
+    }
+
+    fn snapshot_save(&self, group: GroupId, out: &mut dyn Write) -> Result<Option<u64>, Fatal> {
+        snapshot::save(&*self.engine.pin(group)?, group, out)
+    }
+
+    /// What is here goes first, then the new records come, then region and state in one: a crash
+    /// in between leaves no state that reaches the snapshot.
+    fn snapshot_load(
+        &self,
+        group: GroupId,
+        position: LogPosition,
+        from: &mut dyn Read,
+    ) -> Result<(), Fatal> {
+        let mut reading = snapshot::Reading::begin(group, from)?;
+        let (meta, state) = (reading.meta.clone(), reading.state);
+        if (meta.group, state.recovered().applied) != (group, position.index) {
+            let what = format!("load a snapshot of group {group} at {}", position.index);
+            let reason = format!("it is of {meta:?} at {}", state.recovered().applied);
+            return Err(Fatal::new(what, reason));
+        }
+        if let Some(known) = self.group(group) {
+            // Readers find no region from here on.
+            self.table.write().remove(group);
+            self.destroy_region(&known.meta)?;
+        }
+        let state = GroupState { commit: position, ..state };
+        // Left by an attempt that was cut off.
+        self.refuse_overlap(&meta)?;
+        self.delete_records(&meta)?;
+        reading.copy_records(&*self.engine)?;
+        let _one_at_a_time = self.creation.lock();
+        self.refuse_overlap(&meta)?;
+        self.begin_region(&meta, state)
     }
 
     fn may_wait(&self) -> bool {

@@ -355,3 +355,89 @@ fn long_gets_are_answered_in_part() {
         assert!(page.more && page.records.len() == 3);
     });
 }
+
+fn snapshot_of(machine: &KvStateMachine, group: GroupId) -> (u64, Vec<u8>) {
+    let mut bytes = Vec::new();
+    let index = machine.snapshot_save(group, &mut bytes).unwrap().unwrap();
+    (index, bytes)
+}
+
+/// A snapshot of each engine replaces what another one has, which may be another state of the region or
+/// nothing; and wherever an attempt is cut off, the process with it, the next one gets there.
+#[test]
+fn a_snapshot_replaces_a_region_on_every_engine_and_after_every_cut() {
+    each(|source| {
+        for index in 1..=40 {
+            let (key, value) = (format!("k{}", index % 23), "v".repeat(index));
+            let writes = [(key.as_str(), Some(value.as_str())), ("gone", None)];
+            apply(&source, 1, index as u64, vec![command(1, &writes)]);
+        }
+        source.sync().unwrap();
+        let (index, bytes) = snapshot_of(&source, GroupId(1));
+        assert_eq!(index, 40);
+        // Taken from one moment: what is applied later is not in it.
+        apply(&source, 1, 41, vec![command(1, &[("later", Some("1"))])]);
+        let position = LogPosition { index, term: 3 };
+        let mut expected = None;
+        for open in [open_rocks_direct, open_table, open_memory] {
+            for cut in [None, Some(0), Some(20), Some(400), Some(900), Some(bytes.len() - 1)] {
+                let dir = tempfile::tempdir().unwrap();
+                let machine = open(dir.path());
+                if cut.is_none_or(|cut| cut % 40 == 0) {
+                    machine.create_region(&region(1, b"", b"m")).unwrap();
+                    apply(
+                        &machine,
+                        1,
+                        1,
+                        vec![command(1, &[("before", Some("1")), ("gone", Some("2"))])],
+                    );
+                    machine.sync().unwrap();
+                }
+                machine.create_region(&region(2, b"m", b"")).unwrap();
+                apply(&machine, 2, 1, vec![command(2, &[("other", Some("1"))])]);
+                if let Some(cut) = cut {
+                    let loaded = machine.snapshot_load(GroupId(1), position, &mut &bytes[..cut]);
+                    assert!(loaded.is_err(), "cut at {cut}");
+                    machine.sync().unwrap();
+                    assert!(machine.recovered(GroupId(1)).applied < index);
+                }
+                drop(machine);
+                let machine = open(dir.path());
+                assert!(machine.recovered(GroupId(1)).applied < index);
+                machine.snapshot_load(GroupId(1), position, &mut &bytes[..]).unwrap();
+                let state = AppliedState { applied: index, commit: position };
+                drop(machine);
+                let machine = open(dir.path());
+                assert_eq!(machine.recovered(GroupId(1)), state, "durable");
+                assert_eq!(get(&machine, 1, "before").1, None);
+                assert_eq!(get(&machine, 1, "later").1, None);
+                assert_eq!(get(&machine, 2, "other").1, Some(("1".to_owned(), 1)));
+                let content = machine.content_hash(GroupId(1)).unwrap();
+                assert_eq!(*expected.get_or_insert(content), content);
+                assert_eq!(snapshot_of(&machine, GroupId(1)).0, index, "and it goes on from here");
+                apply(&machine, 1, 41, vec![command(1, &[("later", Some("1"))])]);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_snapshot_of_a_region_in_anothers_place_is_refused() {
+    each(|machine| {
+        apply(&machine, 1, 1, vec![command(1, &[("a", Some("1"))])]);
+        machine.sync().unwrap();
+        let (index, bytes) = snapshot_of(&machine, GroupId(1));
+        let dir = tempfile::tempdir().unwrap();
+        let other = open_memory(dir.path());
+        other.create_region(&region(3, b"", b"b")).unwrap();
+        let position = LogPosition { index, term: 3 };
+        let error = other.snapshot_load(GroupId(1), position, &mut &bytes[..]).unwrap_err();
+        assert!(error.to_string().contains("region 3 of group 3 is in its place"), "{error}");
+        assert!(other.snapshot_load(GroupId(9), position, &mut &bytes[..]).is_err());
+        assert_eq!(other.snapshot_save(GroupId(9), &mut Vec::new()).unwrap(), None);
+        // A newer form.
+        let mut newer = bytes.clone();
+        newer[8] = 9;
+        assert!(machine.snapshot_load(GroupId(1), position, &mut &newer[..]).is_err());
+    });
+}

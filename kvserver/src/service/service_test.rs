@@ -9,10 +9,11 @@ use flotilla_client::pb;
 use flotilla_client::pb::error::Kind;
 use flotilla_client::pb::kv_server::Kv;
 use flotilla_raftstore::log::MemoryLog;
+use flotilla_raftstore::snapshot::MemorySnapshots;
 use flotilla_raftstore::{
-    ChangeRefusal, ClusterId, Config, Envelope, Error, GroupId, GroupRecord, OnceCompletion,
-    ReplicaDesc, ReplicaId, ReplicaRole, StoreBuilder, StoreId, SystemClock, TransferRefusal,
-    Transport,
+    Blocks, ChangeRefusal, ClusterId, Config, Envelope, Error, GroupId, GroupRecord,
+    OnceCompletion, ReplicaDesc, ReplicaId, ReplicaRole, SnapshotId, StoreBuilder, StoreId,
+    SystemClock, TransferRefusal, Transport,
 };
 use futures::StreamExt;
 use prost::Message;
@@ -29,6 +30,10 @@ struct NoTransport;
 
 impl Transport for NoTransport {
     fn send(&self, _to: StoreId, _envelopes: Vec<Envelope>) {}
+
+    fn fetch(&self, _from: StoreId, _id: SnapshotId, _first: u64) -> std::io::Result<Blocks> {
+        Err(std::io::Error::from(std::io::ErrorKind::NotConnected))
+    }
 }
 
 /// A store that leads region 1 (up to "m") and region 2 (from there).
@@ -57,6 +62,7 @@ impl Fixture {
             clock: Arc::new(SystemClock),
             transport: Arc::new(NoTransport),
             log: MemoryLog::new(),
+            snapshots: MemorySnapshots::new(),
             state_machine: machine.clone(),
             on_fatal: Arc::new(|fatal| panic!("{fatal}")),
             seed: 1,

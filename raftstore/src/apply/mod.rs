@@ -11,6 +11,7 @@ use crate::error::Fatal;
 use crate::members::GroupDesc;
 use crate::types::{GroupId, LogPosition};
 use bytes::Bytes;
+use std::io::{Read, Write};
 use std::sync::Arc;
 
 /// One committed entry with its commands, unpacked.
@@ -88,6 +89,31 @@ pub trait StateMachine: Send + Sync {
     /// returns, so that `recovered` finds nothing and a new replica of it may start. Does nothing
     /// when the group is not there. Nothing of the group is applied meanwhile. Blocks on the disk.
     fn destroy(&self, group: GroupId) -> Result<(), Fatal>;
+
+    /// Writes the state of `group` as it was at one moment to `out`, and gives the last index that is in
+    /// it; `None` when nothing is applied yet. The moment may be an earlier one: not before the last
+    /// `sync` that has returned.
+    ///
+    /// Called by a snapshot thread beside `apply` and `sync`, which must not wait for it: hold no lock
+    /// while writing. `out` blocks, on the disk and to keep a rate; an error of `out` may be given
+    /// on as any [`Fatal`], the library tells it apart. What is written is read by other
+    /// replicas, of other versions too: begin it with a format.
+    fn snapshot_save(&self, group: GroupId, out: &mut dyn Write) -> Result<Option<u64>, Fatal>;
+
+    /// Replaces whatever is here of `group` by what `snapshot_save` wrote on another replica.
+    /// Afterwards [`StateMachine::recovered`] tells `position` as applied and committed, and everything is
+    /// durable.
+    ///
+    /// Called by a snapshot thread, or by a start before everything else; nothing of the group is applied
+    /// meanwhile. It need not be atomic: after a crash in the middle it is called again with the
+    /// same snapshot, unless `recovered` already tells `position.index`, so store that last. An error of
+    /// `from` may be given on as any [`Fatal`].
+    fn snapshot_load(
+        &self,
+        group: GroupId,
+        position: LogPosition,
+        from: &mut dyn Read,
+    ) -> Result<(), Fatal>;
 
     /// Whether an `apply` now might wait for the disk for long. Shards then leave even small ones
     /// to the apply thread: they must go on with their heartbeats.

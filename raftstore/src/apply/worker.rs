@@ -219,6 +219,23 @@ mod tests {
         fn destroy(&self, _group: GroupId) -> Result<(), Fatal> {
             Ok(())
         }
+
+        fn snapshot_save(
+            &self,
+            _group: GroupId,
+            _out: &mut dyn std::io::Write,
+        ) -> Result<Option<u64>, Fatal> {
+            Ok(None)
+        }
+
+        fn snapshot_load(
+            &self,
+            _group: GroupId,
+            _position: LogPosition,
+            _from: &mut dyn std::io::Read,
+        ) -> Result<(), Fatal> {
+            Ok(())
+        }
     }
 
     #[test]

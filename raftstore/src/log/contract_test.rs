@@ -1,6 +1,7 @@
 //! What every [`LogStore`] must do, run against each of them.
 
 use super::*;
+use crate::snapshot::SnapshotId;
 use crate::types::{EntryKind, GroupDesc, ReplicaDesc, ReplicaId, ReplicaRole, StoreId};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -98,6 +99,7 @@ fn an_append_is_read_back_with_record_and_hard_state(f: &mut dyn Fixture) {
             last_index: 3,
             terms: vec![(1, 1), (3, 3)],
             memberships: vec![3],
+            installing: None,
             damage: None,
         };
         assert_eq!(f.log().load().unwrap(), [expected]);
@@ -352,6 +354,47 @@ fn a_tombstone_outlives_its_log(f: &mut dyn Fixture) {
     assert_eq!(loaded(f.log(), 2).last_index, 100);
 }
 
+/// What comes behind a snapshot's place is all that is left, through every restart, and that an
+/// install began is known until it is over.
+fn an_install_replaces_the_log(f: &mut dyn Fixture) {
+    let install = |step| GroupWrite { install: Some(step), ..append(1, 0, &[]) };
+    let begin =
+        |index, term, id| install(Install::Begin(LogPosition { index, term }, SnapshotId(id)));
+    f.log().write(&[GroupWrite { append: entries(1, &[1; 6], 900), ..create(1) }]).unwrap();
+    f.log().write(&[create(2)]).unwrap();
+    // Beyond the end, and in the middle of entries that a snapshot contradicts.
+    for (position, id) in [((20, 3), 7), ((21, 4), 8)] {
+        let (index, term) = position;
+        let members = GroupWrite { hard_state: None, ..begin(index, term, id) };
+        f.log().write(&[members, append(2, id - 6, &[9])]).unwrap();
+        for _ in 0..2 {
+            let held = loaded(f.log(), 1);
+            assert_eq!(held.truncated, LogPosition { index, term });
+            assert_eq!((held.last_index, held.installing), (index, Some(SnapshotId(id))));
+            assert_eq!((held.terms, held.damage), (vec![], None));
+            assert!(matches!(
+                read(f.log(), 1, index, index + 1),
+                Err(LogError::Compacted { truncated, .. }) if truncated == index
+            ));
+            assert_eq!(f.log().group_bytes(GroupId(1)), 0);
+            f.reopen();
+        }
+        f.log().write(&[append(1, index + 1, &[term, term, term])]).unwrap();
+        f.reopen();
+        assert_eq!(read(f.log(), 1, index + 1, index + 4).unwrap().len(), 3);
+        assert_eq!(loaded(f.log(), 1).installing, Some(SnapshotId(id)));
+    }
+    f.log().write(&[install(Install::Done)]).unwrap();
+    for _ in 0..2 {
+        let held = loaded(f.log(), 1);
+        assert_eq!((held.installing, held.last_index), (None, 24));
+        assert_eq!(held.truncated, LogPosition { index: 21, term: 4 });
+        f.reopen();
+    }
+    let error = f.log().write(&[begin(21, 4, 9)]).unwrap_err();
+    assert!(error.reason.contains("an install up to 21"), "{error}");
+}
+
 fn readers_see_no_hole_while_the_log_is_cut(f: &mut dyn Fixture) {
     f.log().write(&[create(1)]).unwrap();
     f.log().write(&[append(1, 1, &[1; 40])]).unwrap();
@@ -397,6 +440,7 @@ fn check(open: &dyn Fn() -> Box<dyn Fixture>) {
         one_write_holds_many_groups,
         a_record_follows_the_members,
         a_tombstone_outlives_its_log,
+        an_install_replaces_the_log,
         nothing_of_a_refused_write_stays_and_none_is_taken_after_it,
         readers_see_no_hole_while_the_log_is_cut,
     ];

@@ -8,7 +8,7 @@
 //!    a reader that meets a gap asks again and learns that the entry was taken away on purpose.
 //! 3. [`Extent::extend`] shows what was appended, once it is durable.
 
-use super::GroupWrite;
+use super::{GroupWrite, Install};
 use crate::error::LogError;
 use crate::types::{GroupId, LogEntry, LogPosition};
 use std::collections::VecDeque;
@@ -44,6 +44,8 @@ pub(super) struct Plan {
     pub removed: Range<u64>,
     /// The truncated position to store, when it moves.
     pub truncated: Option<LogPosition>,
+    /// Everything goes, the truncated position is the new beginning.
+    begins_anew: bool,
 }
 
 impl Extent {
@@ -88,8 +90,16 @@ impl Extent {
     /// Judges `write`; the error says what does not fit.
     pub fn plan(&self, write: &GroupWrite) -> Result<Plan, String> {
         let last = self.last_index;
-        let mut plan =
-            Plan { kept_last: last, stale: 0..0, removed: 0..0, truncated: write.truncate };
+        if let Some(Install::Begin(position, _)) = write.install {
+            return self.plan_anew(position, write);
+        }
+        let mut plan = Plan {
+            kept_last: last,
+            stale: 0..0,
+            removed: 0..0,
+            truncated: write.truncate,
+            begins_anew: false,
+        };
         let mut new_last = last;
         if let Some(entry) = write.append.first() {
             let (low, high) = (entry.index, entry.index + write.append.len() as u64);
@@ -120,8 +130,31 @@ impl Extent {
         Ok(plan)
     }
 
+    /// The log is replaced by a snapshot.
+    fn plan_anew(&self, position: LogPosition, write: &GroupWrite) -> Result<Plan, String> {
+        if !write.append.is_empty() || write.truncate.is_some() {
+            return Err("an install begins together with entries or a truncation".to_owned());
+        }
+        if position.index <= self.truncated.index {
+            let start = self.truncated.index;
+            return Err(format!("an install up to {} in a log cut at {start}", position.index));
+        }
+        let removed = self.truncated.index + 1..self.last_index + 1;
+        Ok(Plan {
+            kept_last: self.last_index,
+            stale: 0..0,
+            removed,
+            truncated: Some(position),
+            begins_anew: true,
+        })
+    }
+
     /// Hides what `plan` removes or replaces.
     pub fn shrink(&mut self, plan: &Plan) {
+        if let Some(position) = plan.truncated.filter(|_| plan.begins_anew) {
+            *self = Extent { changes: self.changes + 1, ..Extent::new(position) };
+            return;
+        }
         if plan.kept_last < self.last_index {
             self.changes += 1;
             self.last_index = plan.kept_last;
@@ -138,7 +171,13 @@ impl Extent {
     /// What a tombstone does: everything goes.
     pub fn plan_clear(&self) -> Plan {
         let removed = self.truncated.index + 1..self.last_index + 1;
-        Plan { kept_last: self.last_index, stale: 0..0, removed, truncated: None }
+        Plan {
+            kept_last: self.last_index,
+            stale: 0..0,
+            removed,
+            truncated: None,
+            begins_anew: false,
+        }
     }
 
     /// Hides everything; the log begins anew at index 1.

@@ -8,8 +8,9 @@
 //! cut meanwhile.
 
 use super::extent::{Extent, Plan};
-use super::{GroupLog, GroupWrite};
+use super::{GroupLog, GroupWrite, Install};
 use crate::error::LogError;
+use crate::snapshot::SnapshotId;
 use crate::types::{GroupId, GroupRecord, HardState, LogPosition};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
@@ -23,6 +24,7 @@ pub(super) struct Groups {
 struct Group {
     record: GroupRecord,
     hard_state: HardState,
+    installing: Option<SnapshotId>,
     extent: Extent,
     damage: Option<String>,
     /// Part of the write under way.
@@ -47,6 +49,7 @@ pub(super) struct Standing {
     pub hard_state: HardState,
     pub truncated: LogPosition,
     pub last_index: u64,
+    pub installing: Option<SnapshotId>,
 }
 
 impl Groups {
@@ -58,6 +61,7 @@ impl Groups {
             let group = Group {
                 record: log.record.clone(),
                 hard_state: log.hard_state,
+                installing: log.installing,
                 extent,
                 damage: log.damage.clone(),
                 writing: false,
@@ -85,6 +89,7 @@ impl Groups {
                 (hash_map::Entry::Vacant(place), Some(record)) => place.insert(Group {
                     record: record.clone(),
                     hard_state: HardState::default(),
+                    installing: None,
                     extent: Extent::default(),
                     damage: None,
                     writing: false,
@@ -107,10 +112,12 @@ impl Groups {
             if let Some(record) = &write.record {
                 if record.removed {
                     group.hard_state = HardState::default();
+                    group.installing = None;
                 }
                 group.record = record.clone();
             }
             group.hard_state = write.hard_state.unwrap_or(group.hard_state);
+            group.installing = installing(write, group.installing);
             group.writing = false;
         }
     }
@@ -125,6 +132,11 @@ impl Groups {
         }
         held.extent.readable(group, low, high)?;
         Ok(held.extent.changes())
+    }
+
+    /// Bytes of one group's entries, approximately.
+    pub fn group_bytes(&self, group: GroupId) -> u64 {
+        self.held.lock().get(&group).map_or(0, |group| group.extent.bytes())
     }
 
     /// Bytes of all entries, approximately.
@@ -143,11 +155,21 @@ impl Groups {
             last_index: group.extent.last_index(),
             terms: Vec::new(),
             memberships: Vec::new(),
+            installing: group.installing,
             damage: group.damage.clone(),
         };
         let mut all: Vec<GroupLog> = groups.iter().map(describe).collect();
         all.sort_by_key(|log| log.group);
         all
+    }
+}
+
+/// The install that is under way after `write`.
+pub(super) fn installing(write: &GroupWrite, before: Option<SnapshotId>) -> Option<SnapshotId> {
+    match write.install {
+        None => before,
+        Some(Install::Begin(_, id)) => Some(id),
+        Some(Install::Done) => None,
     }
 }
 
@@ -176,6 +198,7 @@ impl Group {
             hard_state: write.hard_state.unwrap_or(self.hard_state),
             truncated: self.extent.truncated(),
             last_index: self.extent.last_index().max(appended),
+            installing: installing(write, self.installing),
         };
         Ok(Prepared { plan, after })
     }

@@ -5,8 +5,10 @@
 
 use super::extent::Extent;
 use super::fence::Fenced;
+use super::groups::installing;
 use super::{GroupLog, GroupWrite, LogStore};
 use crate::error::{Fatal, LogError};
+use crate::snapshot::SnapshotId;
 use crate::types::{EntryKind, GroupId, GroupRecord, HardState, LogEntry};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -27,6 +29,7 @@ struct State {
 struct Group {
     record: GroupRecord,
     hard_state: HardState,
+    installing: Option<SnapshotId>,
     extent: Extent,
     entries: BTreeMap<u64, LogEntry>,
 }
@@ -81,6 +84,7 @@ impl State {
                 .or_insert_with(|| Group {
                     record: write.record.clone().expect("a new group has a record, checked above"),
                     hard_state: HardState::default(),
+                    installing: None,
                     extent: Extent::default(),
                     entries: BTreeMap::new(),
                 })
@@ -96,12 +100,14 @@ impl Group {
             self.record = record.clone();
             if record.removed {
                 self.hard_state = HardState::default();
+                self.installing = None;
                 self.entries.clear();
                 return self.extent.clear();
             }
         }
         let plan = self.extent.plan(write).expect("the write fits, checked before");
         self.hard_state = write.hard_state.unwrap_or(self.hard_state);
+        self.installing = installing(write, self.installing);
         for entry in &write.append {
             self.entries.insert(entry.index, entry.clone());
         }
@@ -122,6 +128,7 @@ impl Group {
             last_index: truncated.index,
             terms: Vec::new(),
             memberships: Vec::new(),
+            installing: self.installing,
             damage: None,
         };
         for index in truncated.index + 1..=self.extent.last_index() {
@@ -176,6 +183,10 @@ impl LogStore for MemoryLog {
             }
         }
         Ok(())
+    }
+
+    fn group_bytes(&self, group: GroupId) -> u64 {
+        self.state.lock().inner.groups.get(&group).map_or(0, |group| group.extent.bytes())
     }
 
     fn live_bytes(&self) -> u64 {

@@ -28,6 +28,7 @@ pub use memory::MemoryLog;
 pub use rocks::{RocksLog, RocksLogOptions};
 
 use crate::error::{Fatal, LogError};
+use crate::snapshot::SnapshotId;
 use crate::types::{GroupId, GroupRecord, HardState, LogEntry, LogPosition};
 
 /// Everything that one write changes in one group's log. Empty parts change nothing.
@@ -44,6 +45,18 @@ pub struct GroupWrite {
     pub append: Vec<LogEntry>,
     /// Remove every index ≤ this one and remember its term.
     pub truncate: Option<LogPosition>,
+    /// An install begins or is over.
+    pub install: Option<Install>,
+}
+
+/// A step of a snapshot's install (see [`crate::snapshot`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Install {
+    /// The state up to this position is being replaced by this snapshot: all entries go, and the log
+    /// goes on behind the position. Comes without entries and truncation.
+    Begin(LogPosition, SnapshotId),
+    /// The state is there.
+    Done,
 }
 
 impl GroupWrite {
@@ -51,7 +64,7 @@ impl GroupWrite {
     #[must_use]
     pub fn is_tombstone(&self) -> bool {
         let alone = self.append.is_empty() && self.hard_state.is_none() && self.truncate.is_none();
-        alone && self.record.as_ref().is_some_and(|record| record.removed)
+        alone && self.install.is_none() && self.record.as_ref().is_some_and(|record| record.removed)
     }
 }
 
@@ -72,6 +85,8 @@ pub struct GroupLog {
     pub terms: Vec<(u64, u64)>,
     /// Indexes of the held membership entries, ascending.
     pub memberships: Vec<u64>,
+    /// The snapshot whose install began and is not known to be over.
+    pub installing: Option<SnapshotId>,
     /// Set when a hole or a damaged record was found: the replica is to be quarantined.
     pub damage: Option<String>,
 }
@@ -82,6 +97,7 @@ pub struct GroupLog {
 /// - make one `write` call atomic and durable when it returns `Ok`, for all its groups;
 /// - within one group apply `truncate` after `append`, and drop every index ≥ `i + n` in the same
 ///   write that appends `n` entries at `i`;
+/// - keep that an install began, until it is over;
 /// - keep a group's record as [`GroupRecord::may_become`] says, a tombstone through every restart,
 ///   and let a group begin anew, with an empty log, behind its tombstone;
 /// - report a hole or a damaged middle as an error or as `damage`, never cut it silently; only a
@@ -107,6 +123,9 @@ pub trait LogStore: Send + Sync {
         bytes_max: usize,
         out: &mut Vec<LogEntry>,
     ) -> Result<(), LogError>;
+
+    /// Bytes of one group's entries, approximately.
+    fn group_bytes(&self, group: GroupId) -> u64;
 
     /// Bytes that the log cannot give back, approximately, on disk and in memory: what the store's
     /// limit is compared with.

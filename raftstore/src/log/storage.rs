@@ -9,13 +9,15 @@ use super::LogStore;
 use super::cache::Cache;
 use super::terms::Terms;
 use crate::error::LogError;
+use crate::snapshot::{Manifest, conf_snapshot};
 use crate::types::{
-    EntryKind, GroupDesc, GroupId, HardState, LogEntry, LogPosition, ReplicaDesc, ReplicaRole,
+    EntryKind, GroupDesc, GroupId, HardState, LogEntry, LogPosition, ReplicaDesc, ReplicaId,
+    ReplicaRole,
 };
 use bytes::Bytes;
 use raft::eraftpb::{ConfState, Entry, EntryType, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 /// A read for a lagging follower that the reader thread is to do.
@@ -36,6 +38,29 @@ pub(crate) struct ReplicaStorage {
     cache: Cache,
     wanted: RefCell<Vec<Wanted>>,
     fetched: Vec<LogEntry>,
+    /// The snapshot at hand.
+    offer: Option<Offer>,
+    /// The library took it since the last look.
+    offered: Cell<bool>,
+    /// The library asked for one in vain, for these members.
+    snapshot_wanted: RefCell<Vec<u64>>,
+}
+
+/// A snapshot that followers may have.
+pub(crate) struct Offer {
+    manifest: Manifest,
+    snapshot: Snapshot,
+}
+
+impl Offer {
+    pub(crate) fn new(manifest: Manifest) -> Self {
+        let snapshot = conf_snapshot(&manifest);
+        Offer { manifest, snapshot }
+    }
+
+    pub(crate) fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
 }
 
 impl ReplicaStorage {
@@ -64,11 +89,43 @@ impl ReplicaStorage {
             cache: Cache::default(),
             wanted: RefCell::default(),
             fetched: Vec::new(),
+            offer: None,
+            offered: Cell::new(false),
+            snapshot_wanted: RefCell::default(),
         }
+    }
+
+    pub(crate) fn offer(&self) -> Option<&Offer> {
+        self.offer.as_ref()
+    }
+
+    /// Gives the one before.
+    pub(crate) fn set_offer(&mut self, offer: Option<Offer>) -> Option<Offer> {
+        std::mem::replace(&mut self.offer, offer)
+    }
+
+    pub(crate) fn take_offered(&mut self) -> bool {
+        self.offered.take()
+    }
+
+    pub(crate) fn take_snapshot_wanted(&mut self) -> Vec<u64> {
+        std::mem::take(self.snapshot_wanted.get_mut())
+    }
+
+    /// A snapshot up to `position` takes the place of all entries.
+    pub(crate) fn begin_anew(&mut self, position: LogPosition) {
+        self.terms = Terms::new(position, &[], position.index);
+        self.cache = Cache::default();
+        self.fetched.clear();
     }
 
     pub(crate) fn terms(&self) -> &Terms {
         &self.terms
+    }
+
+    /// Bytes of the log on disk, approximately.
+    pub(crate) fn log_bytes(&self) -> u64 {
+        self.log.group_bytes(self.group)
     }
 
     pub(crate) fn cache_bytes(&self) -> usize {
@@ -256,8 +313,21 @@ impl Storage for ReplicaStorage {
         Ok(self.terms.last_index())
     }
 
-    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        // The log is kept for every member: nobody needs one who began with the group.
+    /// One that reaches the log's beginning and what is asked, and knows the member that it is for.
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        let index = request_index.max(self.terms.truncated().index);
+        let fits = |offer: &&Offer| {
+            let Manifest { position, desc, .. } = &offer.manifest;
+            position.index >= index && desc.replica(ReplicaId(to)).is_some()
+        };
+        if let Some(offer) = self.offer.as_ref().filter(fits) {
+            self.offered.set(true);
+            return Ok(offer.snapshot.clone());
+        }
+        let mut wanted = self.snapshot_wanted.borrow_mut();
+        if !wanted.contains(&to) {
+            wanted.push(to);
+        }
         Err(StorageError::SnapshotTemporarilyUnavailable.into())
     }
 }

@@ -4,7 +4,7 @@
 //! shards hear `Persisted`, one list a shard, and *then* the held messages leave: the shard must
 //! know that its vote or entry is durable before an answer to it can come back.
 
-use super::{GroupWrite, LogStore};
+use super::{GroupWrite, Install, LogStore};
 use crate::completion::Reply;
 use crate::error::Fatal;
 use crate::message::{LogTask, Persisted};
@@ -82,6 +82,13 @@ fn merge(into: &mut GroupWrite, later: GroupWrite) {
         *into = later;
         return;
     }
+    if matches!(later.install, Some(Install::Begin(..))) {
+        // What it replaces is not written any more; nothing comes behind it before it is durable.
+        into.append.clear();
+        into.truncate = None;
+    }
+    let begins = matches!(into.install, Some(Install::Begin(..)));
+    assert!(!begins, "a write to group {} behind an install that begins", into.group);
     // A shard waits for the end of the state before the group begins anew.
     assert!(!into.is_tombstone(), "a write to group {} behind its tombstone", into.group);
     if let Some(first) = later.append.first() {
@@ -93,6 +100,7 @@ fn merge(into: &mut GroupWrite, later: GroupWrite) {
     into.record = later.record.or(into.record.take());
     into.hard_state = later.hard_state.or(into.hard_state);
     into.truncate = later.truncate.or(into.truncate);
+    into.install = later.install.or(into.install);
 }
 
 fn push<K: PartialEq, V>(lists: &mut Vec<(K, Vec<V>)>, key: K, value: V) {

@@ -2,10 +2,11 @@
 //!
 //! Our own, for two reasons: entries decode to slices of the received frame, without a copy; and
 //! the decoder of the consensus library's protobuf version (RUSTSEC-2024-0437) is never fed with
-//! bytes from a peer. Snapshots have no form here: they travel on a stream of their own.
+//! bytes from a peer. Of a snapshot only the manifest travels here, the rest on a stream of its own.
 //!
 //! Layout: type byte, flag byte, then unsigned LEB128 varints and length-prefixed bytes.
 
+use crate::snapshot::{Manifest, conf_snapshot};
 use bytes::{Buf, Bytes};
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
@@ -83,6 +84,9 @@ fn put_fields(out: &mut impl Sink, message: &Message) {
         out.bytes(&entry.data);
         out.bytes(&entry.context);
     }
+    if message.get_msg_type() == MessageType::MsgSnapshot {
+        out.bytes(message.get_snapshot().get_data());
+    }
 }
 
 /// Decodes what [`encode`] made; the error says what is wrong with the bytes.
@@ -119,6 +123,10 @@ pub(crate) fn decode(bytes: &Bytes) -> Result<Message, String> {
         entries.push(entry);
     }
     message.entries = entries.into();
+    if message.get_msg_type() == MessageType::MsgSnapshot {
+        let manifest = Manifest::decode(&take_bytes(&mut input)?)?;
+        message.set_snapshot(conf_snapshot(&manifest));
+    }
     if input.is_empty() { Ok(message) } else { Err(format!("{} bytes too many", input.len())) }
 }
 
@@ -135,6 +143,7 @@ fn message_type(kind: u8) -> Result<MessageType, String> {
         MsgRequestPreVote,
         MsgRequestPreVoteResponse,
         MsgTimeoutNow,
+        MsgSnapshot,
     ]
     .into_iter()
     .find(|t| *t as u8 == kind)

@@ -1,7 +1,8 @@
 //! How far every member's state machine is on disk, and the log's truncation behind it.
 //!
 //! Each replica tells the others its durable applied index (the library has no such message). The
-//! log is cut behind the smallest, so whoever was down finds everything it needs (invariant I5).
+//! log is cut behind the smallest, so whoever was down finds everything it needs (invariant I5); but
+//! beyond a limit of bytes or entries it is cut all the same, and who lags gets a snapshot.
 
 use super::Replica;
 use crate::log::GroupWrite;
@@ -22,11 +23,20 @@ pub(super) struct Durable {
     ticks_since_told: u64,
     /// Something was heard, or a tick went by, since the last look.
     news: bool,
+    /// The store's log is nearly full.
+    crowded: bool,
 }
 
 impl Durable {
     pub(super) fn new(own: u64) -> Self {
-        Durable { own, peers: BTreeMap::new(), told: 0, ticks_since_told: 0, news: true }
+        Durable {
+            own,
+            peers: BTreeMap::new(),
+            told: 0,
+            ticks_since_told: 0,
+            news: true,
+            crowded: false,
+        }
     }
 
     pub(super) fn own(&self) -> u64 {
@@ -80,7 +90,7 @@ impl Replica {
                 round.send(peer.store, envelope);
             }
         }
-        if self.is_leader() && !crate::mutant::active("matched_behind_cut") {
+        if self.is_leader() {
             self.trust_durable();
         }
         self.truncate(round);
@@ -88,7 +98,7 @@ impl Replica {
 
     /// What a peer has durably applied and we know committed, its log holds as ours does,
     /// acknowledged or not. Without this a peer whose acknowledgement was lost is probed below the
-    /// cut, where only a snapshot could help: it would hang.
+    /// cut, and gets a snapshot that it does not need.
     ///
     /// Never beyond our own commit: a leader of an old term may hold other entries there.
     fn trust_durable(&mut self) {
@@ -119,7 +129,9 @@ impl Replica {
             everywhere.min().unwrap_or(0).min(self.durable.own)
         };
         let truncated = self.raw.store().terms().truncated();
-        if index < truncated.index + self.config.truncate_entries_min {
+        let index = index.max(self.crowded_out()).min(self.snapshot_floor());
+        let installing = self.snapshots.installing() || self.snapshots.waits();
+        if installing || index < truncated.index + self.config.truncate_entries_min {
             return;
         }
         let term = self.raw.store().terms().term(index).expect("a durable index is in the log");
@@ -137,6 +149,31 @@ impl Replica {
             held: Vec::new(),
             created: Vec::new(),
         });
+    }
+
+    /// The log grew beyond its limits: how much goes, whoever lags. Half of what is allowed stays, so that
+    /// a member that is nearly up to date needs no snapshot.
+    fn crowded_out(&mut self) -> u64 {
+        let terms = self.raw.store().terms();
+        let (first, last) = (terms.truncated().index, terms.last_index());
+        let (entries, bytes) = (last - first, self.raw.store().log_bytes());
+        let (entries_max, mut bytes_max) =
+            (self.config.group_log_entries_max, self.config.group_log_bytes_max);
+        if std::mem::take(&mut self.durable.crowded) {
+            bytes_max = bytes_max.min(bytes / 2);
+        }
+        if entries <= entries_max && bytes <= bytes_max {
+            return 0;
+        }
+        let of_bytes = u128::from(entries) * u128::from(bytes_max) / u128::from(bytes.max(1));
+        let kept = (entries_max / 2).min(u64::try_from(of_bytes / 2).unwrap_or(u64::MAX));
+        last.saturating_sub(kept).min(self.durable.own)
+    }
+
+    /// The store's log is nearly full, and this group's is among the largest.
+    pub(crate) fn crowd(&mut self) {
+        self.durable.crowded = true;
+        self.durable.news = true;
     }
 
     /// Frees cached entries that are durable and applied: those that every peer has too, and beyond

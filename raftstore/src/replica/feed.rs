@@ -36,6 +36,21 @@ impl Feed {
     pub(super) fn applied(&self) -> u64 {
         self.applied
     }
+
+    /// Everything that was given by a ready is applied.
+    pub(super) fn is_settled(&self) -> bool {
+        self.handed == self.committed && self.applied == self.handed
+    }
+
+    /// The state up to `index` comes from a snapshot.
+    pub(super) fn jump(&mut self, index: u64) {
+        (self.handed, self.committed) = (index, index);
+    }
+
+    /// It is there.
+    pub(super) fn loaded(&mut self, index: u64) {
+        self.applied = index;
+    }
 }
 
 impl Replica {
@@ -49,14 +64,14 @@ impl Replica {
         let Some(last) = entries.last().map(|e| e.index) else { return };
         let nothing_parked = self.feed.handed == self.feed.committed;
         self.feed.committed = last;
-        if nothing_parked && !apply_full {
+        if nothing_parked && !apply_full && !self.snapshots.installing() {
             self.hand(entries, round);
         }
     }
 
     /// Whether committed entries wait for room in the apply queue.
     pub(crate) fn has_parked(&self) -> bool {
-        self.feed.handed < self.feed.committed
+        self.feed.handed < self.feed.committed && !self.snapshots.installing()
     }
 
     /// Hands out one portion of parked entries.

@@ -188,8 +188,34 @@ impl Replica {
         Arc::new(self.record.desc.clone())
     }
 
-    /// The members are `next` from now on.
+    /// The members are `next` from now on, by an entry.
     fn follow(&mut self, next: GroupDesc, round: &mut Round) {
+        self.adopt(next, round);
+        if self.members.removed {
+            return;
+        }
+        round.log.push(LogTask {
+            shard: round.shard,
+            replica: self.me.replica,
+            write: GroupWrite {
+                group: self.group(),
+                record: Some(self.record.clone()),
+                ..GroupWrite::default()
+            },
+            ready: 0,
+            held: Vec::new(),
+            created: Vec::new(),
+        });
+        let campaigns =
+            matches!(self.raw.raft.state, StateRole::Candidate | StateRole::PreCandidate);
+        if (self.is_leader() && self.me.role.learns()) || (campaigns && self.never_leads()) {
+            let term = self.raw.raft.term;
+            self.raw.raft.become_follower(term, 0);
+        }
+    }
+
+    /// The members are `next` from now on; the record is still to be written.
+    pub(super) fn adopt(&mut self, next: GroupDesc, round: &mut Round) {
         let before = std::mem::replace(&mut self.record.desc, next);
         let desc = &self.record.desc;
         let replica_max = desc.replica_max();
@@ -212,24 +238,6 @@ impl Replica {
         };
         self.me = me;
         round.views.push(self.group_view());
-        round.log.push(LogTask {
-            shard: round.shard,
-            replica: me.replica,
-            write: GroupWrite {
-                group: self.group(),
-                record: Some(self.record.clone()),
-                ..GroupWrite::default()
-            },
-            ready: 0,
-            held: Vec::new(),
-            created: Vec::new(),
-        });
-        let campaigns =
-            matches!(self.raw.raft.state, StateRole::Candidate | StateRole::PreCandidate);
-        if (self.is_leader() && me.role.learns()) || (campaigns && self.never_leads()) {
-            let term = self.raw.raft.term;
-            self.raw.raft.become_follower(term, 0);
-        }
     }
 
     /// What a replica has to know that may not be a member, or not yet.
@@ -318,8 +326,9 @@ impl Replica {
     fn joiners_have(&self, commit: u64) -> bool {
         let caught_up = |member: &ReplicaDesc| {
             let progress = self.raw.raft.prs().get(member.replica.0);
-            let has = progress
-                .is_some_and(|p| p.state == ProgressState::Replicate && p.matched >= commit);
+            // Behind a snapshot it is probed until the next entry.
+            let has =
+                progress.is_some_and(|p| p.state != ProgressState::Snapshot && p.matched >= commit);
             has && self.is_live(member.replica)
         };
         let mut joining =

@@ -9,6 +9,7 @@
 //! 5. `membership.rs` applies changes of the members and, on the leader, drives them on.
 //! 6. `transfer.rs` hands leadership over, by order or to whom it belongs.
 //! 7. `durable.rs` learns how far everybody's state is on disk and cuts the log behind it.
+//! 8. `snapshot.rs` has snapshots made, for members that then lack entries, and installs them.
 
 pub(crate) mod codec;
 mod durable;
@@ -17,6 +18,7 @@ mod membership;
 mod propose;
 mod read;
 mod ready;
+mod snapshot;
 mod step;
 mod timer;
 mod transfer;
@@ -35,6 +37,7 @@ use membership::Members;
 use propose::Writes;
 use raft::{ProgressState, RawNode, StateRole};
 use read::Reads;
+use snapshot::Snapshots;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use timer::ElectionTimer;
@@ -77,6 +80,7 @@ pub(crate) struct Replica {
     acknowledged: Vec<u64>,
     members: Members,
     transfers: Transfers,
+    snapshots: Snapshots,
     /// Ready numbers whose log write is under way, ascending; 0 = the group's creation.
     unpersisted: VecDeque<u64>,
     /// The last of them that changed term or vote.
@@ -126,7 +130,7 @@ impl Replica {
         raw.set_batch_append(false);
         let seed = parts.seed ^ group.0.rotate_left(17) ^ me.replica.0.rotate_left(41);
         let seen = RoleView { term: hard_state.term, leader: 0, role: StateRole::Follower };
-        Ok(Replica {
+        let mut replica = Replica {
             record: log.record.clone(),
             me,
             config: Arc::clone(parts.config),
@@ -139,12 +143,15 @@ impl Replica {
             acknowledged: Vec::new(),
             members: Members::default(),
             transfers: Transfers::default(),
+            snapshots: Snapshots::new(seed),
             unpersisted: VecDeque::new(),
             vote_ready: 0,
             saved: hard_state,
             seen,
             announced: None,
-        })
+        };
+        replica.ask_for_beginning();
+        Ok(replica)
     }
 
     pub(crate) fn group(&self) -> GroupId {
@@ -187,8 +194,10 @@ impl Replica {
         let raft = &self.raw.raft;
         let follows = raft.state == StateRole::Follower && raft.leader_id != raft::INVALID_ID;
         Mood {
-            awaits_persisted: !follows,
-            awaits_applied: self.reads.await_applied() || self.members.await_applied(),
+            awaits_persisted: !follows || self.snapshots.writing() || self.snapshots.waits(),
+            awaits_applied: self.reads.await_applied()
+                || self.members.await_applied()
+                || self.snapshots.waits(),
             entry_under_way: self.entry_under_way(),
         }
     }
@@ -222,6 +231,7 @@ impl Replica {
         self.reads.expire(now, self.group());
         self.durable.tick();
         self.members.tick();
+        self.snapshots.tick();
     }
 
     /// The library reads applied + 1 ..= commit at once when it campaigns (trap 17), and aborts
@@ -231,7 +241,9 @@ impl Replica {
         let log = &self.raw.raft.raft_log;
         let lag = log.committed - log.applied;
         let sole = self.raw.raft.prs().is_singleton();
-        let able = lag <= APPLY_LAG_MAX && (!sole || self.unpersisted.is_empty());
+        let able = lag <= APPLY_LAG_MAX
+            && !self.snapshots.installing()
+            && (!sole || self.unpersisted.is_empty());
         able && !self.transfers.leaving()
     }
 
@@ -254,6 +266,7 @@ impl Replica {
     pub(crate) fn close(&mut self, error: &Error) {
         self.writes.close(self.group(), error);
         self.members.close(&Error::Unknown { group: self.group() });
+        self.snapshots.close(error);
         self.reads.fail_all(error);
         self.transfers.close(Error::Unknown { group: self.group() });
     }
@@ -283,6 +296,7 @@ impl Replica {
             cache_bytes: self.raw.store().cache_bytes(),
             waiting_proposals: self.writes.waiting(),
             waiting_reads: self.reads.waiting(),
+            installing: self.snapshots.installing(),
             damage: None,
             priority: self.record.desc.priority(self.me.replica),
             ticks_silent,

@@ -26,7 +26,8 @@ impl Replica {
     /// steps, proposes or ticks (trap 1).
     pub(crate) fn take_readies(&mut self, now: Nanos, apply_full: bool, round: &mut Round) {
         for _ in 0..READIES_MAX {
-            if !self.raw.has_ready() || self.members.removed {
+            // Behind the write that begins an install nothing is written before it is durable.
+            if !self.raw.has_ready() || self.members.removed || self.snapshots.writing() {
                 break;
             }
             self.take_ready(now, apply_full, round);
@@ -46,8 +47,8 @@ impl Replica {
 
     fn take_ready(&mut self, now: Nanos, apply_full: bool, round: &mut Round) {
         let mut ready = self.raw.ready();
-        assert!(ready.snapshot().get_metadata().index == 0, "no snapshots are sent yet");
         let number = ready.number();
+        let install = !ready.snapshot().is_empty();
         let vote_changed = self.take_vote(&ready);
         if vote_changed {
             self.vote_ready = number;
@@ -57,6 +58,7 @@ impl Replica {
         let after_persist = ready.take_persisted_messages();
         let read_states = ready.take_read_states();
         let committed = ready.take_committed_entries();
+        let install = install.then(|| self.install_write(number, round));
         for entry in &entries {
             self.raw.mut_store().append(entry.clone());
         }
@@ -75,7 +77,13 @@ impl Replica {
         if crate::mutant::active("vote_before_persist") {
             round.send_all(std::mem::take(&mut held));
         }
-        self.persist(number, vote_changed, entries, held, round);
+        match install {
+            Some(write) => {
+                assert!(entries.is_empty(), "a snapshot is stepped alone");
+                self.begin_write(number, write, held, round);
+            }
+            None => self.persist(number, vote_changed, entries, held, round),
+        }
 
         let committed = committed.into_iter().map(from_raft).collect();
         self.take_committed(committed, apply_full, round);
@@ -117,25 +125,32 @@ impl Replica {
         if !writes && held.is_empty() {
             return;
         }
-        if writes {
-            self.unpersisted.push_back(number);
-        }
+        let ready = if writes { number } else { 0 };
         if crate::mutant::active("ack_before_sync") {
             self.raw.on_persist_ready(number);
         }
-        round.log.push(LogTask {
-            shard: round.shard,
-            replica: self.me.replica,
-            write: GroupWrite {
-                group: self.group(),
-                hard_state: vote_changed.then_some(self.saved),
-                append: entries,
-                ..GroupWrite::default()
-            },
-            ready: if writes { number } else { 0 },
-            held,
-            created: Vec::new(),
-        });
+        let write = GroupWrite {
+            group: self.group(),
+            hard_state: vote_changed.then_some(self.saved),
+            append: entries,
+            ..GroupWrite::default()
+        };
+        self.begin_write(ready, write, held, round);
+    }
+
+    /// Hands a write of the ready `ready` (0 = only `held` waits) to the log writer.
+    fn begin_write(
+        &mut self,
+        ready: u64,
+        write: GroupWrite,
+        held: Vec<(StoreId, Envelope)>,
+        round: &mut Round,
+    ) {
+        if ready > 0 {
+            self.unpersisted.push_back(ready);
+        }
+        let (shard, replica) = (round.shard, self.me.replica);
+        round.log.push(LogTask { shard, replica, write, ready, held, created: Vec::new() });
     }
 
     /// The log writer made every ready up to `number` durable.
@@ -147,6 +162,7 @@ impl Replica {
             let too_far = crate::mutant::active("persisted_too_far");
             let latest = self.unpersisted.back().filter(|_| too_far);
             self.raw.on_persist_ready(latest.copied().unwrap_or(number));
+            self.snapshots.persisted(number);
         }
     }
 

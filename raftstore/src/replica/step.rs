@@ -46,6 +46,11 @@ impl Replica {
                 self.durable.heard(envelope.from, index);
                 return Ok(());
             }
+            Payload::SnapshotFailed => {
+                self.meet(store, &envelope)?;
+                self.snapshot_failed(envelope.from);
+                return Ok(());
+            }
             Payload::Raft { ref bytes, .. } => {
                 self.meet(store, &envelope)?;
                 bytes
@@ -57,6 +62,14 @@ impl Replica {
         }
         self.check(&message, apply_full)?;
         self.note_acknowledged(&message);
+        self.ask_for_beginning();
+        match message.get_msg_type() {
+            MessageType::MsgSnapshot => {
+                return self.offered(store, message).map_err(Refused::Dropped);
+            }
+            MessageType::MsgAppendResponse => self.note_beginning(&message),
+            _ => {}
+        }
         // The remaining errors mean "no such peer" or "dropped": nothing to do.
         let _ = self.raw.step(message);
         Ok(())
@@ -150,7 +163,7 @@ impl Replica {
         }
         // A delayed rejection would push next_idx back behind matched (trap 10).
         let matched = raft.prs().get(message.from).map_or(0, |p| p.matched);
-        if message.reject && message.index <= matched {
+        if message.reject && message.index <= matched && message.request_snapshot == 0 {
             return dropped("rejects what it has acknowledged since");
         }
         Ok(())

@@ -119,7 +119,8 @@ mod tests {
     use crate::log::MemoryLog;
     use crate::metrics::Metrics;
     use crate::router::Router;
-    use crate::transport::{Envelope, Transport};
+    use crate::snapshot::SnapshotId;
+    use crate::transport::{Blocks, Envelope, Transport};
     use crate::types::StoreId;
     use std::sync::atomic::AtomicBool;
     use std::thread::{self, ThreadId};
@@ -167,6 +168,10 @@ mod tests {
 
     impl Transport for Nowhere {
         fn send(&self, _to: StoreId, _envelopes: Vec<Envelope>) {}
+
+        fn fetch(&self, _from: StoreId, _id: SnapshotId, _first: u64) -> std::io::Result<Blocks> {
+            Err(std::io::ErrorKind::NotConnected.into())
+        }
     }
 
     fn shell() -> Shell {

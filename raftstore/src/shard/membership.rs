@@ -12,9 +12,10 @@ use crate::completion::{Answer, OnceCompletion, Reply};
 use crate::error::Error;
 use crate::log::{GroupLog, GroupWrite};
 use crate::members::codec;
-use crate::message::{ApplyTask, LogTask, REMOVAL, RoleEvent};
+use crate::message::{ApplyTask, LogTask, REMOVAL, RoleEvent, SnapshotTask};
 use crate::replica::members_note;
 use crate::shard::Round;
+use crate::snapshot::SnapshotId;
 use crate::transport::{Envelope, Payload};
 use crate::types::{GroupDesc, GroupId, GroupRecord, HardState, LogPosition, ReplicaId, StoreId};
 use std::collections::BTreeSet;
@@ -24,6 +25,8 @@ use std::collections::BTreeSet;
 enum Stage {
     /// Its tombstone is on the way to the log.
     Writing,
+    /// It is written, and a snapshot thread has the state in its hands still.
+    Held,
     /// Its state is being destroyed.
     Destroying,
     /// Only the tombstone is left.
@@ -34,18 +37,20 @@ enum Stage {
 pub(super) struct Gone {
     record: GroupRecord,
     stage: Stage,
+    /// The snapshot that is given to the state machine meanwhile.
+    loading: Option<SnapshotId>,
     /// Senders that were told since the last tick.
     told: BTreeSet<ReplicaId>,
 }
 
 impl Gone {
-    fn new(record: GroupRecord, stage: Stage) -> Self {
-        Gone { record, stage, told: BTreeSet::new() }
+    fn new(record: GroupRecord, stage: Stage, loading: Option<SnapshotId>) -> Self {
+        Gone { record, stage, loading, told: BTreeSet::new() }
     }
 
     /// A tombstone as found at a start; the state was destroyed before.
     pub(super) fn recovered(record: GroupRecord) -> Self {
-        Gone::new(record, Stage::Done)
+        Gone::new(record, Stage::Done, None)
     }
 
     pub(super) fn tick(&mut self) {
@@ -64,6 +69,12 @@ impl Shard {
     pub(super) fn remove(&mut self, group: GroupId, record: GroupRecord, round: &mut Round) {
         tracing::info!(group = group.0, replica = record.replica.0, "replica removed");
         self.close(group, &Error::NoGroup { group });
+        let mut loading = None;
+        if let Some(Slot::Live(live)) = self.slots.get_mut(&group) {
+            loading = live.replica.loading();
+            let snapshots = live.replica.take_snapshots();
+            round.snapshots.extend(snapshots.into_iter().map(SnapshotTask::Remove));
+        }
         if let Some(Slot::Live(live)) = self.slots.get_mut(&group)
             && live.replica.take_announced()
         {
@@ -79,7 +90,7 @@ impl Shard {
             held: Vec::new(),
             created: Vec::new(),
         });
-        self.slots.insert(group, Slot::Gone(Box::new(Gone::new(record, Stage::Writing))));
+        self.slots.insert(group, Slot::Gone(Box::new(Gone::new(record, Stage::Writing, loading))));
     }
 
     fn notice(&self, group: GroupId, replica: ReplicaId, event: RoleEvent) -> ApplyTask {
@@ -97,10 +108,28 @@ impl Shard {
     /// A tombstone is durable: nothing of the state is needed any more.
     pub(super) fn tombstone_written(&mut self, group: GroupId, round: &mut Round) {
         if let Some(Slot::Gone(gone)) = self.slots.get_mut(&group) {
+            if gone.loading.is_some() {
+                gone.stage = Stage::Held;
+                return;
+            }
             gone.stage = Stage::Destroying;
             let replica = gone.record.replica;
             round.apply.push(self.notice(group, replica, RoleEvent::Destroy));
         }
+    }
+
+    /// A snapshot thread is done with a replica that is here no more.
+    pub(super) fn snapshot_of_gone(&mut self, group: GroupId, id: SnapshotId, round: &mut Round) {
+        if let Some(Slot::Gone(gone)) = self.slots.get_mut(&group)
+            && gone.loading == Some(id)
+        {
+            gone.loading = None;
+            let written = gone.stage == Stage::Held;
+            if written {
+                self.tombstone_written(group, round);
+            }
+        }
+        round.snapshots.push(SnapshotTask::Remove(id));
     }
 
     /// The state is gone.
@@ -174,6 +203,7 @@ impl Shard {
             last_index: 0,
             terms: Vec::new(),
             memberships: Vec::new(),
+            installing: None,
             damage: None,
         };
         let mut replica = match self.replica(&log, 0, 0) {

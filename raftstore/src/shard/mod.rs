@@ -24,7 +24,7 @@ use turns::Turns;
 use crate::config::Config;
 use crate::error::{Error, Fatal};
 use crate::log::{GroupLog, LogStore};
-use crate::message::{Request, ShardMessage};
+use crate::message::{Asker, Request, ShardMessage, SnapshotNote};
 use crate::recovery::RecoveredGroup;
 use crate::replica::{Refused, Replica, ReplicaParts};
 use crate::status::{GroupView, ReplicaStatus};
@@ -160,6 +160,7 @@ impl Shard {
         if ticked {
             self.turns.tick();
             self.tick(now);
+            self.make_room();
         }
         self.unpark(&mut round)?;
         for group in std::mem::take(&mut self.dirty) {
@@ -195,6 +196,9 @@ impl Shard {
             ShardMessage::Fetched(list) => list.into_iter().for_each(|f| {
                 self.touch_same(f.group, f.replica, |replica| replica.on_fetched(f));
             }),
+            ShardMessage::Snapshots(list) => {
+                list.into_iter().for_each(|note| self.snapshot_done(note, round));
+            }
             ShardMessage::Describe(to) => {
                 // The asker may have given up; then nobody reads it.
                 let _ = to.send(self.describe());
@@ -258,7 +262,28 @@ impl Shard {
             Request::ChangeMembers { request, reply, .. } => {
                 self.touch(group, |replica| replica.change_members(&request, reply));
             }
+            Request::Snapshot { reply, .. } => {
+                self.touch(group, |replica| replica.make_snapshot(reply));
+            }
             Request::CreateGroup { record, reply } => self.created_before(&record, reply),
+        }
+    }
+
+    /// A snapshot thread has done what a replica asked of it.
+    fn snapshot_done(&mut self, note: SnapshotNote, round: &mut Round) {
+        let Asker { group, replica: id, .. } = note.asker;
+        let snapshot = note.id;
+        let mut here = false;
+        let mut damage = None;
+        self.touch_same(group, id, |replica| {
+            here = true;
+            damage = replica.on_snapshot(note, round);
+        });
+        if !here {
+            self.snapshot_of_gone(group, snapshot, round);
+        }
+        if let Some(reason) = damage {
+            self.quarantine(group, reason);
         }
     }
 
@@ -309,6 +334,26 @@ impl Shard {
         }
     }
 
+    /// When the store's log is nearly full the largest logs here give back half, whoever lags.
+    fn make_room(&mut self) {
+        let (live, max) = (self.parts.log.live_bytes(), self.parts.config.log_bytes_max);
+        if live < max / 4 * 3 {
+            return;
+        }
+        let log = Arc::clone(&self.parts.log);
+        let mut sizes: Vec<(u64, GroupId)> =
+            self.slots.keys().map(|group| (log.group_bytes(*group), *group)).collect();
+        sizes.sort_unstable_by(|a, b| b.cmp(a));
+        let mut left = live;
+        for (bytes, group) in sizes.into_iter().filter(|(bytes, _)| *bytes > 0) {
+            if left < max / 2 {
+                break;
+            }
+            left -= (bytes / 2).min(left);
+            self.touch(group, Replica::crowd);
+        }
+    }
+
     /// Gives parked groups a portion each while apply has room.
     fn unpark(&mut self, round: &mut Round) -> Result<(), Fatal> {
         while !self.parked.is_empty() && !self.apply_full() {
@@ -344,6 +389,7 @@ impl Shard {
         replica.look_around(round);
         replica.propose_queued(gather, turn, now);
         replica.confirm_queued_reads(now);
+        replica.drive_snapshots(round);
         replica.take_readies(now, apply_full, round);
         if replica.has_queued_reads() && replica.removal().is_none() {
             // A context that was under way is confirmed: the next one may start.
@@ -396,6 +442,7 @@ fn refuse(request: Request, error: &Error) {
     | Request::ReadBarrier { reply, .. }
     | Request::TransferLeader { reply, .. }
     | Request::ChangeMembers { reply, .. }
+    | Request::Snapshot { reply, .. }
     | Request::CreateGroup { reply, .. }) = request;
     reply.send(Err(error.clone()));
 }

@@ -1,11 +1,12 @@
 //! The effects of one round, all that leaves a shard.
 
-use crate::message::{ApplyTask, FetchTask, LogTask};
+use crate::message::{ApplyTask, FetchTask, LogTask, SnapshotTask};
 use crate::status::GroupView;
 use crate::transport::Envelope;
 use crate::types::{GroupId, StoreId};
 
-/// What a round wants done, to be carried out in this order: views, sends, log, apply, fetch.
+/// What a round wants done, to be carried out in this order: views, sends, log, apply, fetch,
+/// snapshots.
 #[derive(Debug, Default)]
 pub struct Round {
     /// The shard that made it.
@@ -18,6 +19,8 @@ pub struct Round {
     pub apply: Vec<ApplyTask>,
     /// For the reader.
     pub fetch: Vec<FetchTask>,
+    /// For the snapshot threads, in order.
+    pub snapshots: Vec<SnapshotTask>,
     /// Groups whose leader, term, role or members changed.
     pub views: Vec<GroupView>,
     /// Groups whose replica here was removed.

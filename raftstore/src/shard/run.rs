@@ -13,6 +13,7 @@ use crate::log::writer::LogWriter;
 use crate::log::{LogStore, reader};
 use crate::message::{Applied, ApplyTask, FetchTask, LogTask, RoleEvent, ShardMessage};
 use crate::router::Router;
+use crate::snapshot::run::SnapshotQueues;
 use crate::transport::Transport;
 use crate::types::{GroupId, Nanos, ReplicaId};
 use crossbeam::channel::{Receiver, Sender};
@@ -46,6 +47,7 @@ pub(crate) struct Queues {
     pub(crate) log: Lane<LogWriter>,
     pub(crate) apply: Lane<Applier>,
     pub(crate) fetch: Sender<Vec<FetchTask>>,
+    pub(crate) snapshots: SnapshotQueues,
 }
 
 /// A shard's loop: takes what is there, makes a round, carries its effects out. Ends when the
@@ -90,6 +92,7 @@ async fn carry_out(round: super::Round, queues: &Queues, shell: &Shell) -> Resul
         // The reader outlives the shards, so its queue is open.
         let _ = queues.fetch.send(round.fetch);
     }
+    queues.snapshots.hand(round.snapshots);
     Ok(())
 }
 

@@ -84,6 +84,7 @@ impl Slot {
             cache_bytes: 0,
             waiting_proposals: 0,
             waiting_reads: 0,
+            installing: false,
             damage: Some(q.reason.clone()),
             priority: q.record.desc.priority(q.record.replica),
             ticks_silent: 0,

@@ -7,8 +7,10 @@
 //! Messages may be lost, never reordered between two stores, and duplicated only by a broken
 //! network; Raft tolerates all three.
 
+use crate::snapshot::SnapshotId;
 use crate::types::{GroupId, ReplicaId, StoreId};
 use bytes::Bytes;
+use std::io;
 
 #[cfg(feature = "grpc")]
 pub mod grpc;
@@ -28,6 +30,8 @@ pub enum Payload {
     DurableApplied(u64),
     /// "These are the members, committed": an encoded [`crate::GroupDesc`]. See [`crate::members`].
     Members(Bytes),
+    /// "The snapshot that you sent me did not come."
+    SnapshotFailed,
 }
 
 /// One message between two replicas of one group.
@@ -49,7 +53,7 @@ impl Envelope {
     pub fn size(&self) -> usize {
         match &self.payload {
             Payload::Raft { bytes, .. } => bytes.len() + 32,
-            Payload::DurableApplied(_) => 32,
+            Payload::DurableApplied(_) | Payload::SnapshotFailed => 32,
             Payload::Members(bytes) => bytes.len() + 32,
         }
     }
@@ -69,13 +73,24 @@ impl Envelope {
 pub trait Transport: Send + Sync {
     /// Queues `envelopes` for `to`. Called by shard threads and by the log writer.
     fn send(&self, to: StoreId, envelopes: Vec<Envelope>);
+
+    /// Asks `from` for the blocks of a snapshot from `first` on, on a stream of their own. Called by snapshot
+    /// threads; blocks, as its answer does, until the next block is here or the stream ends. A
+    /// block is never given that differs from what the other store has.
+    fn fetch(&self, from: StoreId, id: SnapshotId, first: u64) -> io::Result<Blocks>;
 }
+
+/// Blocks as they come.
+pub type Blocks = Box<dyn Iterator<Item = io::Result<Bytes>> + Send>;
 
 /// The receiving end: implemented by [`crate::Store`].
 pub trait Inbound: Send + Sync {
     /// Hands in what arrived from `from`; never blocks. When the shard's queue is full the
     /// messages are dropped, as a network would.
     fn deliver(&self, from: StoreId, envelopes: Vec<Envelope>);
+
+    /// A block of a snapshot that this store has; `NotFound` behind the last one. Blocks on the disk.
+    fn snapshot_block(&self, id: SnapshotId, number: u64) -> io::Result<Bytes>;
 
     /// Nothing reaches `store` at the moment. Say it once per outage or dropped frame.
     fn unreachable(&self, store: StoreId);

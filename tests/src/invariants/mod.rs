@@ -6,13 +6,13 @@
 //! | I2 | no message promises what is not on its sender's disk | the wire and the disk ([`wire`]) |
 //! | I3 | the disk is never asked for what only the cache can have | `sim::disk` |
 //! | I4 | applied ≤ commit, applied ≤ persisted ≤ disk; durable applied ≤ durable commit ≤ log end | status, disk, recovery |
-//! | I5 | log start ≤ durable applied + 1 | status, disk, recovery |
+//! | I5 | log start ≤ durable applied + 1, unless a snapshot is being installed | status, disk, recovery |
 //! | I6 | "applied" only after the local apply of that very command | completions |
 //! | I7 | a read is served at an index not below any write acknowledged before it was asked | completions |
 //! | I8 | terms, votes, commit, applied and their durable values never go back; one leader a term; terms ascend in a log | status, disk, recovery |
 //! | I9 | a failed sync ends the process | `sim::disk`, `sim::effects` |
 //! | I10 | waiting callers and the apply queue stay within their limits | status |
-//! | I11 | regions of one store do not overlap and cover the key space | recovery |
+//! | I11 | regions of one store are those that were created: they do not overlap | recovery |
 //! | I12 | a record only goes forward; no replica comes back after its end; no id is added twice | `sim::disk`, status, members |
 //! | I13 | every version of the members is one for all; quorums of successive ones intersect | what the state machines were given ([`members`]) |
 //! | I14 | equal content at equal applied index | content hashes |
@@ -106,7 +106,7 @@ impl Invariants {
         regions: &[RegionMeta],
     ) -> Vec<String> {
         let mut problems = Vec::new();
-        if !covers(regions, &self.regions) {
+        if !fit(regions, &self.regions) {
             problems.push(format!("I11: store {} holds regions {regions:?}", node + 1));
         }
         self.commands.remove(&node);
@@ -207,8 +207,14 @@ impl Invariants {
                     status.durable_applied <= durable_applied,
                     "I4: durable applied ≤ what the engine holds on disk",
                 ),
-                (status.first_index <= status.durable_applied + 1, "I5: log start ≤ durable + 1"),
-                (cut <= durable_applied, "I5: log start on disk ≤ durable applied on disk + 1"),
+                (
+                    status.installing || status.first_index <= status.durable_applied + 1,
+                    "I5: log start ≤ durable + 1",
+                ),
+                (
+                    status.installing || cut <= durable_applied,
+                    "I5: log start on disk ≤ durable applied on disk + 1",
+                ),
                 (status.term >= last.term, "I8: the term never goes back"),
                 (status.commit >= last.commit, "I8: commit never goes back"),
                 (status.applied >= last.applied, "I8: applied never goes back"),
@@ -292,6 +298,21 @@ impl Invariants {
             commands.extend(entry.commands);
         }
         problems
+    }
+
+    /// A node's state machine took a snapshot up to `index`, durably.
+    #[must_use]
+    pub fn installed(&mut self, node: usize, group: GroupId, index: u64) -> Option<String> {
+        let known = self.logs.get(&group).map_or(0, Vec::len) as u64;
+        let replica = self.replicas.entry((node, group)).or_default();
+        let before = replica.machine;
+        (replica.machine, replica.recovered) = (index, index);
+        replica.engine_writes.clear();
+        let place = format!("store {} group {group}", node + 1);
+        if index > known {
+            return Some(format!("I1: {place}: a snapshot up to {index}, {known} are applied"));
+        }
+        (index <= before).then(|| format!("I8: {place}: a snapshot up to {index} after {before}"))
     }
 
     /// The state of a node's replica is gone.
@@ -388,12 +409,12 @@ impl Replica {
     }
 }
 
-/// Whether `held` are the regions that were created, in order and without a gap.
-fn covers(held: &[RegionMeta], created: &[RegionMeta]) -> bool {
-    let mut held: Vec<&RegionMeta> = held.iter().collect();
-    held.sort_by(|a, b| a.start.cmp(&b.start));
-    let seamless = held.windows(2).all(|pair| pair[0].end == pair[1].start);
-    let whole = held.first().is_some_and(|r| r.start.is_empty())
-        && held.last().is_some_and(|r| r.end.is_empty());
-    held.len() == created.len() && seamless && whole
+/// Whether `held` are some of the regions that were created, none of them twice.
+fn fit(held: &[RegionMeta], created: &[RegionMeta]) -> bool {
+    let same = |a: &RegionMeta, b: &RegionMeta| {
+        (a.region, a.group, &a.start, &a.end) == (b.region, b.group, &b.start, &b.end)
+    };
+    let created_once = |region: &RegionMeta| created.iter().any(|other| same(region, other));
+    let groups: BTreeSet<GroupId> = held.iter().map(|region| region.group).collect();
+    held.iter().all(created_once) && groups.len() == held.len()
 }

@@ -8,8 +8,8 @@
 //! A failing sync answers `Fatal` once, and every write after it is a violation.
 
 use flotilla_raftstore::{
-    EntryKind, Fatal, GroupId, GroupLog, GroupRecord, GroupWrite, HardState, LogEntry, LogError,
-    LogPosition, LogStore,
+    EntryKind, Fatal, GroupId, GroupLog, GroupRecord, GroupWrite, HardState, Install, LogEntry,
+    LogError, LogPosition, LogStore, SnapshotId,
 };
 use parking_lot::Mutex;
 use rand::Rng;
@@ -43,6 +43,8 @@ pub struct DurableLog {
     pub truncated: LogPosition,
     /// From `truncated.index + 1`, contiguous.
     pub entries: VecDeque<LogEntry>,
+    /// The snapshot whose install began.
+    pub installing: Option<SnapshotId>,
 }
 
 impl DurableLog {
@@ -77,6 +79,18 @@ impl DurableLog {
                 return Err(format!("I8: the vote changes within a term: {old:?} to {new:?}"));
             }
             self.hard_state = new;
+        }
+        match write.install {
+            Some(Install::Begin(position, id)) => {
+                if position.index <= self.truncated.index || !write.append.is_empty() {
+                    return Err(format!("an install at {position:?} in {:?}", self.truncated));
+                }
+                self.entries.clear();
+                self.truncated = position;
+                self.installing = Some(id);
+            }
+            Some(Install::Done) => self.installing = None,
+            None => {}
         }
         self.append(&write.append)?;
         if let Some(cut) = write.truncate {
@@ -143,6 +157,7 @@ impl DurableLog {
             truncated: self.truncated,
             last_index: self.last_index(),
             terms,
+            installing: self.installing,
             damage: None,
         }
     }
@@ -277,6 +292,12 @@ impl LogStore for SimLog {
             }
         }
         Ok(())
+    }
+
+    fn group_bytes(&self, group: GroupId) -> u64 {
+        let inner = self.inner.lock();
+        let entries = inner.groups.get(&group).into_iter().flat_map(|log| log.entries.iter());
+        entries.map(|e| e.data.len() as u64 + 32).sum()
     }
 
     fn live_bytes(&self) -> u64 {

@@ -24,6 +24,9 @@ impl World {
             Work::ApplyDone => self.apply_done(node),
             Work::SyncStart => self.sync_start(node),
             Work::SyncDone => self.sync_done(node),
+            Work::SnapshotMake(asker, id) => self.snapshot_make(node, asker, id),
+            Work::SnapshotBlock(number) => self.snapshot_block(node, number),
+            Work::SnapshotLoad(asker, manifest) => self.snapshot_load(node, asker, &manifest),
             Work::Fetch(tasks) => self.fetch(node, tasks),
             Work::Read(ticket) => self.read(node, ticket),
         };
@@ -123,6 +126,7 @@ impl World {
             let delay = self.rng.random_range(50 * MICROS..5 * MILLIS);
             self.work_after(delay, node, Work::Fetch(round.fetch));
         }
+        self.snapshot_tasks(node, round.snapshots);
         self.start_workers(node);
         Ok(())
     }
@@ -300,6 +304,7 @@ impl World {
         let hashes: Vec<_> = self
             .regions
             .iter()
+            .filter(|region| process.state_machine().region(region.region).is_some())
             .map(|region| (region.group, process.state_machine().content_hash(region.group)))
             .collect();
         for (group, content) in hashes {

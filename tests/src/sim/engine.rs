@@ -180,6 +180,10 @@ impl Engine for SimEngine {
         ))
     }
 
+    fn pin(&self, group: GroupId) -> Result<Box<dyn View + '_>, Fatal> {
+        Ok(self.view(group))
+    }
+
     fn groups(&self) -> Result<Vec<GroupId>, Fatal> {
         let inner = self.inner.lock();
         let with_system = inner

@@ -6,7 +6,8 @@
 //!    and carries its effects on: what the product's threads do.
 //! 4. `net.rs`, `disk.rs`, `engine.rs`, `clock.rs` are the simulated seams; `table.rs` puts the
 //!    product's table over the simulated engine; `watched.rs` records
-//!    what the real KV state machine is given.
+//!    what the real KV state machine is given. `snapshots.rs` is the disk of snapshots and their
+//!    way from store to store.
 //! 5. `faults.rs` breaks things; `changes.rs` changes the members; `clients.rs` and `requests.rs`
 //!    are the workload.
 //! 6. `run.rs` takes one seed from start to verdict; `sweep.rs` many, `counts.rs` sums up.
@@ -27,6 +28,7 @@ pub mod net;
 pub mod node;
 mod requests;
 pub mod run;
+pub mod snapshots;
 pub mod swarm;
 pub mod sweep;
 pub mod table;

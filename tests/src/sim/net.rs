@@ -60,6 +60,12 @@ impl Net {
         self.cuts.insert((from, to));
     }
 
+    /// Whether a direction is cut.
+    #[must_use]
+    pub fn is_cut(&self, from: u64, to: u64) -> bool {
+        self.cuts.contains(&(from, to))
+    }
+
     /// Mends one direction.
     pub fn mend(&mut self, from: u64, to: u64) {
         self.cuts.remove(&(from, to));

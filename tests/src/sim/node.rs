@@ -6,6 +6,7 @@
 use super::codec;
 use super::disk::{CrashedLog, SimLog};
 use super::engine::SimEngine;
+use super::snapshots::{Fetch, SimSnapshots};
 use super::table::SimBase;
 use super::watched::Watched;
 use flotilla_kvserver::kv::engine::{Engine, TableEngine};
@@ -13,7 +14,8 @@ use flotilla_kvserver::kv::{KvStateMachine, RegionMeta};
 use flotilla_raftstore::message::{ApplyTask, LogTask, Request, ShardMessage};
 use flotilla_raftstore::{
     ApplyDone, ApplyWorker, Completion, Config, GroupId, GroupRecord, LogDone, LogStore, LogWriter,
-    Outcome, RecoveredGroup, ReplicaId, Reply, Shard, ShardConfig, StateMachine, StoreId, recover,
+    Outcome, RecoveredGroup, ReplicaId, Reply, Shard, ShardConfig, SnapshotStore, SnapshotWorker,
+    StateMachine, StoreId, recover,
 };
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
@@ -28,6 +30,8 @@ pub struct Node {
     pub log: Arc<SimLog>,
     /// The state machine's disk.
     pub engine: Arc<SimEngine>,
+    /// The disk of snapshots.
+    pub snapshots: Arc<SimSnapshots>,
     /// Bytes of the table above it; 0 = no table.
     table_bytes_max: usize,
     /// Running now.
@@ -80,6 +84,12 @@ pub struct Process {
     pub log: Worker<LogWriter, LogTask, LogDone>,
     /// Its apply worker.
     pub apply: Worker<ApplyWorker, ApplyTask, ApplyDone>,
+    /// What snapshot threads do.
+    pub snapshots: SnapshotWorker,
+    /// Snapshots on their way here.
+    pub fetches: BTreeMap<u64, Fetch>,
+    /// How many there were.
+    pub fetches_begun: u64,
     /// The state machine, with a record of what it was given.
     pub watched: Arc<Watched>,
     /// Applied indexes when the running engine sync began.
@@ -135,6 +145,7 @@ impl Node {
             store,
             log: Arc::default(),
             engine: Arc::default(),
+            snapshots: Arc::default(),
             table_bytes_max,
             process: None,
             incarnation: 0,
@@ -145,8 +156,8 @@ impl Node {
     }
 
     /// Starts the process from its disks, and gives what was recovered. Regions without a group
-    /// in the log are created on their first members, as placement orders would. Every store has
-    /// the ranges of all regions: a replica that joins finds its own.
+    /// in the log are created on their first members, as placement orders would. A replica that joins
+    /// gets its region from a snapshot.
     pub fn start(
         &mut self,
         config: &Arc<Config>,
@@ -158,17 +169,21 @@ impl Node {
         self.leaves = false;
         let engine = self.open_engine();
         let state_machine = KvStateMachine::new(engine).map_err(|e| e.to_string())?;
-        for region in regions {
+        for region in regions.iter().filter(|region| self.begins_here(region)) {
             state_machine.create_region(region).map_err(|e| e.to_string())?;
         }
         // Those of the creations are nobody's.
         self.engine.take_checkpoints();
         let table = self.table_bytes_max > 0;
         let engine = Arc::clone(&self.engine);
-        let watched = Arc::new(Watched::new(state_machine, engine, table, regions));
+        let watched = Arc::new(Watched::new(state_machine, engine, table));
         let log = Arc::clone(&self.log) as Arc<dyn LogStore>;
         let machine = Arc::clone(&watched) as Arc<dyn StateMachine>;
-        let recovered = recover(log.as_ref(), machine.as_ref()).map_err(|e| e.to_string())?;
+        let store = Arc::clone(&self.snapshots) as Arc<dyn SnapshotStore>;
+        let block_bytes = config.snapshot_block_bytes;
+        let snapshots = SnapshotWorker::new(store, Arc::clone(&machine), block_bytes);
+        let recovered = recover(log.as_ref(), machine.as_ref(), &snapshots);
+        let recovered = recovered.map_err(|e| e.to_string())?;
         // Tombstones' states, which are destroyed at every start.
         drop(watched.take_destroyed());
         let mut shards = Vec::new();
@@ -189,6 +204,9 @@ impl Node {
             shards,
             log: Worker::new(LogWriter::new(log)),
             apply: Worker::new(ApplyWorker::new(machine)),
+            snapshots,
+            fetches: BTreeMap::new(),
+            fetches_begun: 0,
             watched,
             syncing: None,
             applied: recovered
@@ -199,6 +217,12 @@ impl Node {
         });
         self.create_missing(regions, &recovered);
         Ok(recovered)
+    }
+
+    /// The region is created on this store, and its group is not yet.
+    fn begins_here(&self, region: &RegionMeta) -> bool {
+        let held = self.log.with_group(region.group, |log| log.record.is_some());
+        region.desc().on_store(self.store).is_some() && held != Some(true)
     }
 
     fn open_engine(&self) -> Arc<dyn Engine> {
@@ -230,6 +254,7 @@ impl Node {
         self.process = None;
         let log = self.log.crash(rng);
         let engine_lost = if power_cut {
+            self.snapshots.crash(rng);
             self.engine.crash(rng)
         } else {
             self.engine.kill();

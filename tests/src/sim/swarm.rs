@@ -86,6 +86,8 @@ pub struct Plan {
     pub think_max: u64,
     /// Bytes of the table over the engine of every store; 0 = no table.
     pub table_bytes_max: usize,
+    /// Share of received snapshots that a disk damages; of blocks on the way it is a quarter.
+    pub snapshot_damage: f64,
 }
 
 impl Plan {
@@ -117,8 +119,10 @@ impl Plan {
             clients: rng.random_range(2..=4),
             think_max: *pick(rng, &[40 * MILLIS, 200 * MILLIS, 600 * MILLIS]),
             table_bytes_max: *pick(rng, &[0, 0, 400, 4_000, 1 << 20]),
+            snapshot_damage: 0.0,
         };
         let plan = if rng.random_bool(0.25) { plan.with_changes(rng) } else { plan };
+        let plan = plan.with_snapshots();
         // Drawn apart: the other seeds stay as they are.
         let rng = &mut SmallRng::seed_from_u64(seed ^ 0x1eade5);
         let plan = Plan { kills_in_order: rng.random_bool(0.25), ..plan };
@@ -129,12 +133,27 @@ impl Plan {
         plan
     }
 
-    /// Members come and go. A new one gets its log from the first entry on.
+    /// In two thirds of the seeds logs are cut so early that snapshots are needed all the time. Drawn
+    /// apart, so that all else of a seed stays as it is without.
+    fn with_snapshots(mut self) -> Self {
+        let rng = &mut SmallRng::seed_from_u64(self.seed ^ 0x5a_9501);
+        let config = &mut self.config;
+        config.snapshot_block_bytes = *pick(rng, &[16, 200, 4_096]);
+        config.snapshot_retry_ticks = *pick(rng, &[5, 20, 50]);
+        config.snapshot_keep_ticks = *pick(rng, &[5, 100, 600]);
+        self.snapshot_damage = *pick(rng, &[0.0, 0.05, 0.2]);
+        if rng.random_bool(0.66) {
+            config.group_log_entries_max = *pick(rng, &[4, 16, 64]);
+            config.truncate_entries_min = *pick(rng, &[1, 1, 8]);
+        }
+        self
+    }
+
+    /// Members come and go.
     fn with_changes(mut self, rng: &mut SmallRng) -> Self {
         self.members = *pick(rng, &[1, 3, 3, 3]);
         self.stores = self.members.max(2) + rng.random_range(1..=2);
         self.change_interval = rng.random_range(200 * MILLIS..2 * SECONDS);
-        self.config.truncate_entries_min = 1 << 40;
         self
     }
 

@@ -3,7 +3,7 @@
 use super::engine::SimEngine;
 use bytes::Bytes;
 use flotilla_kvserver::kv::engine::table::{Base, GroupCheckpoint, Pace};
-use flotilla_kvserver::kv::engine::{Change, Column, Engine, GroupChanges};
+use flotilla_kvserver::kv::engine::{Change, Column, Engine, GroupChanges, View};
 use flotilla_raftstore::{Fatal, GroupId};
 use std::sync::Arc;
 
@@ -42,6 +42,10 @@ impl Base for SimBase {
         let (all, _) = self.0.view(group).scan(column, start, end, usize::MAX, usize::MAX)?;
         let _ = all.iter().all(|(key, value)| take(key, value));
         Ok(())
+    }
+
+    fn pin(&self, group: GroupId) -> Result<Box<dyn View + '_>, Fatal> {
+        Ok(self.0.view(group))
     }
 
     fn groups(&self) -> Result<Vec<GroupId>, Fatal> {

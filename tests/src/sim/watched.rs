@@ -1,12 +1,13 @@
 //! The real KV state machine, with a record of everything that it was given to apply.
 
 use super::engine::SimEngine;
-use flotilla_kvserver::kv::{KvStateMachine, RegionMeta};
+use flotilla_kvserver::kv::KvStateMachine;
 use flotilla_raftstore::{
     AppliedState, Fatal, GroupApply, GroupDesc, GroupId, LeaderStop, LogPosition, StateMachine,
 };
 use parking_lot::Mutex;
 use std::hash::Hasher;
+use std::io::{Read, Write};
 use std::sync::Arc;
 
 /// One entry as it was applied.
@@ -35,8 +36,6 @@ pub struct Watched {
     /// Applied entries wait in a table for the engine's next write of their group.
     table: bool,
     applied: Mutex<Vec<AppliedEntry>>,
-    /// Ranges to give back to groups that were destroyed.
-    regions: Vec<RegionMeta>,
     destroyed: Mutex<Vec<GroupId>>,
     /// Members as the callback told them.
     told: Mutex<Vec<GroupDesc>>,
@@ -51,14 +50,9 @@ pub fn command_hash(command: &[u8]) -> u64 {
 impl Watched {
     /// Watches `inner`, which writes to `engine`, through a table or not.
     #[must_use]
-    pub fn new(
-        inner: Arc<KvStateMachine>,
-        engine: Arc<SimEngine>,
-        table: bool,
-        regions: &[RegionMeta],
-    ) -> Self {
+    pub fn new(inner: Arc<KvStateMachine>, engine: Arc<SimEngine>, table: bool) -> Self {
         let (applied, destroyed, told) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Watched { inner, engine, table, applied, regions: regions.to_vec(), destroyed, told }
+        Watched { inner, engine, table, applied, destroyed, told }
     }
 
     /// Groups destroyed since the last call.
@@ -121,14 +115,27 @@ impl StateMachine for Watched {
         self.inner.sync()
     }
 
-    /// Durable when it returns. The range stays: no snapshot brings it to a replica that joins.
+    /// Durable when it returns.
     fn destroy(&self, group: GroupId) -> Result<(), Fatal> {
         self.inner.destroy(group)?;
-        if let Some(region) = self.regions.iter().find(|region| region.group == group) {
-            self.inner.create_region(region)?;
-        }
         self.engine.settle(group);
         self.destroyed.lock().push(group);
+        Ok(())
+    }
+
+    fn snapshot_save(&self, group: GroupId, out: &mut dyn Write) -> Result<Option<u64>, Fatal> {
+        self.inner.snapshot_save(group, out)
+    }
+
+    /// Durable when it returns.
+    fn snapshot_load(
+        &self,
+        group: GroupId,
+        position: LogPosition,
+        from: &mut dyn Read,
+    ) -> Result<(), Fatal> {
+        self.inner.snapshot_load(group, position, from)?;
+        self.engine.settle(group);
         Ok(())
     }
 

@@ -15,8 +15,9 @@ use super::swarm::Plan;
 use super::trace::Trace;
 use crate::invariants::Invariants;
 use flotilla_kvserver::kv::RegionMeta;
-use flotilla_raftstore::message::FetchTask;
-use flotilla_raftstore::{Config, Envelope, Nanos, Outcome, ReplicaId, StoreId};
+use flotilla_raftstore::message::{Asker, FetchTask};
+use flotilla_raftstore::snapshot::Manifest;
+use flotilla_raftstore::{Config, Envelope, Nanos, Outcome, ReplicaId, SnapshotId, StoreId};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use std::cmp::Reverse;
@@ -42,6 +43,12 @@ pub enum Work {
     SyncStart,
     /// The sync is over.
     SyncDone,
+    /// A snapshot thread has a snapshot made.
+    SnapshotMake(Asker, SnapshotId),
+    /// The next block of a snapshot on its way comes, or does not.
+    SnapshotBlock(u64),
+    /// A snapshot thread gives one to the state machine.
+    SnapshotLoad(Asker, Box<Manifest>),
     /// The reader thread does these reads.
     Fetch(Vec<FetchTask>),
     /// A service thread reads the engine after the barrier of this ticket.

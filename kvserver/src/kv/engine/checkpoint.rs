@@ -16,8 +16,9 @@
 //!
 //! Made by whoever makes a checkpoint of the table; read by everyone.
 
+use super::rocks::RocksView;
 use super::table::{Base, GroupCheckpoint, Pace, Sorted};
-use super::{Column, OpenError, RocksEngine};
+use super::{Column, OpenError, Page, Pair, RocksEngine, View};
 use crate::kv::keys;
 use bytes::{Buf, Bytes};
 use flotilla_raftstore::{Fatal, GroupId};
@@ -216,6 +217,14 @@ impl Base for RocksBase {
         Ok(())
     }
 
+    fn pin(&self, group: GroupId) -> Result<Box<dyn View + '_>, Fatal> {
+        let of_group = |(key, _): &(&Bytes, &Bytes)| keys::group_of(key) == Some(group);
+        let system = self.system.read();
+        let system =
+            system.iter().filter(of_group).map(|(key, value)| (key.clone(), value.clone()));
+        Ok(Box::new(PinnedView { system: system.collect(), data: self.engine.pinned() }))
+    }
+
     fn groups(&self) -> Result<Vec<GroupId>, Fatal> {
         let mut groups = Vec::new();
         for key in self.system.read().keys() {
@@ -226,6 +235,39 @@ impl Base for RocksBase {
         }
         groups.dedup();
         Ok(groups)
+    }
+}
+
+/// The database at one moment, with the group's `System` records of that moment.
+struct PinnedView<'a> {
+    system: BTreeMap<Bytes, Bytes>,
+    data: RocksView<'a>,
+}
+
+impl View for PinnedView<'_> {
+    fn get(&self, column: Column, key: &[u8]) -> Result<Option<Bytes>, Fatal> {
+        match column {
+            Column::Data => self.data.get(column, key),
+            Column::System => Ok(self.system.get(key).cloned()),
+        }
+    }
+
+    fn scan(
+        &self,
+        column: Column,
+        start: &[u8],
+        end: &[u8],
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<(Vec<Pair>, bool), Fatal> {
+        if column == Column::Data {
+            return self.data.scan(column, start.max(LOWEST_KEY), end, limit, bytes_max);
+        }
+        let mut page = Page::new(limit, bytes_max);
+        let within = |(key, _): &(&Bytes, &Bytes)| end.is_empty() || &key[..] < end;
+        let mut records = self.system.range(Bytes::copy_from_slice(start)..).take_while(within);
+        let more = !records.all(|(key, value)| page.push(key, value));
+        Ok((page.pairs, more))
     }
 }
 

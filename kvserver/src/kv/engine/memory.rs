@@ -12,7 +12,7 @@
 
 use super::content::Content;
 use super::table::{Base, GroupCheckpoint, Pace};
-use super::{Column, OpenError, dump};
+use super::{Column, OpenError, Page, Pair, View, dump};
 use bytes::Bytes;
 use flotilla_raftstore::{Fatal, GroupId};
 use parking_lot::RwLock;
@@ -96,9 +96,38 @@ impl Base for MemoryBase {
         Ok(())
     }
 
+    fn pin(&self, group: GroupId) -> Result<Box<dyn View + '_>, Fatal> {
+        let content = self.content(group).unwrap_or_else(|| Arc::new(Content::empty(group)));
+        Ok(Box::new(ContentView(content)))
+    }
+
     fn groups(&self) -> Result<Vec<GroupId>, Fatal> {
         let contents = self.contents.read();
         let with_system = contents.values().filter(|content| !content.is_empty(Column::System));
         Ok(with_system.map(|content| content.group()).collect())
+    }
+}
+
+/// A content, which never changes.
+struct ContentView(Arc<Content>);
+
+impl View for ContentView {
+    fn get(&self, column: Column, key: &[u8]) -> Result<Option<Bytes>, Fatal> {
+        Ok(self.0.get(column, key).map(Bytes::copy_from_slice))
+    }
+
+    fn scan(
+        &self,
+        column: Column,
+        start: &[u8],
+        end: &[u8],
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<(Vec<Pair>, bool), Fatal> {
+        let mut page = Page::new(limit, bytes_max);
+        let within = |(key, _): &(&[u8], &[u8])| end.is_empty() || *key < end;
+        let mut records = self.0.scan(column, start).take_while(within);
+        let more = !records.all(|(key, value)| page.push(key, value));
+        Ok((page.pairs, more))
     }
 }

@@ -135,6 +135,10 @@ pub trait Engine: Send + Sync {
     /// The state of `group` at this moment. Hold it briefly: it may keep `write` waiting.
     fn view(&self, group: GroupId) -> Box<dyn View + '_>;
 
+    /// A state of `group` that keeps nobody waiting, however long it is held: of this moment or an
+    /// earlier one, not before the last `sync` that has returned. Blocks on the disk.
+    fn pin(&self, group: GroupId) -> Result<Box<dyn View + '_>, Fatal>;
+
     /// Every group that has a `System` record, ascending. Read at start.
     fn groups(&self) -> Result<Vec<GroupId>, Fatal>;
 

@@ -130,6 +130,11 @@ impl RocksEngine {
         self.scan(Column::Data, up_to(end), start, take)
     }
 
+    /// Everything at this moment.
+    pub(super) fn pinned(&self) -> RocksView<'_> {
+        RocksView { engine: self, snapshot: self.db.snapshot() }
+    }
+
     fn get(
         &self,
         column: Column,
@@ -196,7 +201,11 @@ impl Engine for RocksEngine {
     }
 
     fn view(&self, _group: GroupId) -> Box<dyn View + '_> {
-        Box::new(RocksView { engine: self, snapshot: self.db.snapshot() })
+        Box::new(self.pinned())
+    }
+
+    fn pin(&self, _group: GroupId) -> Result<Box<dyn View + '_>, Fatal> {
+        Ok(Box::new(self.pinned()))
     }
 
     /// RocksDB slows writers down or stops them when its flushes and compactions lag.
@@ -225,7 +234,8 @@ impl Engine for RocksEngine {
     }
 }
 
-struct RocksView<'a> {
+/// The database at one moment.
+pub(super) struct RocksView<'a> {
     engine: &'a RocksEngine,
     snapshot: Snapshot<'a>,
 }

@@ -7,13 +7,14 @@
 //! |---|---|
 //! | entry | group, index, term u64, kind u8, data |
 //! | key `record` | as in the log on RocksDB |
-//! | key `standing`, in every write of the group | term, vote, commit; truncated index and term; last index: u64 each |
+//! | key `standing`, in every write of the group | term, vote, commit; truncated index and term; last index; the snapshot being installed, if one is: u64 each |
 //!
 //! The standing says which entries must be there: raft-engine forgets a truncation when the files
 //! that hold it are gone, and would not notice a lost entry.
 
 use crate::log::groups::Standing;
 use crate::log::rocks::codec::{Encoder, Key, decode_record};
+use crate::snapshot::SnapshotId;
 use crate::types::{EntryKind, GroupId, GroupRecord, HardState, LogEntry, LogPosition};
 use bytes::{Buf, BufMut, Bytes};
 use protobuf::reflect::MessageDescriptor;
@@ -35,6 +36,7 @@ pub(super) const STANDING: &[u8] = b"standing";
 
 const HEAD_BYTES: usize = 25;
 const STANDING_BYTES: usize = 48;
+const INSTALLING_BYTES: usize = 8;
 
 /// An entry as raft-engine takes it. Not a protobuf message, though raft-engine asks for one:
 /// the data is written without a copy in between, and nothing is parsed that could be nested.
@@ -165,20 +167,24 @@ impl Clear for Entry {
 
 /// The value of a group's standing.
 pub(super) fn encode_standing(standing: &Standing) -> Vec<u8> {
-    let Standing { hard_state, truncated, last_index } = standing;
-    let mut value = Vec::with_capacity(STANDING_BYTES);
+    let Standing { hard_state, truncated, last_index, installing } = standing;
+    let mut value = Vec::with_capacity(STANDING_BYTES + INSTALLING_BYTES);
     for number in [hard_state.term, hard_state.vote, hard_state.commit] {
         value.put_u64_le(number);
     }
     for number in [truncated.index, truncated.term, *last_index] {
         value.put_u64_le(number);
     }
+    if let Some(snapshot) = installing {
+        value.put_u64_le(snapshot.0);
+    }
     value
 }
 
 /// A standing from its value.
 pub(super) fn decode_standing(mut value: &[u8]) -> Result<Standing, String> {
-    if value.len() != STANDING_BYTES {
+    let install_begun = value.len() == STANDING_BYTES + INSTALLING_BYTES;
+    if value.len() != STANDING_BYTES && !install_begun {
         return Err(format!("its standing has {} bytes", value.len()));
     }
     let mut next = || value.get_u64_le();
@@ -186,6 +192,7 @@ pub(super) fn decode_standing(mut value: &[u8]) -> Result<Standing, String> {
         hard_state: HardState { term: next(), vote: next(), commit: next() },
         truncated: LogPosition { index: next(), term: next() },
         last_index: next(),
+        installing: install_begun.then(|| SnapshotId(next())),
     })
 }
 
@@ -230,9 +237,13 @@ mod tests {
             hard_state: HardState { term: 1, vote: 2, commit: 3 },
             truncated: LogPosition { index: 4, term: 5 },
             last_index: 6,
+            installing: None,
         };
-        let value = encode_standing(&standing);
-        assert_eq!(decode_standing(&value), Ok(standing));
-        assert!(decode_standing(&value[1..]).is_err());
+        for installing in [None, Some(SnapshotId(7))] {
+            let standing = Standing { installing, ..standing };
+            let value = encode_standing(&standing);
+            assert_eq!(decode_standing(&value), Ok(standing));
+            assert!(decode_standing(&value[1..]).is_err());
+        }
     }
 }

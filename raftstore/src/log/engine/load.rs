@@ -74,6 +74,7 @@ fn load_group(
         last_index: standing.truncated.index,
         terms: Vec::new(),
         memberships: Vec::new(),
+        installing: standing.installing,
         damage: None,
     };
     let mut extent = Extent::new(standing.truncated);

@@ -348,6 +348,10 @@ impl LogStore for RaftEngineLog {
         }
     }
 
+    fn group_bytes(&self, group: GroupId) -> u64 {
+        self.groups.group_bytes(group)
+    }
+
     fn live_bytes(&self) -> u64 {
         let live = self.groups.live_bytes();
         // What nobody deletes takes its place on the disk, needed or not.

@@ -12,10 +12,11 @@
 //! |---|---|---|
 //! | 0 directory | 0, the group | replica u64, members; removed u8, membership (`members/codec.rs`) |
 //! | 1 hard state | group, 0 | term, vote, commit u64 |
-//! | 2 truncated | group, 0 | index, term u64 |
+//! | 2 truncated | group, 0 | index, term u64; the snapshot being installed u64, if one is |
 //! | 3 entry | group, index | term u64, kind u8, data |
 
 use crate::members::codec::{get_members, get_membership, put_members, put_membership};
+use crate::snapshot::SnapshotId;
 use crate::types::{
     EntryKind, GroupDesc, GroupId, GroupRecord, HardState, LogEntry, LogPosition, ReplicaId,
 };
@@ -125,10 +126,18 @@ impl Encoder {
     }
 
     /// The value of a truncated position.
-    pub fn position(&mut self, key: &RawKey, position: &LogPosition) -> &[u8] {
+    pub fn beginning(
+        &mut self,
+        key: &RawKey,
+        position: &LogPosition,
+        installing: Option<SnapshotId>,
+    ) -> &[u8] {
         self.seal(key, |body| {
             body.put_u64_le(position.index);
             body.put_u64_le(position.term);
+            if let Some(snapshot) = installing {
+                body.put_u64_le(snapshot.0);
+            }
         })
     }
 
@@ -198,10 +207,18 @@ pub fn decode_hard_state(key: &[u8], value: &[u8]) -> Result<HardState, String> 
     Ok(HardState { term: body.get_u64_le(), vote: body.get_u64_le(), commit: body.get_u64_le() })
 }
 
-/// A truncated position from its value.
-pub fn decode_position(key: &[u8], value: &[u8]) -> Result<LogPosition, String> {
-    let mut body = exactly(16, unseal(key, value)?)?;
-    Ok(LogPosition { index: body.get_u64_le(), term: body.get_u64_le() })
+/// A truncated position from its value, and the snapshot being installed.
+pub fn decode_beginning(
+    key: &[u8],
+    value: &[u8],
+) -> Result<(LogPosition, Option<SnapshotId>), String> {
+    let mut body = unseal(key, value)?;
+    let install_begun = body.len() == 24;
+    if !install_begun {
+        body = exactly(16, body)?;
+    }
+    let position = LogPosition { index: body.get_u64_le(), term: body.get_u64_le() };
+    Ok((position, install_begun.then(|| SnapshotId(body.get_u64_le()))))
 }
 
 /// A group's record from its value.
@@ -307,6 +324,9 @@ mod tests {
         assert_eq!(decode_hard_state(&key, encoder.hard_state(&key, &state)), Ok(state));
         let position = LogPosition { index: 4, term: 5 };
         let key = Key::Truncated(group).encode();
-        assert_eq!(decode_position(&key, encoder.position(&key, &position)), Ok(position));
+        for installing in [None, Some(SnapshotId(7))] {
+            let value = encoder.beginning(&key, &position, installing).to_vec();
+            assert_eq!(decode_beginning(&key, &value), Ok((position, installing)));
+        }
     }
 }

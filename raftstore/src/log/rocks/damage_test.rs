@@ -400,7 +400,7 @@ fn a_record_that_does_not_fit_quarantines_its_group() {
             Box::new(|db| {
                 let key = Key::Truncated(GroupId(1)).encode();
                 let position = crate::LogPosition { index: 2, term: 1 };
-                db.put(key, Encoder::default().position(&key, &position)).unwrap();
+                db.put(key, Encoder::default().beginning(&key, &position, None)).unwrap();
             }),
             "entry 1 is below the log's start 3",
         ),

@@ -12,6 +12,7 @@ use crate::log::extent::Extent;
 use crate::log::folder::RESTORE;
 use crate::log::groups::Loaded;
 use crate::log::{GroupLog, LogPosition};
+use crate::snapshot::SnapshotId;
 use crate::types::{EntryKind, GroupId, GroupRecord, HardState};
 use rocksdb::{DB, ErrorKind, ReadOptions};
 use std::ops::Range;
@@ -83,6 +84,7 @@ fn load_group(
         extent: Extent::default(),
         terms: Vec::new(),
         memberships: Vec::new(),
+        installing: None,
         group,
     };
     let mut options = ReadOptions::default();
@@ -122,6 +124,7 @@ struct Loading {
     extent: Extent,
     terms: Vec<(u64, u64)>,
     memberships: Vec<u64>,
+    installing: Option<SnapshotId>,
 }
 
 impl Loading {
@@ -133,8 +136,9 @@ impl Loading {
                     .map_err(|why| format!("the hard state: {why}"))?;
             }
             Some(Key::Truncated(_)) => {
-                let truncated = codec::decode_position(key, value)
+                let (truncated, installing) = codec::decode_beginning(key, value)
                     .map_err(|why| format!("the truncated position: {why}"))?;
+                self.installing = installing;
                 self.extent = Extent::new(truncated);
             }
             Some(Key::Entry(_, index)) => self.take_entry(key, index, value)?,
@@ -179,6 +183,7 @@ impl Loading {
             last_index: self.extent.last_index(),
             terms: self.terms,
             memberships: self.memberships,
+            installing: self.installing,
             damage,
         };
         Loaded { log, extent: self.extent }

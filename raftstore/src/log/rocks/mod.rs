@@ -16,7 +16,6 @@ mod load;
 
 use self::codec::{Encoder, Key};
 use self::folder::Folder;
-use super::extent::Plan;
 use super::fence::Fenced;
 use super::groups::{Groups, Prepared};
 use super::{GroupLog, GroupWrite, LogStore};
@@ -136,8 +135,8 @@ impl RocksLog {
 }
 
 /// Adds one group's changes to the batch, in the order that the contract asks for.
-fn encode(batch: &mut WriteBatch, encoder: &mut Encoder, write: &GroupWrite, plan: &Plan) {
-    let group = write.group;
+fn encode(batch: &mut WriteBatch, encoder: &mut Encoder, write: &GroupWrite, to: &Prepared) {
+    let (group, plan) = (write.group, &to.plan);
     if let Some(record) = &write.record {
         let key = Key::Directory(group).encode();
         batch.put(key, encoder.record(&key, record));
@@ -160,9 +159,9 @@ fn encode(batch: &mut WriteBatch, encoder: &mut Encoder, write: &GroupWrite, pla
             batch.delete_range(from.encode(), to.encode());
         }
     }
-    if let Some(position) = &plan.truncated {
+    if plan.truncated.is_some() || write.install.is_some() {
         let key = Key::Truncated(group).encode();
-        batch.put(key, encoder.position(&key, position));
+        batch.put(key, encoder.beginning(&key, &to.after.truncated, to.after.installing));
     }
 }
 
@@ -180,7 +179,8 @@ impl RocksLog {
         let key = Key::Directory(record.desc.group).encode();
         batch.put(key, encoder.record_1(&key, record));
         let plan = crate::log::extent::Extent::default().plan(write).unwrap();
-        encode(&mut batch, &mut encoder, write, &plan);
+        let prepared = Prepared { plan, after: super::groups::Standing::default() };
+        encode(&mut batch, &mut encoder, write, &prepared);
         self.commit(batch).unwrap();
     }
 
@@ -204,8 +204,8 @@ impl LogStore for RocksLog {
             let prepared = self.groups.prepare(writes)?;
             let bytes: usize = writes.iter().flat_map(|w| &w.append).map(|e| e.data.len()).sum();
             let mut batch = WriteBatch::with_capacity_bytes(bytes + 128 * writes.len());
-            for (write, Prepared { plan, .. }) in writes.iter().zip(&prepared) {
-                encode(&mut batch, encoder, write, plan);
+            for (write, prepared) in writes.iter().zip(&prepared) {
+                encode(&mut batch, encoder, write, prepared);
             }
             self.commit(batch)?;
             self.groups.publish(writes);
@@ -231,6 +231,10 @@ impl LogStore for RocksLog {
             }
             out.truncate(before);
         }
+    }
+
+    fn group_bytes(&self, group: GroupId) -> u64 {
+        self.groups.group_bytes(group)
     }
 
     fn live_bytes(&self) -> u64 {

@@ -7,9 +7,10 @@
 //! u64  receiving store
 //! u32  number of envelopes
 //! then per envelope, ids and lengths as LEB128 varints:
-//!   u8 kind   0 = raft, 1 = raft with entries, 2 = durable applied, 3 = members
+//!   u8 kind   0 = raft, 1 = raft with entries, 2 = durable applied, 3 = members,
+//!             4 = snapshot failed
 //!   group, from, to
-//!   kind 0, 1, 3: length, bytes       kind 2: index
+//!   kind 0, 1, 3: length, bytes       kind 2: index       kind 4: nothing
 //! ```
 //!
 //! TCP's checksum misses about one damaged segment in 65,536 and nothing protects a frame inside
@@ -32,6 +33,7 @@ const KIND_RAFT: u8 = 0;
 const KIND_RAFT_BULK: u8 = 1;
 const KIND_DURABLE_APPLIED: u8 = 2;
 const KIND_MEMBERS: u8 = 3;
+const KIND_SNAPSHOT_FAILED: u8 = 4;
 
 /// Whose frame it is; the same on every frame of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +96,7 @@ pub fn encode(link: Link, envelopes: &[Envelope]) -> Bytes {
 pub fn encoded_size_max(envelope: &Envelope) -> usize {
     let payload = match &envelope.payload {
         Payload::Raft { bytes, .. } | Payload::Members(bytes) => bytes.len(),
-        Payload::DurableApplied(_) => 0,
+        Payload::DurableApplied(_) | Payload::SnapshotFailed => 0,
     };
     payload + ENVELOPE_OVERHEAD_BYTES_MAX
 }
@@ -144,6 +146,7 @@ fn put_envelope(frame: &mut BytesMut, envelope: &Envelope) {
         Payload::Raft { bulk: true, .. } => KIND_RAFT_BULK,
         Payload::DurableApplied(_) => KIND_DURABLE_APPLIED,
         Payload::Members(_) => KIND_MEMBERS,
+        Payload::SnapshotFailed => KIND_SNAPSHOT_FAILED,
     };
     frame.put_u8(kind);
     put_varint(frame, envelope.group.0);
@@ -155,6 +158,7 @@ fn put_envelope(frame: &mut BytesMut, envelope: &Envelope) {
             frame.put_slice(bytes);
         }
         Payload::DurableApplied(index) => put_varint(frame, *index),
+        Payload::SnapshotFailed => {}
     }
 }
 
@@ -168,6 +172,7 @@ fn get_envelope(rest: &mut Bytes) -> Option<Envelope> {
             Payload::Raft { bytes: get_bytes(rest)?, bulk: kind == KIND_RAFT_BULK }
         }
         KIND_MEMBERS => Payload::Members(get_bytes(rest)?),
+        KIND_SNAPSHOT_FAILED => Payload::SnapshotFailed,
         KIND_DURABLE_APPLIED => Payload::DurableApplied(get_varint(rest)?),
         _ => return None,
     };

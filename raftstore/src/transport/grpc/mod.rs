@@ -7,6 +7,8 @@
 //! 3. The other store's service (`server`) checks hello and frames, and hands the envelopes to
 //!    its [`Inbound`].
 //!
+//! Snapshots take a connection of their own for each (`snapshot`).
+//!
 //! A broken stream loses what was on it: the store is reported unreachable once and Raft sends
 //! again what matters. [`tune`] gives a tonic server the HTTP/2 settings that this wants.
 
@@ -14,6 +16,7 @@ pub mod frame;
 mod peer;
 mod queue;
 mod server;
+mod snapshot;
 
 /// Generated from `proto/transport.proto`.
 #[allow(missing_docs, clippy::all)]
@@ -26,7 +29,8 @@ mod mod_test;
 
 pub use server::PeerService;
 
-use crate::transport::{Envelope, Inbound, Transport};
+use crate::snapshot::SnapshotId;
+use crate::transport::{Blocks, Envelope, Inbound, Transport};
 use crate::types::{ClusterId, StoreId};
 use parking_lot::{Mutex, RwLock};
 use pb::peer_server::PeerServer;
@@ -36,13 +40,14 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use serde::{Deserialize, Serialize};
 use server::StreamCount;
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// Version of hello and frames; both ends must have the same.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// A frame with one envelope may be this large; [`crate::Config`] keeps commands below it.
 pub const ENVELOPE_BYTES_MAX: usize = 8 << 20;
@@ -83,6 +88,13 @@ pub struct GrpcConfig {
     /// How long a probe may stay unanswered until the connection counts as broken, in
     /// milliseconds. Default 4000.
     pub keepalive_timeout_ms: u64,
+    /// Snapshots that other stores may read from this one at a time; more are refused and asked for
+    /// again. Default 4.
+    pub snapshot_sends_max: usize,
+    /// Bytes a second of each of them. Default 64 MiB.
+    pub snapshot_bytes_per_second: u64,
+    /// How long the next block of a snapshot may take, in milliseconds. Default 10000.
+    pub snapshot_timeout_ms: u64,
 }
 
 impl Default for GrpcConfig {
@@ -97,6 +109,9 @@ impl Default for GrpcConfig {
             handshake_timeout_ms: 2_000,
             keepalive_interval_ms: 2_000,
             keepalive_timeout_ms: 4_000,
+            snapshot_sends_max: 4,
+            snapshot_bytes_per_second: 64 << 20,
+            snapshot_timeout_ms: 10_000,
         }
     }
 }
@@ -115,6 +130,9 @@ impl GrpcConfig {
             ("handshake_timeout_ms", self.handshake_timeout_ms),
             ("keepalive_interval_ms", self.keepalive_interval_ms),
             ("keepalive_timeout_ms", self.keepalive_timeout_ms),
+            ("snapshot_sends_max", self.snapshot_sends_max as u64),
+            ("snapshot_bytes_per_second", self.snapshot_bytes_per_second),
+            ("snapshot_timeout_ms", self.snapshot_timeout_ms),
         ];
         if let Some((field, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(format!("{field} = 0: must be at least 1"));
@@ -199,6 +217,8 @@ struct Shared {
     peers: RwLock<FxHashMap<StoreId, Arc<Peer>>>,
     streams: Mutex<FxHashMap<StoreId, StreamCount>>,
     refusals: Mutex<FxHashSet<(StoreId, String)>>,
+    /// Room for snapshots that are sent.
+    sends: Arc<Semaphore>,
     closed: watch::Sender<bool>,
 }
 
@@ -211,6 +231,7 @@ impl GrpcTransport {
         store: StoreId,
         runtime: tokio::runtime::Handle,
     ) -> Arc<Self> {
+        let sends = Arc::new(Semaphore::new(config.snapshot_sends_max));
         let shared = Shared {
             config,
             cluster,
@@ -219,6 +240,7 @@ impl GrpcTransport {
             peers: RwLock::default(),
             streams: Mutex::default(),
             refusals: Mutex::default(),
+            sends,
             closed: watch::Sender::new(false),
         };
         Arc::new(GrpcTransport { shared: Arc::new(shared), runtime })
@@ -306,6 +328,14 @@ impl Transport for GrpcTransport {
             );
             self.shared.unreachable(to);
         }
+    }
+
+    fn fetch(&self, from: StoreId, id: SnapshotId, first: u64) -> io::Result<Blocks> {
+        let address = self.peer(from).address().ok_or_else(|| {
+            io::Error::new(io::ErrorKind::NotConnected, format!("no address of store {from}"))
+        })?;
+        let shared = Arc::clone(&self.shared);
+        Ok(snapshot::fetch(shared, &self.runtime, address, snapshot::Wanted { from, id, first }))
     }
 }
 

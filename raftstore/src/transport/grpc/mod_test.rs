@@ -3,6 +3,7 @@
 use super::*;
 use crate::transport::Payload;
 use crate::types::{GroupId, ReplicaId};
+use bytes::Bytes;
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use std::net::SocketAddr;
 use tokio::net::TcpListener;
@@ -11,6 +12,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 
 const CLUSTER: ClusterId = ClusterId(7);
+const HELD: SnapshotId = SnapshotId(0x1234_5678_9abc_def0);
 const LONG: Duration = Duration::from_secs(10);
 
 #[derive(Debug, PartialEq)]
@@ -24,6 +26,14 @@ struct Recorder(Sender<Event>);
 impl Inbound for Recorder {
     fn deliver(&self, from: StoreId, envelopes: Vec<Envelope>) {
         let _ = self.0.send(Event::Delivered(from, envelopes));
+    }
+
+    /// A snapshot of five blocks, each with its number.
+    fn snapshot_block(&self, id: SnapshotId, number: u64) -> io::Result<Bytes> {
+        match (id, number) {
+            (HELD, 0..5) => Ok(Bytes::from(format!("block {number}"))),
+            _ => Err(io::Error::from(io::ErrorKind::NotFound)),
+        }
     }
 
     fn unreachable(&self, store: StoreId) {
@@ -275,4 +285,37 @@ fn towards_a_silent_store_bulk_is_dropped_and_small_messages_wait() {
     assert!(status.queued_bytes > 8_000 && !status.connected);
     drop(silent);
     a.stop();
+}
+
+/// Blocks come from the one that is asked for to the last one; of another cluster, and of what is not
+/// there, nothing comes; and no more snapshots are sent at a time than may be.
+#[test]
+fn blocks_of_a_snapshot_come_on_a_stream_of_their_own() {
+    let runtime = runtime();
+    let few = GrpcConfig { snapshot_sends_max: 1, ..GrpcConfig::default() };
+    let (a, b) = (
+        Node::start(&runtime, CLUSTER, 1, GrpcConfig::default()),
+        Node::start(&runtime, CLUSTER, 2, few),
+    );
+    let c = Node::start(&runtime, ClusterId(8), 3, GrpcConfig::default());
+    let fetch = |node: &Node, id, first| -> Vec<Result<Bytes, String>> {
+        let blocks = node.transport.fetch(StoreId(2), id, first).unwrap();
+        blocks.map(|block| block.map_err(|error| error.to_string())).collect()
+    };
+    assert!(a.transport.fetch(StoreId(2), HELD, 0).is_err(), "no address yet");
+    a.knows(&b, 2);
+    c.knows(&b, 2);
+    for first in [0, 3] {
+        let expected: Vec<_> =
+            (first..5).map(|number| Ok(Bytes::from(format!("block {number}")))).collect();
+        assert_eq!(fetch(&a, HELD, first), expected);
+    }
+    let refused = |blocks: Vec<Result<Bytes, String>>| blocks[0].clone().unwrap_err();
+    assert!(refused(fetch(&a, SnapshotId(1), 0)).contains("snapshot 0000000000000001"));
+    assert!(refused(fetch(&c, HELD, 0)).contains("another cluster"));
+    let place = runtime.block_on(Arc::clone(&b.transport.shared.sends).acquire_owned()).unwrap();
+    assert!(refused(fetch(&a, HELD, 0)).contains("try again"));
+    drop(place);
+    assert_eq!(fetch(&a, HELD, 4).len(), 1);
+    [a, b, c].iter().for_each(Node::stop);
 }

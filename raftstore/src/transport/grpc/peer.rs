@@ -72,7 +72,7 @@ impl Peer {
 
 /// Why a stream ended or never began.
 #[derive(Debug, thiserror::Error)]
-enum StreamError {
+pub enum StreamError {
     #[error("cannot connect: {0}")]
     Connect(String),
     #[error("refused: {0}")]
@@ -168,7 +168,7 @@ async fn stream(
     }
 }
 
-fn endpoint(config: &GrpcConfig, address: &str) -> Result<Endpoint, StreamError> {
+pub fn endpoint(config: &GrpcConfig, address: &str) -> Result<Endpoint, StreamError> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| StreamError::Connect(with_causes(&error)))?;
     Ok(endpoint
@@ -195,6 +195,17 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// What the calls to a store begin with.
+pub fn hello(shared: &Shared, to: StoreId) -> pb::Hello {
+    pb::Hello {
+        protocol: PROTOCOL,
+        cluster: bytes::Bytes::copy_from_slice(&shared.cluster.0.to_be_bytes()),
+        from_store: shared.store.0,
+        to_store: to.0,
+        election_timeout_ms: shared.config.election_timeout_ms,
+    }
+}
+
 /// The request side of a stream: hello, then frames pulled from the queue.
 struct Packets {
     peer: Arc<Peer>,
@@ -208,13 +219,7 @@ struct Packets {
 impl Packets {
     fn new(peer: Arc<Peer>, shared: &Shared) -> Self {
         let link = Link { cluster: shared.cluster, from: shared.store, to: peer.store };
-        let hello = pb::Hello {
-            protocol: PROTOCOL,
-            cluster: bytes::Bytes::copy_from_slice(&link.cluster.0.to_be_bytes()),
-            from_store: link.from.0,
-            to_store: link.to.0,
-            election_timeout_ms: shared.config.election_timeout_ms,
-        };
+        let hello = hello(shared, peer.store);
         let session = peer.queue.start_session();
         Packets { peer, link, session, hello: Some(hello), batch: Vec::new() }
     }

@@ -8,7 +8,7 @@
 
 use super::frame::{self, FrameError, Link};
 use super::pb::{self, packet::Body};
-use super::{PROTOCOL, Shared};
+use super::{PROTOCOL, Shared, snapshot};
 use crate::types::{ClusterId, StoreId};
 use futures::{StreamExt, future, stream};
 use std::pin::Pin;
@@ -34,6 +34,19 @@ impl PeerService {
 #[tonic::async_trait]
 impl pb::peer_server::Peer for PeerService {
     type OpenStream = Answers;
+    type FetchStream = snapshot::BlockStream;
+
+    async fn fetch(
+        &self,
+        request: Request<pb::FetchRequest>,
+    ) -> Result<Response<snapshot::BlockStream>, Status> {
+        let request = request.into_inner();
+        let Some(hello) = &request.hello else {
+            return Err(Status::invalid_argument("a fetch without a hello"));
+        };
+        check(&self.shared, hello)?;
+        snapshot::serve(&self.shared, &request).map(Response::new)
+    }
 
     async fn open(
         &self,

@@ -2,7 +2,7 @@
 
 use super::pace::Pace;
 use super::records::Records;
-use crate::kv::engine::Column;
+use crate::kv::engine::{Column, View};
 use bytes::Bytes;
 use flotilla_raftstore::{Fatal, GroupId};
 
@@ -29,6 +29,10 @@ pub trait Base: Send + Sync {
         end: &[u8],
         take: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), Fatal>;
+
+    /// The group as the last checkpoint left it, for as long as it is held. Not called while a
+    /// checkpoint is made.
+    fn pin(&self, group: GroupId) -> Result<Box<dyn View + '_>, Fatal>;
 
     /// Every group that has a `System` record, ascending.
     fn groups(&self) -> Result<Vec<GroupId>, Fatal>;

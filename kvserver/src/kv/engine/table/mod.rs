@@ -178,6 +178,16 @@ impl Engine for TableEngine {
         Box::new(self.table.view(group))
     }
 
+    /// What the base has: the state as of the last checkpoint. A group that is in no checkpoint yet gets
+    /// one.
+    fn pin(&self, group: GroupId) -> Result<Box<dyn View + '_>, Fatal> {
+        let mut failed = self.table.turn.lock();
+        if !self.table.base.groups()?.contains(&group) {
+            self.table.checkpoint(&mut failed)?;
+        }
+        self.table.base.pin(group)
+    }
+
     fn groups(&self) -> Result<Vec<GroupId>, Fatal> {
         let mut groups: BTreeSet<GroupId> = self.table.base.groups()?.into_iter().collect();
         for stripe in &self.table.stripes {

@@ -1,0 +1,158 @@
+//! A region as a snapshot: written from a view of one moment, read into the place of what is there.
+//!
+//! ```text
+//! "FLOTSNAP" | format u8 = 1 | region: length u32, its JSON | applied state: length u32, its bytes
+//! then a record, ascending by key: key length u32 | value length u32 | key | value
+//! at the end: all ones u32 | records u64
+//! ```
+//!
+//! Numbers are little endian. It is the same for every engine; the library adds checksums. Runs on
+//! the snapshot threads.
+
+use super::engine::{Change, Column, Engine, GroupChanges, View};
+use super::keys;
+use super::record::GroupState;
+use super::region::RegionMeta;
+use super::state_machine::decode_meta;
+use bytes::Bytes;
+use flotilla_raftstore::{Fatal, GroupId};
+use std::io::{self, ErrorKind, Read, Write};
+
+const MAGIC: &[u8; 8] = b"FLOTSNAP";
+const FORMAT: u8 = 1;
+const END: u32 = u32::MAX;
+/// Longest part that is believed: far above every limit on keys, values and regions.
+const PART_BYTES_MAX: u32 = 64 << 20;
+/// Bytes of records of one step.
+const STEP_BYTES: usize = 1 << 20;
+
+/// Writes what `view` has of the group; the last applied index, unless there is nothing yet.
+pub fn save(view: &dyn View, group: GroupId, out: &mut dyn Write) -> Result<Option<u64>, Fatal> {
+    let meta = view.get(Column::System, &keys::meta(group))?;
+    let state = view.get(Column::System, &keys::state(group))?;
+    let (Some(text), Some(state)) = (meta, state) else { return Ok(None) };
+    let meta = decode_meta(group, &text)?;
+    let fatal = |e: io::Error| Fatal::new(format!("write a snapshot of group {group}"), e);
+    let mut head = Vec::with_capacity(text.len() + 64);
+    head.extend_from_slice(MAGIC);
+    head.push(FORMAT);
+    for part in [&text, &state] {
+        head.extend_from_slice(&length(part).to_le_bytes());
+        head.extend_from_slice(part);
+    }
+    out.write_all(&head).map_err(fatal)?;
+    let (mut start, mut records) = (meta.start.to_vec(), 0_u64);
+    loop {
+        let (page, more) = view.scan(Column::Data, &start, &meta.end, usize::MAX, STEP_BYTES)?;
+        records += page.len() as u64;
+        for (key, value) in &page {
+            out.write_all(&length(key).to_le_bytes()).map_err(fatal)?;
+            out.write_all(&length(value).to_le_bytes()).map_err(fatal)?;
+            out.write_all(key).map_err(fatal)?;
+            out.write_all(value).map_err(fatal)?;
+        }
+        match page.last() {
+            Some((key, _)) if more => {
+                start.clear();
+                start.extend_from_slice(key);
+                start.push(0);
+            }
+            _ => break,
+        }
+    }
+    let end = [&END.to_le_bytes()[..], &records.to_le_bytes()].concat();
+    out.write_all(&end).map_err(fatal)?;
+    Ok(Some(GroupState::decode(&state)?.recovered().applied))
+}
+
+fn length(part: &[u8]) -> u32 {
+    u32::try_from(part.len()).expect("keys and values are limited to far below 4 GiB")
+}
+
+/// A snapshot that is being read.
+pub struct Reading<'a> {
+    from: &'a mut dyn Read,
+    group: GroupId,
+    /// The region that it is of.
+    pub meta: RegionMeta,
+    /// Its state.
+    pub state: GroupState,
+}
+
+impl<'a> Reading<'a> {
+    /// Reads up to the first record.
+    pub fn begin(group: GroupId, from: &'a mut dyn Read) -> Result<Self, Fatal> {
+        let fatal = |e: io::Error| Fatal::new(format!("read a snapshot of group {group}"), e);
+        let mut head = [0; MAGIC.len() + 1];
+        from.read_exact(&mut head).map_err(fatal)?;
+        if head[..MAGIC.len()] != MAGIC[..] || head[MAGIC.len()] != FORMAT {
+            let why = format!("it begins with {head:02x?}: made by a newer version?");
+            return Err(fatal(io::Error::new(ErrorKind::InvalidData, why)));
+        }
+        let mut part = || -> io::Result<Vec<u8>> {
+            let length = number(from)?;
+            bytes(from, length)
+        };
+        let meta = decode_meta(group, &part().map_err(fatal)?)?;
+        let state = GroupState::decode(&part().map_err(fatal)?)?;
+        Ok(Reading { from, group, meta, state })
+    }
+
+    /// Writes all records to `engine`, whose range is empty.
+    pub fn copy_records(&mut self, engine: &dyn Engine) -> Result<(), Fatal> {
+        let group = self.group;
+        let fatal = |e: io::Error| Fatal::new(format!("read a snapshot of group {group}"), e);
+        let (mut changes, mut room, mut records) = (Vec::new(), 0, 0_u64);
+        loop {
+            let record = self.record().map_err(fatal)?;
+            let ended = record.is_none();
+            if let Some((key, value)) = record {
+                room += key.len() + value.len();
+                records += 1;
+                changes.push(Change { column: Column::Data, key, value: Some(value) });
+            }
+            if room >= STEP_BYTES || (ended && !changes.is_empty()) {
+                let changes = std::mem::take(&mut changes);
+                engine.write(&[GroupChanges { group, changes }])?;
+                room = 0;
+            }
+            if ended {
+                break;
+            }
+        }
+        let mut count = [0; 8];
+        self.from.read_exact(&mut count).map_err(fatal)?;
+        if u64::from_le_bytes(count) != records {
+            let why = format!("it has {records} of {} records", u64::from_le_bytes(count));
+            return Err(fatal(io::Error::new(ErrorKind::InvalidData, why)));
+        }
+        // To its end, so that the library checks all of it.
+        io::copy(self.from, &mut io::sink()).map(drop).map_err(fatal)
+    }
+
+    fn record(&mut self) -> io::Result<Option<(Bytes, Bytes)>> {
+        let key = number(self.from)?;
+        if key == END {
+            return Ok(None);
+        }
+        let value = number(self.from)?;
+        let key = bytes(self.from, key)?;
+        Ok(Some((Bytes::from(key), Bytes::from(bytes(self.from, value)?))))
+    }
+}
+
+fn number(from: &mut dyn Read) -> io::Result<u32> {
+    let mut number = [0; 4];
+    from.read_exact(&mut number)?;
+    Ok(u32::from_le_bytes(number))
+}
+
+fn bytes(from: &mut dyn Read, length: u32) -> io::Result<Vec<u8>> {
+    if length > PART_BYTES_MAX {
+        let why = format!("a part of {length} bytes");
+        return Err(io::Error::new(ErrorKind::InvalidData, why));
+    }
+    let mut part = vec![0; length as usize];
+    from.read_exact(&mut part)?;
+    Ok(part)
+}
