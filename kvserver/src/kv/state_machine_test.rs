@@ -395,6 +395,7 @@ fn a_snapshot_replaces_a_region_on_every_engine_and_after_every_cut() {
                 }
                 machine.create_region(&region(2, b"m", b"")).unwrap();
                 apply(&machine, 2, 1, vec![command(2, &[("other", Some("1"))])]);
+                machine.sync().unwrap();
                 if let Some(cut) = cut {
                     let loaded = machine.snapshot_load(GroupId(1), position, &mut &bytes[..cut]);
                     assert!(loaded.is_err(), "cut at {cut}");
