@@ -50,7 +50,7 @@ pub struct Config {
     /// Messages from other stores waiting for one shard; beyond it they are dropped. Default 16384.
     pub inbox_messages_max: usize,
     /// How often the state machine is made durable, so that the log can be cut, in milliseconds.
-    /// Default 2000.
+    /// Default 2000. One that takes long for it rests longer, as far as a replay stays short.
     pub sync_interval_ms: u64,
     /// A group's log is cut once this many entries are durable everywhere. Default 1024.
     pub truncate_entries_min: u64,
@@ -75,6 +75,9 @@ pub struct Config {
     /// A snapshot is kept for other followers for so many ticks after it was last of use.
     /// Default 600.
     pub snapshot_keep_ticks: u64,
+    /// A leader whose group can do without a damaged replica has it rebuilt on its store, as by
+    /// [`crate::Change::Rebuild`]. Default true.
+    pub rebuild_damaged: bool,
 }
 
 impl Default for Config {
@@ -107,6 +110,7 @@ impl Default for Config {
             snapshot_bytes_per_second: 64 << 20,
             snapshot_retry_ticks: 50,
             snapshot_keep_ticks: 600,
+            rebuild_damaged: true,
         }
     }
 }

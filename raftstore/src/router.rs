@@ -9,7 +9,7 @@ use crate::metrics::Metrics;
 use crate::shard::inbox::Inbox;
 use crate::status::{GroupView, QueueStatus};
 use crate::transport::Envelope;
-use crate::types::{GroupId, StoreId};
+use crate::types::{GroupId, ReplicaId, StoreId};
 use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
@@ -20,6 +20,8 @@ pub(crate) struct Router {
     pub(crate) config: Arc<Config>,
     pub(crate) inboxes: Vec<Inbox>,
     pub(crate) views: RwLock<FxHashMap<GroupId, Arc<GroupView>>>,
+    /// The last replica that was removed here of a group that has no replica here now.
+    pub(crate) tombstones: RwLock<FxHashMap<GroupId, ReplicaId>>,
     pub(crate) log: Arc<dyn LogStore>,
     pub(crate) metrics: Metrics,
     proposal_bytes: Arc<AtomicUsize>,
@@ -32,9 +34,9 @@ impl Router {
         log: Arc<dyn LogStore>,
         metrics: Metrics,
     ) -> Self {
-        let views = RwLock::new(FxHashMap::default());
+        let (views, tombstones) = Default::default();
         let proposal_bytes = Arc::new(AtomicUsize::new(0));
-        Router { config, inboxes, views, log, metrics, proposal_bytes }
+        Router { config, inboxes, views, tombstones, log, metrics, proposal_bytes }
     }
 
     fn shard_of(&self, group: GroupId) -> usize {
@@ -111,6 +113,7 @@ impl Router {
         }
         let mut views = self.views.write();
         for view in changed {
+            self.tombstones.write().remove(&view.record.desc.group);
             let before = views.get(&view.record.desc.group).is_some_and(|v| v.leading);
             self.metrics.role_changes.inc();
             self.metrics.leading.add(i64::from(view.leading) - i64::from(before));
@@ -119,12 +122,13 @@ impl Router {
     }
 
     /// Takes back what was published of removed replicas.
-    pub(crate) fn retract(&self, gone: &[GroupId]) {
+    pub(crate) fn retract(&self, gone: &[(GroupId, ReplicaId)]) {
         if gone.is_empty() {
             return;
         }
+        self.tombstones.write().extend(gone.iter().copied());
         let mut views = self.views.write();
-        for group in gone {
+        for (group, _) in gone {
             let before = views.remove(group).is_some_and(|view| view.leading);
             self.metrics.leading.sub(i64::from(before));
         }

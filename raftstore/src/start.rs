@@ -13,9 +13,8 @@ use crate::recovery::{RecoveredGroup, recover};
 use crate::router::Router;
 use crate::shard::inbox::{InboxEnd, inbox};
 use crate::shard::lane::lane;
-use crate::shard::run::{
-    AppliedTable, Applier, Queues, Shell, run_reader, run_shard, run_sync, run_ticker,
-};
+use crate::shard::run::{Applier, Queues, Shell, run_reader, run_shard, run_ticker};
+use crate::shard::sync::{Unsynced, run_sync};
 use crate::shard::{Shard, ShardConfig};
 use crate::snapshot::run::{SnapshotQueues, SnapshotThread};
 use crate::snapshot::{SnapshotStore, SnapshotWorker};
@@ -108,10 +107,13 @@ impl StoreBuilder {
             clock: Arc::clone(&self.clock),
             on_fatal: Arc::clone(&self.on_fatal),
         };
-        let table = applied_table(&groups);
+        let unsynced = unsynced(&groups);
         let shards = self.shards(&config, groups)?;
-        shards.iter().for_each(|shard| router.publish(shard.views()));
-        let threads = self.spawn(shards, ends, &table, &shell, spawn)?;
+        for shard in &shards {
+            router.publish(shard.views());
+            router.retract(&shard.tombstones());
+        }
+        let threads = self.spawn(shards, ends, &unsynced, &shell, spawn)?;
         let threads = Arc::new(Mutex::new(Some(threads)));
         Ok(Store { router, snapshots: self.snapshots, threads })
     }
@@ -173,14 +175,14 @@ impl StoreBuilder {
         &self,
         shards: Vec<Shard>,
         inboxes: Vec<InboxEnd>,
-        table: &AppliedTable,
+        unsynced: &Arc<Mutex<Unsynced>>,
         shell: &Shell,
         spawn: &dyn Fn(ShardTask) -> std::io::Result<()>,
     ) -> Result<Threads, StartError> {
         let writer = LogWriter::new(Arc::clone(&self.log));
         let (log, log_end) = lane(writer, self.config.inline_bytes_max);
         let worker = ApplyWorker::new(Arc::clone(&self.state_machine));
-        let applier = Applier { worker, table: Arc::clone(table) };
+        let applier = Applier { worker, unsynced: Arc::clone(unsynced) };
         let (apply, apply_end) = lane(applier, self.config.inline_apply_bytes_max);
         let (fetch, fetch_queue) = unbounded();
         let (stop, stopped) = unbounded::<()>();
@@ -214,19 +216,18 @@ impl StoreBuilder {
         let (own, own_stopped) = (shell.clone(), stopped.clone());
         threads.timers.push(thread("ticker", move || run_ticker(interval, &own_stopped, &own))?);
         let interval = Duration::from_millis(self.config.sync_interval_ms);
-        let (own, table) = (shell.clone(), Arc::clone(table));
+        let (own, unsynced) = (shell.clone(), Arc::clone(unsynced));
         let state_machine = Arc::clone(&self.state_machine);
-        let run = move || run_sync(&*state_machine, interval, &stopped, &table, &own);
+        let run = move || run_sync(&*state_machine, interval, &stopped, &unsynced, &own);
         threads.sync.push(thread("sync", run)?);
         Ok(threads)
     }
 }
 
-fn applied_table(groups: &[RecoveredGroup]) -> AppliedTable {
+fn unsynced(groups: &[RecoveredGroup]) -> Arc<Mutex<Unsynced>> {
     let applied = groups.iter().filter(|g| g.damage.is_none() && g.applied > 0);
-    Arc::new(Mutex::new(
-        applied.map(|g| (g.log.group, (g.log.record.replica, g.applied))).collect(),
-    ))
+    let applied = applied.map(|g| (g.log.group, (g.log.record.replica, g.applied)));
+    Arc::new(Mutex::new(Unsynced::new(applied.collect())))
 }
 
 fn thread(

@@ -87,6 +87,13 @@ impl Store {
         self.router.views.read().get(&group).cloned()
     }
 
+    /// The replica of `group` that was removed here, unless one is here again: only one with a
+    /// larger id may be created. A moment old, as [`Self::group`].
+    #[must_use]
+    pub fn removed(&self, group: GroupId) -> Option<ReplicaId> {
+        self.router.tombstones.read().get(&group).copied()
+    }
+
     /// All groups of this store, by id.
     #[must_use]
     pub fn groups(&self) -> Vec<Arc<GroupView>> {

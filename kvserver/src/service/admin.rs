@@ -1,17 +1,14 @@
 //! The operator's service of a store (`client/proto/admin.proto`).
 //!
-//! A new member needs room for its region before its log can reach it, and only the region's
-//! stores know its range. So the leader's store asks the other one to make room before it proposes
-//! the change; the group's replica there begins with the leader's invitation.
+//! A new member begins with the leader's invitation and then asks for a snapshot, which brings its
+//! region with it: a store that is to get one need not be asked before.
 
 use super::core::Core;
 use super::refuse::error;
-use super::routes::region_to_pb;
 use crate::directory::Directory;
-use crate::kv::{KvStateMachine, RegionMeta};
-use crate::placement_agent::order::{oneshot_reply, region_meta};
+use crate::kv::KvStateMachine;
+use crate::placement_agent::order::oneshot_reply;
 use flotilla_client::pb;
-use flotilla_client::pb::admin_client::AdminClient;
 use flotilla_client::pb::admin_server::Admin;
 use flotilla_client::pb::change::What;
 use flotilla_client::pb::error::Kind;
@@ -21,12 +18,7 @@ use flotilla_raftstore::{
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
-use tonic::transport::Endpoint;
 use tonic::{Request, Response, Status};
-
-/// To reach the store that is to get a replica, and for its answer.
-const HOST_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Implements `flotilla.kv.v1.Admin`.
 pub struct AdminService {
@@ -88,61 +80,17 @@ impl AdminService {
         for change in &changes {
             if let Change::AddVoter { store, .. } | Change::AddLearner { store, .. } = change
                 && view.record.desc.on_store(*store).is_none()
+                && self.core.directory.address(*store).is_none()
             {
-                self.make_room(group, *store).await?;
+                let what = format!(
+                    "store {store} cannot take a replica of group {group}: no such store: see \
+                     `kv stores`"
+                );
+                return Err(error(Kind::Refused, what));
             }
         }
         let request = ChangeRequest { operation, changes, force: request.force };
         self.outcome(|reply| self.core.store.change_members(group, request, reply)).await
-    }
-
-    /// Has `store` make room for the region of `group`.
-    async fn make_room(&self, group: GroupId, store: StoreId) -> Result<(), pb::Error> {
-        let refused = |why: String| {
-            let what = format!("store {store} cannot take a replica of group {group}: {why}");
-            error(Kind::Refused, what)
-        };
-        let regions = self.core.machine.regions();
-        let Some(meta) = regions.iter().find(|meta| meta.group == group) else {
-            return Err(refused("its region is not known here".to_owned()));
-        };
-        let Some(address) = self.core.directory.address(store) else {
-            return Err(refused("no such store: see `kv stores`".to_owned()));
-        };
-        let request = pb::HostRegionRequest { region: Some(region_to_pb(meta, None)) };
-        let hosted = tokio::time::timeout(HOST_TIMEOUT, host_at(&address, request)).await;
-        match hosted {
-            Ok(Ok(None)) => Ok(()),
-            Ok(Ok(Some(error))) => Err(refused(error.message)),
-            Ok(Err(why)) => Err(refused(format!("{address}: {why}"))),
-            Err(_) => Err(refused(format!("{address}: no answer in {HOST_TIMEOUT:?}"))),
-        }
-    }
-
-    async fn host(&self, region: pb::Region) -> Result<(), pb::Error> {
-        let meta = meta_from_pb(region).map_err(|why| error(Kind::Invalid, why))?;
-        let same = |known: &RegionMeta| known.region == meta.region && known.group == meta.group;
-        let clashes = |known: &RegionMeta| {
-            known.region == meta.region
-                || known.group == meta.group
-                || known.overlaps(&meta.start, &meta.end)
-        };
-        let regions = self.core.machine.regions();
-        if regions.iter().any(same) {
-            return Ok(());
-        }
-        if let Some(known) = regions.iter().find(|known| clashes(known)) {
-            let (region, group) = (known.region, known.group);
-            let why = format!("region {region} of group {group} is in its place");
-            return Err(error(Kind::Refused, why));
-        }
-        // Syncs files: not on a network thread.
-        let machine = Arc::clone(&self.core.machine);
-        let created = tokio::task::spawn_blocking(move || machine.create_region(&meta)).await;
-        match created.expect("creating a region does not panic") {
-            Ok(()) => Ok(()),
-            Err(fatal) => Err(error(Kind::Closed, fatal.to_string())),
-        }
     }
 }
 
@@ -187,21 +135,6 @@ impl Admin for AdminService {
         }
         answer(self.outcome(|reply| self.core.store.transfer_leader(group, to, reply)).await)
     }
-
-    async fn host_region(&self, request: Request<pb::HostRegionRequest>) -> Answer {
-        self.core.check_cluster(request.metadata())?;
-        answer(self.host(request.into_inner().region.unwrap_or_default()).await)
-    }
-}
-
-async fn host_at(
-    address: &str,
-    request: pb::HostRegionRequest,
-) -> Result<Option<pb::Error>, String> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|e| e.to_string())?;
-    let channel = endpoint.connect().await.map_err(|e| e.to_string())?;
-    let answer = AdminClient::new(channel).host_region(request).await;
-    answer.map(|answer| answer.into_inner().error).map_err(|status| status.message().to_owned())
 }
 
 fn change_from_pb(change: pb::Change) -> Result<Change, String> {
@@ -215,6 +148,9 @@ fn change_from_pb(change: pb::Change) -> Result<Change, String> {
         What::Promote(replica) => Change::Promote(ReplicaId(replica)),
         What::Demote(replica) => Change::Demote(ReplicaId(replica)),
         What::Remove(replica) => Change::Remove(ReplicaId(replica)),
+        What::Rebuild(pb::Rebuild { replica, new }) => {
+            Change::Rebuild { replica: ReplicaId(replica), new: ReplicaId(new) }
+        }
         What::SetPriority(pb::NewPriority { replica, priority }) => {
             Change::SetPriority { replica: ReplicaId(replica), priority: Priority(priority) }
         }
@@ -222,27 +158,6 @@ fn change_from_pb(change: pb::Change) -> Result<Change, String> {
             let parsed = operation.parse().map_err(|e| format!("operation '{operation}': {e}"))?;
             Change::Cancel(parsed)
         }
-    })
-}
-
-/// A region as the public contract has it; the error says what is wrong with it.
-fn meta_from_pb(region: pb::Region) -> Result<RegionMeta, String> {
-    let replicas = region.replicas.into_iter().map(|r| flotilla_placement::pb::Replica {
-        replica: r.replica,
-        store: r.store,
-        role: r.role,
-    });
-    let epoch = region.epoch.map(|epoch| flotilla_placement::pb::Epoch {
-        version: epoch.version,
-        members: epoch.members,
-    });
-    region_meta(flotilla_placement::pb::Region {
-        region: region.region,
-        group: region.group,
-        start: region.start,
-        end: region.end,
-        epoch,
-        replicas: replicas.collect(),
     })
 }
 

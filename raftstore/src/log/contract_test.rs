@@ -306,6 +306,31 @@ fn a_record_follows_the_members(f: &mut dyn Fixture) {
     assert!(back.contains("another record"), "{back}");
 }
 
+/// Group 1 of the folder is damaged: its tombstone ends that, and a later replica finds nothing of it.
+pub(super) fn ends_and_begins_again<L: LogStore + ?Sized>(open: impl Fn() -> Arc<L>) {
+    let log = open();
+    assert!(log.load().unwrap()[0].damage.is_some());
+    let error = log.write(&[append(1, 5, &[1])]).unwrap_err();
+    assert!(error.reason.contains("quarantined"), "{error}");
+    drop(log);
+    open().write(&[tombstone(1)]).unwrap();
+    let mut later = create(1);
+    later.record.as_mut().unwrap().replica.0 += 100;
+    later.append = append(1, 1, &[7]).append;
+    for restarted in [false, true] {
+        let log = open();
+        let found = log.load().unwrap().remove(0);
+        assert_eq!((found.damage, found.last_index), (None, u64::from(restarted)));
+        if !restarted {
+            assert!(found.record.removed);
+            log.write(&[later.clone()]).unwrap();
+        }
+        let mut out = Vec::new();
+        log.entries(GroupId(1), 1, 2, 100, &mut out).unwrap();
+        assert_eq!(out, later.append);
+    }
+}
+
 /// A tombstone is all that is left, through every restart, and only a later replica comes back.
 fn a_tombstone_outlives_its_log(f: &mut dyn Fixture) {
     let state = GroupWrite {

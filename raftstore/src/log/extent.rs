@@ -168,13 +168,12 @@ impl Extent {
         }
     }
 
-    /// What a tombstone does: everything goes.
+    /// What a tombstone does: everything goes, also what a damaged log does not know of.
     pub fn plan_clear(&self) -> Plan {
-        let removed = self.truncated.index + 1..self.last_index + 1;
         Plan {
             kept_last: self.last_index,
             stale: 0..0,
-            removed,
+            removed: 0..u64::MAX,
             truncated: None,
             begins_anew: false,
         }

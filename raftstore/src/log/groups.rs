@@ -113,6 +113,7 @@ impl Groups {
                 if record.removed {
                     group.hard_state = HardState::default();
                     group.installing = None;
+                    group.damage = None;
                 }
                 group.record = record.clone();
             }
@@ -178,7 +179,7 @@ impl Group {
         if self.writing {
             return Err("is twice in one write".to_owned());
         }
-        if let Some(damage) = &self.damage {
+        if let Some(damage) = self.damage.as_ref().filter(|_| !write.is_tombstone()) {
             return Err(format!("is quarantined: {damage}"));
         }
         if write.record.as_ref().is_some_and(|record| record.removed) {

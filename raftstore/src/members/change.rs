@@ -33,6 +33,14 @@ pub enum Change {
     Demote(ReplicaId),
     /// A member leaves; its log and state are destroyed.
     Remove(ReplicaId),
+    /// A follower gives way to a new one on its own store, with the same role: it is destroyed at
+    /// once, and the new one comes up by a snapshot. For a replica that is damaged.
+    Rebuild {
+        /// Who is destroyed.
+        replica: ReplicaId,
+        /// Who comes, above all ids of the group so far.
+        new: ReplicaId,
+    },
     /// How much a member is wanted as the leader. A leader that is not preferred any more hands
     /// over by itself.
     SetPriority {
@@ -54,6 +62,7 @@ impl Change {
             | Change::Promote(replica)
             | Change::Demote(replica)
             | Change::Remove(replica)
+            | Change::Rebuild { replica, .. }
             | Change::SetPriority { replica, .. } => Some(*replica),
             Change::Cancel(_) => None,
         }
@@ -121,6 +130,9 @@ pub(crate) fn begin(
     check_shape(desc, changes)?;
     for change in changes {
         take(desc, change, &mut next, &mut pending)?;
+        if let Change::Rebuild { replica, .. } = change {
+            check_spare(desc, *replica, live, *force)?;
+        }
     }
     let joins = next.replicas.iter().any(|r| r.role == ReplicaRole::Joining);
     next.membership.replica_max = next.replica_max();
@@ -189,6 +201,17 @@ fn take(
             pending.remove.push(replica);
             Ok(())
         }
+        Change::Rebuild { replica, new } => {
+            let old = member(desc, replica)?;
+            let role = match old.role {
+                ReplicaRole::Voter => ReplicaRole::Joining,
+                role => role,
+            };
+            check_unused(desc, next, new)?;
+            next.replicas.push(ReplicaDesc { replica: new, store: old.store, role });
+            pending.remove.push(replica);
+            Ok(())
+        }
         Change::SetPriority { replica, priority } => {
             member(desc, replica)?;
             if !priority.is_valid() {
@@ -207,16 +230,51 @@ fn member(desc: &GroupDesc, replica: ReplicaId) -> Result<ReplicaDesc, ChangeRef
 
 fn add(desc: &GroupDesc, next: &mut GroupDesc, new: ReplicaDesc) -> Result<(), ChangeRefusal> {
     let ReplicaDesc { replica, store, .. } = new;
-    let replica_max = desc.replica_max();
-    if replica <= replica_max {
-        return Err(ChangeRefusal::ReplicaUsed { replica, replica_max });
-    }
+    check_unused(desc, next, replica)?;
     // Not even beside a member that leaves: a store holds one replica of a group.
     if store == StoreId(0) || next.on_store(store).is_some() {
         return Err(ChangeRefusal::StoreTaken { store, replica });
     }
     next.replicas.push(new);
     Ok(())
+}
+
+fn check_unused(
+    desc: &GroupDesc,
+    next: &GroupDesc,
+    replica: ReplicaId,
+) -> Result<(), ChangeRefusal> {
+    let replica_max = desc.replica_max();
+    if replica <= replica_max {
+        return Err(ChangeRefusal::ReplicaUsed { replica, replica_max });
+    }
+    match next.replica(replica) {
+        Some(_) => Err(ChangeRefusal::Twice { replica }),
+        None => Ok(()),
+    }
+}
+
+/// Whether the group can decide without `replica`, which is destroyed while it still has its vote.
+fn check_spare(
+    desc: &GroupDesc,
+    replica: ReplicaId,
+    live: &Live<'_>,
+    force: bool,
+) -> Result<(), ChangeRefusal> {
+    if replica == live.me {
+        return Err(ChangeRefusal::RebuildsLeader { replica });
+    }
+    let voters = desc.replicas.iter().filter(|r| r.role.votes()).count();
+    let lives = |r: &&ReplicaDesc| {
+        r.role.votes()
+            && r.replica != replica
+            && (r.replica == live.me || (live.is_live)(r.replica))
+    };
+    let alive = desc.replicas.iter().filter(lives).count();
+    if alive * 2 > voters || force {
+        return Ok(());
+    }
+    Err(ChangeRefusal::QuorumLost { voters, live: alive })
 }
 
 /// Whether the voters that `desc` is on its way to can decide. Members that still learn count as

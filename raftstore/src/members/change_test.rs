@@ -186,3 +186,51 @@ fn a_quorum_must_be_allowed_to_lead() {
     let refusal = refused(&voters(1..=2), &[set_priority(7, 1)]);
     assert_eq!(refusal, ChangeRefusal::NotMember { replica: ReplicaId(7) });
 }
+
+#[test]
+fn a_rebuilt_replica_gives_way_to_a_new_one_on_its_store() {
+    use ReplicaRole::{Incoming, Joining, Learner, Outgoing, Voter};
+    let rebuild = |id, new| Change::Rebuild { replica: ReplicaId(id), new: ReplicaId(new) };
+    let next = begun(&voters(1..=3), 7, &[rebuild(3, 4)]);
+    assert_eq!(roles(&next), [(1, Voter), (2, Voter), (3, Voter), (4, Joining)]);
+    assert_eq!(next.replica(ReplicaId(4)).unwrap().store, StoreId(3));
+    let gives_way = |desc: &GroupDesc| -> Vec<u64> {
+        (1..=4).filter(|id| desc.gives_way(ReplicaId(*id))).collect()
+    };
+    assert_eq!(gives_way(&next), vec![3]);
+    let next = switch(&next, ReplicaId(1));
+    assert_eq!(roles(&next), [(1, Voter), (2, Voter), (3, Outgoing), (4, Incoming)]);
+    let next = leave(&next);
+    assert_eq!(roles(&next), [(1, Voter), (2, Voter), (4, Voter)]);
+    assert!(next.has_left(ReplicaId(3)) && gives_way(&next).is_empty());
+
+    // A learner at once.
+    let members = desc(&[(1, Voter), (2, Learner)]);
+    let next = begun(&members, 7, &[rebuild(2, 3)]);
+    assert_eq!(roles(&next), [(1, Voter), (3, Learner)]);
+    // Leaving as such is no giving way.
+    assert!(gives_way(&begun(&voters(1..=3), 7, &[add_voter(4, 4), remove(3)])).is_empty());
+}
+
+#[test]
+fn only_a_replica_that_can_be_spared_is_rebuilt() {
+    let rebuild = |id, new| Change::Rebuild { replica: ReplicaId(id), new: ReplicaId(new) };
+    let members = voters(1..=3);
+    let replica = ReplicaId(1);
+    assert_eq!(refused(&members, &[rebuild(1, 4)]), ChangeRefusal::RebuildsLeader { replica });
+    let used = refused(&members, &[rebuild(3, 2)]);
+    assert!(matches!(used, ChangeRefusal::ReplicaUsed { .. }), "{used}");
+    let twice = refused(&members, &[rebuild(2, 4), rebuild(3, 4)]);
+    assert_eq!(twice, ChangeRefusal::Twice { replica: ReplicaId(4) });
+    let unknown = refused(&members, &[rebuild(9, 10)]);
+    assert_eq!(unknown, ChangeRefusal::NotMember { replica: ReplicaId(9) });
+    // With 2 away too, nobody would be left to let the new one vote.
+    let live = Live { me: ReplicaId(1), is_live: &|id| id != ReplicaId(2) };
+    let lost = ChangeRefusal::QuorumLost { voters: 3, live: 1 };
+    assert_eq!(begin(&members, &request(1, &[rebuild(3, 4)]), &live), Err(lost));
+    let forced = ChangeRequest { force: true, ..request(1, &[rebuild(3, 4)]) };
+    assert!(begin(&members, &forced, &live).is_ok());
+    // 3 is the one that is away.
+    let live = Live { me: ReplicaId(1), is_live: &|id| id != ReplicaId(3) };
+    assert!(begin(&members, &request(1, &[rebuild(3, 4)]), &live).is_ok());
+}

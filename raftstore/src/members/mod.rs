@@ -17,8 +17,8 @@
 //! behind the entry itself; at a start, entries up to [`Membership::position`] are not applied
 //! again, and what the record misses is taken from the log (`crate::recovery`).
 //!
-//! A replica that is no member any more destroys its log and its state and leaves its record behind
-//! as a *tombstone*. Ids are never used twice, so whoever is not in a later description, though his
+//! A replica that is no member any more, or gives way to a new one on its store
+//! ([`Change::Rebuild`]), destroys its log and its state and leaves its record behind as a *tombstone*. Ids are never used twice, so whoever is not in a later description, though his
 //! id is not above [`GroupDesc::replica_max`], was removed. Stores tell each other descriptions
 //! ([`crate::Payload::Members`]): a leader to a learner that it never heard of, which creates the
 //! replica there; a member or a tombstone to a sender that was removed, which then ends.
@@ -198,7 +198,7 @@ pub struct Membership {
 pub struct GroupDesc {
     /// The group's id.
     pub group: GroupId,
-    /// Its members, at most one a store.
+    /// Its members, at most one a store beside one that gives way.
     pub replicas: Vec<ReplicaDesc>,
     /// How they came about.
     pub membership: Membership,
@@ -234,6 +234,16 @@ impl GroupDesc {
     #[must_use]
     pub fn is_joint(&self) -> bool {
         self.replicas.iter().any(|r| r.role.is_joint())
+    }
+
+    /// Whether `replica` gives way to another one on its store: see [`Change::Rebuild`].
+    #[must_use]
+    pub fn gives_way(&self, replica: ReplicaId) -> bool {
+        let Some(own) = self.replica(replica) else { return false };
+        let pending = self.membership.pending.as_ref();
+        let leaves = pending.is_some_and(|pending| pending.remove.contains(&replica));
+        let successor = |r: &&ReplicaDesc| r.store == own.store && r.replica > replica;
+        leaves && self.replicas.iter().any(|r| successor(&r))
     }
 
     /// Whether `replica` was a member once, or never will be: ids are not used twice.

@@ -41,6 +41,12 @@ pub enum ChangeRefusal {
         /// As asked.
         replica: ReplicaId,
     },
+    /// A leader cannot be spared.
+    #[error("replica {replica} leads: move its leadership away first")]
+    RebuildsLeader {
+        /// As asked.
+        replica: ReplicaId,
+    },
     /// No such member.
     #[error("replica {replica} is not a member: choose one of the group's")]
     NotMember {
@@ -83,11 +89,11 @@ pub enum ChangeRefusal {
     },
     /// The voters that remain could not decide anything.
     #[error(
-        "of the {voters} voters that remain only {live} are alive, no quorum: bring stores back \
+        "of {voters} voters only {live} would be there and alive, no quorum: bring stores back \
          first, or force it"
     )]
     QuorumLost {
-        /// Voters after the change.
+        /// Voters after the change, or while a replica is rebuilt.
         voters: usize,
         /// Those that the leader has heard of lately, or that are still to join.
         live: usize,

@@ -10,7 +10,9 @@ use crate::completion::{Answer, Reply};
 use crate::error::Error;
 use crate::log::GroupWrite;
 use crate::log::storage::{CHANGE, LEAVE, conf_state};
-use crate::members::{Begun, ChangeRequest, Live, begin, codec, leave, may_switch, switch};
+use crate::members::{
+    Begun, Change, ChangeRequest, Live, OperationId, begin, codec, leave, may_switch, switch,
+};
 use crate::message::LogTask;
 use crate::shard::Round;
 use crate::transport::{Envelope, Payload};
@@ -240,6 +242,30 @@ impl Replica {
         round.views.push(self.group_view());
     }
 
+    /// A member says that it is damaged: if the others can do without it, a new one takes its place.
+    pub(crate) fn replace_damaged(&mut self, replica: ReplicaId) {
+        if !self.config.rebuild_damaged || self.record.desc.replica(replica).is_none() {
+            return;
+        }
+        let new = ReplicaId(self.record.desc.replica_max().0 + 1);
+        let request = ChangeRequest {
+            // The same again while the first is not applied; a random one of an operator is larger.
+            operation: OperationId(u128::from(replica.0)),
+            changes: vec![Change::Rebuild { replica, new }],
+            force: false,
+        };
+        match self.judge(&request) {
+            Ok(Begun::Before) => {}
+            Ok(Begun::Next(next)) => {
+                let (group, id) = (self.group().0, replica.0);
+                tracing::warn!(group, replica = id, new = new.0, "rebuilds a damaged replica");
+                self.propose_members(&next, Vec::new());
+            }
+            // It says so again.
+            Err(error) => tracing::debug!(replica = replica.0, %error, "not rebuilt yet"),
+        }
+    }
+
     /// What a replica has to know that may not be a member, or not yet.
     fn members_note(&self, to: ReplicaId) -> Envelope {
         members_note(&self.record, to)
@@ -255,10 +281,10 @@ impl Replica {
     /// Another store tells the members; they may have removed this replica.
     pub(super) fn learn_members(&mut self, desc: GroupDesc) -> Result<(), Refused> {
         let known = self.record.desc.membership.version;
-        if desc.group != self.group() || desc.membership.version <= known {
+        if desc.group != self.group() || desc.membership.version < known {
             return Ok(());
         }
-        if desc.has_left(self.me.replica) {
+        if desc.has_left(self.me.replica) || desc.gives_way(self.me.replica) {
             let record = GroupRecord { desc, replica: self.me.replica, removed: true };
             return Err(Refused::Removed(Box::new(record)));
         }

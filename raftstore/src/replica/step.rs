@@ -46,6 +46,14 @@ impl Replica {
                 self.durable.heard(envelope.from, index);
                 return Ok(());
             }
+            Payload::Damaged => {
+                // Heard of, but not alive.
+                self.check_sender(store, &envelope)?;
+                if self.is_leader() {
+                    self.replace_damaged(envelope.from);
+                }
+                return Ok(());
+            }
             Payload::SnapshotFailed => {
                 self.meet(store, &envelope)?;
                 self.snapshot_failed(envelope.from);
@@ -77,6 +85,13 @@ impl Replica {
 
     /// Checks who sends to whom, and takes note of it.
     fn meet(&mut self, store: StoreId, envelope: &Envelope) -> Result<(), Refused> {
+        self.check_sender(store, envelope)?;
+        let is_member = self.record.desc.replica(envelope.from).is_some();
+        self.members.heard(envelope.from, store, is_member);
+        Ok(())
+    }
+
+    fn check_sender(&self, store: StoreId, envelope: &Envelope) -> Result<(), Refused> {
         let desc = &self.record.desc;
         if desc.has_left(envelope.from) {
             return Err(Refused::Left(envelope.from));
@@ -89,7 +104,6 @@ impl Replica {
                 envelope.from, envelope.to
             ));
         }
-        self.members.heard(envelope.from, store, sender.is_some());
         Ok(())
     }
 

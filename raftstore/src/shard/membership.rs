@@ -2,7 +2,8 @@
 //!
 //! 1. A replica that was removed is closed in the same step, and its tombstone goes to the log.
 //! 2. Once that is durable, apply destroys the group's state, behind all that was handed to it.
-//! 3. The tombstone stays. It tells whoever still writes to the replica; only a replica with a
+//! 3. A damaged replica asks the others to be removed or rebuilt, and then goes in the same way.
+//! 4. The tombstone stays. It tells whoever still writes to the replica; only a replica with a
 //!    larger id may begin here, when a leader says that it is a learner.
 
 use super::Shard;
@@ -57,6 +58,11 @@ impl Gone {
         self.told.clear();
     }
 
+    /// Who was removed.
+    pub(super) fn replica(&self) -> ReplicaId {
+        self.record.replica
+    }
+
     /// Whether `replica` may begin here.
     fn admits(&self, replica: ReplicaId) -> bool {
         let forgotten = crate::mutant::active("tombstone_forgotten");
@@ -81,7 +87,7 @@ impl Shard {
             let stop = RoleEvent::LeaderStop(LeaderStop::Removed);
             round.apply.push(self.notice(group, record.replica, stop));
         }
-        round.gone.push(group);
+        round.gone.push((group, record.replica));
         round.log.push(LogTask {
             shard: self.parts.shard,
             replica: record.replica,
@@ -153,7 +159,10 @@ impl Shard {
                 other => Err(format!("members of group {other}")),
             };
             match codec::decode(bytes).and_then(same_group) {
-                Ok(desc) => self.join(desc, envelope.to, round),
+                Ok(desc) => {
+                    self.leave_damaged(&desc, round);
+                    self.join(desc, envelope.to, round);
+                }
                 Err(reason) => {
                     tracing::debug!(group = group.0, store = from.0, reason, "message dropped");
                     self.dropped_messages += 1;
@@ -163,6 +172,17 @@ impl Shard {
             && gone.told.insert(envelope.from)
         {
             round.send(from, members_note(&gone.record, envelope.from));
+        }
+    }
+
+    /// A damaged replica that was removed, or gives way, goes as any other.
+    fn leave_damaged(&mut self, desc: &GroupDesc, round: &mut Round) {
+        let Some(Slot::Quarantined(damaged)) = self.slots.get(&desc.group) else { return };
+        let replica = damaged.record.replica;
+        let news = desc.membership.version >= damaged.record.desc.membership.version;
+        if news && (desc.has_left(replica) || desc.gives_way(replica)) {
+            let record = GroupRecord { desc: desc.clone(), replica, removed: true };
+            self.remove(desc.group, record, round);
         }
     }
 

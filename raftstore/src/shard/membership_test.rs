@@ -2,6 +2,7 @@ use super::*;
 use crate::completion::Outcome;
 use crate::config::Config;
 use crate::log::MemoryLog;
+use crate::members::PendingChange;
 use crate::message::{Applied, Persisted, Request, ShardMessage};
 use crate::shard::ShardConfig;
 use crate::types::{Nanos, ReplicaDesc, ReplicaRole};
@@ -165,4 +166,66 @@ fn members_under_the_name_of_another_group_begin_nothing() {
     envelope.group = GroupId(1);
     stepped.round(vec![ShardMessage::Deliver { from, envelopes: vec![envelope] }]);
     assert_eq!(stepped.shard.describe().len(), 1);
+}
+
+/// Whom a round tells that replica 1 is damaged.
+fn complains(round: &Round) -> Vec<u64> {
+    let sent = round.sends.iter().flat_map(|(_, envelopes)| envelopes);
+    sent.filter(|e| e.payload == Payload::Damaged).map(|e| e.to.0).collect()
+}
+
+#[test]
+fn a_damaged_replica_complains_until_it_is_removed_or_gives_way() {
+    use ReplicaRole::{Joining, Learner, Voter};
+    let voters = [(1, 1, Voter), (2, 2, Voter), (3, 3, Voter)];
+    let mut gives_way = desc(1, 4, &[&voters[..], &[(4, 1, Joining)]].concat());
+    gives_way.membership.pending =
+        Some(PendingChange { remove: vec![ReplicaId(1)], ..PendingChange::default() });
+    let removed = desc(1, 4, &[(2, 2, Voter), (3, 3, Voter), (4, 1, Learner)]);
+    for news in [removed, gives_way] {
+        let mut stepped = Stepped::new();
+        let record = GroupRecord::new(desc(1, 2, &voters), ReplicaId(1));
+        let reply = stepped.reply("created");
+        stepped.work(vec![ShardMessage::Requests(vec![Request::CreateGroup { record, reply }])]);
+        stepped.shard.quarantine(GroupId(1), "planted".to_owned());
+        let told_in = |stepped: &mut Stepped, ticks| -> Vec<u64> {
+            (0..ticks).flat_map(|_| complains(&stepped.round(vec![ShardMessage::Tick]))).collect()
+        };
+        let ticks = Config::default().election_ticks;
+        assert_eq!(told_in(&mut stepped, 2 * ticks), [2, 3, 2, 3]);
+
+        // Old news, and news that are none.
+        stepped.work(vec![told(&desc(1, 1, &[(2, 2, Voter)]), 1)]);
+        stepped.work(vec![told(&desc(1, 3, &voters), 1)]);
+        assert_eq!(told_in(&mut stepped, ticks), [2, 3]);
+
+        stepped.work(vec![told(&news, 4)]);
+        assert!(stepped.shard.describe().is_empty(), "it is gone, durably");
+        assert_eq!(stepped.shard.tombstones(), [(GroupId(1), ReplicaId(1))]);
+        assert_eq!(told_in(&mut stepped, ticks), [0; 0]);
+        stepped.work(vec![told(&news, 4)]);
+        let status = &stepped.shard.describe()[0];
+        assert_eq!((status.replica, status.damage.as_ref()), (ReplicaId(4), None));
+        assert_eq!(stepped.shard.tombstones(), []);
+    }
+}
+
+/// An operator may have one rebuilt that its store takes for sound.
+#[test]
+fn a_sound_replica_gives_way_too() {
+    use ReplicaRole::{Joining, Voter};
+    let members = [(1, 1, Voter), (2, 2, Voter), (3, 3, Voter)];
+    let mut stepped = Stepped::new();
+    let record = GroupRecord::new(desc(1, 0, &members), ReplicaId(1));
+    let reply = stepped.reply("created");
+    stepped.work(vec![ShardMessage::Requests(vec![Request::CreateGroup { record, reply }])]);
+    let mut news = desc(1, 1, &[&members[..], &[(4, 1, Joining)]].concat());
+    stepped.work(vec![told(&news, 4)]);
+    assert_eq!(stepped.shard.describe()[0].replica, ReplicaId(1), "nobody said that it goes");
+    news.membership.pending =
+        Some(PendingChange { remove: vec![ReplicaId(1)], ..PendingChange::default() });
+    stepped.work(vec![told(&news, 4)]);
+    assert!(stepped.shard.describe().is_empty());
+    stepped.work(vec![told(&news, 4)]);
+    assert_eq!(stepped.shard.describe()[0].replica, ReplicaId(4));
 }

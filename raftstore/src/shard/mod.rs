@@ -14,6 +14,7 @@ mod membership;
 mod round;
 pub(crate) mod run;
 mod slot;
+pub(crate) mod sync;
 mod turns;
 
 pub use round::Round;
@@ -29,7 +30,7 @@ use crate::recovery::RecoveredGroup;
 use crate::replica::{Refused, Replica, ReplicaParts};
 use crate::status::{GroupView, ReplicaStatus};
 use crate::transport::Envelope;
-use crate::types::{GroupId, GroupRecord, Nanos, StoreId};
+use crate::types::{GroupId, GroupRecord, Nanos, ReplicaId, StoreId};
 use membership::Gone;
 use rustc_hash::FxHashMap;
 use std::collections::BTreeSet;
@@ -92,7 +93,7 @@ impl Shard {
                 Some(reason) => {
                     tracing::error!(group = id.0, reason, "replica quarantined at start");
                     let record = group.log.record;
-                    Slot::Quarantined(Box::new(Quarantined { record, reason }))
+                    Slot::Quarantined(Box::new(Quarantined::new(record, reason)))
                 }
                 None if group.log.record.removed => {
                     Slot::Gone(Box::new(Gone::recovered(group.log.record)))
@@ -137,6 +138,16 @@ impl Shard {
         self.slots.values().filter_map(view).collect()
     }
 
+    /// The replicas that were removed before this start, in no order.
+    #[must_use]
+    pub(crate) fn tombstones(&self) -> Vec<(GroupId, ReplicaId)> {
+        let gone = |(group, slot): (&GroupId, &Slot)| match slot {
+            Slot::Gone(gone) => Some((*group, gone.replica())),
+            Slot::Live(_) | Slot::Quarantined(_) => None,
+        };
+        self.slots.iter().filter_map(gone).collect()
+    }
+
     /// Whether [`ShardMessage::Stop`] was taken: no further round is needed.
     #[must_use]
     pub fn stopped(&self) -> bool {
@@ -159,7 +170,7 @@ impl Shard {
         }
         if ticked {
             self.turns.tick();
-            self.tick(now);
+            self.tick(now, &mut round);
             self.make_room();
         }
         self.unpark(&mut round)?;
@@ -312,7 +323,7 @@ impl Shard {
         self.close(group, &Error::Quarantined { group, reason: reason.clone() });
         let Some(Slot::Live(live)) = self.slots.get(&group) else { return };
         let record = live.replica.record().clone();
-        self.slots.insert(group, Slot::Quarantined(Box::new(Quarantined { record, reason })));
+        self.slots.insert(group, Slot::Quarantined(Box::new(Quarantined::new(record, reason))));
     }
 
     /// Ends the work of a live replica, whose place something else takes: nobody waits for it now.
@@ -324,11 +335,13 @@ impl Shard {
         self.parked.remove(&group);
     }
 
-    fn tick(&mut self, now: Nanos) {
+    fn tick(&mut self, now: Nanos, round: &mut Round) {
+        let election_ticks = self.parts.config.election_ticks;
         let groups: Vec<GroupId> = self.slots.keys().copied().collect();
         for group in groups {
             match self.slots.get_mut(&group) {
                 Some(Slot::Gone(gone)) => gone.tick(),
+                Some(Slot::Quarantined(damaged)) => damaged.tick(election_ticks, round),
                 _ => drop(self.touch(group, |replica| replica.tick(now))),
             }
         }

@@ -3,7 +3,7 @@
 use crate::message::{ApplyTask, FetchTask, LogTask, SnapshotTask};
 use crate::status::GroupView;
 use crate::transport::Envelope;
-use crate::types::{GroupId, StoreId};
+use crate::types::{GroupId, ReplicaId, StoreId};
 
 /// What a round wants done, to be carried out in this order: views, sends, log, apply, fetch,
 /// snapshots.
@@ -23,8 +23,8 @@ pub struct Round {
     pub snapshots: Vec<SnapshotTask>,
     /// Groups whose leader, term, role or members changed.
     pub views: Vec<GroupView>,
-    /// Groups whose replica here was removed.
-    pub gone: Vec<GroupId>,
+    /// Replicas that were removed here.
+    pub gone: Vec<(GroupId, ReplicaId)>,
 }
 
 impl Round {

@@ -1,24 +1,23 @@
 //! The loops of a store: each a short one around a `round` or a `run_once`. The only place, with
-//! the sync loop below, that blocks.
+//! `sync.rs`, that blocks.
 
 use super::Shard;
 use super::inbox::InboxEnd;
 use super::lane::{Lane, Work};
-use crate::apply::StateMachine;
+use super::sync::{Unsynced, replay_time};
 use crate::apply::worker::ApplyWorker;
 use crate::clock::Clock;
 use crate::completion::{Answer, Reply};
 use crate::error::Fatal;
 use crate::log::writer::LogWriter;
 use crate::log::{LogStore, reader};
-use crate::message::{Applied, ApplyTask, FetchTask, LogTask, RoleEvent, ShardMessage};
+use crate::message::{ApplyTask, FetchTask, LogTask, RoleEvent, ShardMessage};
 use crate::router::Router;
 use crate::snapshot::run::SnapshotQueues;
 use crate::transport::Transport;
-use crate::types::{GroupId, Nanos, ReplicaId};
+use crate::types::Nanos;
 use crossbeam::channel::{Receiver, Sender};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
@@ -27,10 +26,6 @@ use std::time::Duration;
 /// Tasks that a message passes on its way from the transport's queue to the socket, each woken by
 /// the one before: the stream, the request's body, the connection.
 const SEND_STEPS: usize = 3;
-
-/// Between the end of one sync and the next at most: what was applied meanwhile is replayed after a
-/// crash, at about a million small commands a second and core.
-const SYNC_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// What every thread of a store shares.
 #[derive(Clone)]
@@ -146,7 +141,7 @@ impl Work for LogWriter {
 /// The apply worker with what the sync thread must know of it.
 pub(crate) struct Applier {
     pub(crate) worker: ApplyWorker,
-    pub(crate) table: AppliedTable,
+    pub(crate) unsynced: Arc<Mutex<Unsynced>>,
 }
 
 impl Work for Applier {
@@ -166,32 +161,22 @@ impl Work for Applier {
         let metrics = &shell.router.metrics;
         metrics.apply_tasks.observe(tasks.len() as f64);
         let start = shell.clock.now();
+        let replay = tasks.iter().map(replay_time).sum();
         let done = self.worker.run_once(tasks)?;
         metrics.apply_seconds.observe(seconds_since(start, shell));
         Reply::send_all(done.replies);
+        let mut unsynced = self.unsynced.lock();
+        unsynced.replay += replay;
         for (shard, applied) in done.applied {
-            note_applied(&self.table, &applied);
+            unsynced.note(&applied);
             shell.router.inboxes[shard].push(ShardMessage::Applied(applied));
         }
         Ok(())
     }
 }
 
-fn seconds_since(start: Nanos, shell: &Shell) -> f64 {
+pub(super) fn seconds_since(start: Nanos, shell: &Shell) -> f64 {
     (shell.clock.now().0 - start.0) as f64 / 1e9
-}
-
-/// What is applied, for the sync thread.
-pub(crate) type AppliedTable = Arc<Mutex<BTreeMap<GroupId, (ReplicaId, u64)>>>;
-
-fn note_applied(table: &AppliedTable, applied: &[Applied]) {
-    let mut table = table.lock();
-    for note in applied.iter().filter(|note| note.index > 0) {
-        table.insert(note.group, (note.replica, note.index));
-    }
-    for note in applied.iter().filter(|note| note.destroyed) {
-        table.remove(&note.group);
-    }
 }
 
 /// The reader's thread.
@@ -208,43 +193,5 @@ pub(crate) fn run_reader(log: &dyn LogStore, queue: &Receiver<Vec<FetchTask>>, s
 pub(crate) fn run_ticker(interval: Duration, stop: &Receiver<()>, shell: &Shell) {
     while stop.recv_timeout(interval) == Err(crossbeam::channel::RecvTimeoutError::Timeout) {
         shell.router.tell_all(|| ShardMessage::Tick);
-    }
-}
-
-/// The sync thread: makes the state machine durable from time to time, and tells the shards how
-/// far, so that the log can be cut. Syncs once more at the end.
-pub(crate) fn run_sync(
-    state_machine: &dyn StateMachine,
-    interval: Duration,
-    stop: &Receiver<()>,
-    table: &AppliedTable,
-    shell: &Shell,
-) {
-    let mut synced = BTreeMap::new();
-    let mut wait = interval;
-    loop {
-        let ended = stop.recv_timeout(wait) != Err(crossbeam::channel::RecvTimeoutError::Timeout);
-        let applied = table.lock().clone();
-        let changed: Vec<(GroupId, ReplicaId, u64)> = applied
-            .iter()
-            .filter(|(group, state)| synced.get(*group) != Some(*state))
-            .map(|(group, (replica, index))| (*group, *replica, *index))
-            .collect();
-        if !changed.is_empty() {
-            let start = shell.clock.now();
-            if let Err(fatal) = state_machine.sync() {
-                return (shell.on_fatal)(fatal);
-            }
-            let seconds = seconds_since(start, shell);
-            shell.router.metrics.sync_seconds.observe(seconds);
-            // A state machine whose sync is long (it writes out all that is in memory) has it
-            // more rarely, a fifth of the time, as far as that leaves not too much to replay.
-            wait = interval.max(Duration::from_secs_f64(seconds * 4.0).min(SYNC_WAIT_MAX));
-            synced = applied;
-            shell.router.tell_all(|| ShardMessage::DurableApplied(changed.clone()));
-        }
-        if ended {
-            return;
-        }
     }
 }

@@ -7,6 +7,7 @@ use crate::message::{Applied, Persisted, REMOVAL};
 use crate::replica::{Mood, Replica};
 use crate::shard::Round;
 use crate::status::{ReplicaStatus, Role};
+use crate::transport::{Envelope, Payload};
 use crate::types::{GroupId, GroupRecord, ReplicaId};
 
 /// A live replica, and what its shard knows of it without looking into it.
@@ -52,6 +53,31 @@ impl Live {
 pub(super) struct Quarantined {
     pub(super) record: GroupRecord,
     pub(super) reason: String,
+    /// Ticks until the others are told again.
+    quiet: usize,
+}
+
+impl Quarantined {
+    pub(super) fn new(record: GroupRecord, reason: String) -> Self {
+        Quarantined { record, reason, quiet: 0 }
+    }
+
+    /// Tells the others once an election timeout: whoever leads may rebuild it, and whoever knows
+    /// that it was removed says so.
+    pub(super) fn tick(&mut self, election_ticks: usize, round: &mut Round) {
+        self.quiet = match self.quiet.checked_sub(1) {
+            Some(quiet) => quiet,
+            None => {
+                let GroupRecord { desc, replica, .. } = &self.record;
+                for other in desc.replicas.iter().filter(|r| r.replica != *replica) {
+                    let (group, from, to) = (desc.group, *replica, other.replica);
+                    let payload = Payload::Damaged;
+                    round.send(other.store, Envelope { group, from, to, payload });
+                }
+                election_ticks - 1
+            }
+        }
+    }
 }
 
 /// Who is in a group's place.

@@ -32,6 +32,8 @@ pub enum Payload {
     Members(Bytes),
     /// "The snapshot that you sent me did not come."
     SnapshotFailed,
+    /// "I am damaged and take no part."
+    Damaged,
 }
 
 /// One message between two replicas of one group.
@@ -53,7 +55,7 @@ impl Envelope {
     pub fn size(&self) -> usize {
         match &self.payload {
             Payload::Raft { bytes, .. } => bytes.len() + 32,
-            Payload::DurableApplied(_) | Payload::SnapshotFailed => 32,
+            Payload::DurableApplied(_) | Payload::SnapshotFailed | Payload::Damaged => 32,
             Payload::Members(bytes) => bytes.len() + 32,
         }
     }

@@ -3,7 +3,7 @@
 use super::batch::{HEADER_BYTES, batch_at};
 use super::*;
 use crate::log::contract_test::{
-    append, create, ending, entries, later_record, once_free, tombstone,
+    append, create, ending, ends_and_begins_again, entries, later_record, once_free, tombstone,
 };
 use crate::types::{HardState, LogPosition};
 use std::collections::BTreeSet;
@@ -207,6 +207,14 @@ fn a_quarantined_group_stays_out_and_the_others_go_on() {
         let error = opened.write(&[append(1, 5, &[1])]).unwrap_err();
         assert!(error.reason.contains("quarantined"), "{error}");
     }
+}
+
+#[test]
+fn a_quarantined_group_ends_by_a_tombstone_and_begins_again() {
+    let log = small();
+    let at = log.batches[2].start + 30;
+    let dir = log.damaged(|data| data[at] ^= 1);
+    ends_and_begins_again(|| open(dir.path()).unwrap());
 }
 
 #[test]

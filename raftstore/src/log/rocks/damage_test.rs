@@ -5,7 +5,7 @@
 
 use super::*;
 use crate::log::contract_test::{
-    append, create, ending, entries, later_record, once_free, tombstone,
+    append, create, ending, ends_and_begins_again, entries, later_record, once_free, tombstone,
 };
 use crate::types::{EntryKind, HardState};
 use bytes::Bytes;
@@ -430,6 +430,13 @@ fn what_belongs_to_no_known_group_is_refused() {
     let key = Key::Directory(GroupId(2)).encode();
     let error = after(|db| db.put(key, b"bad").unwrap()).unwrap_err();
     assert!(error.to_string().contains("directory of groups is damaged"), "{error}");
+}
+
+#[test]
+fn a_quarantined_group_ends_by_a_tombstone_and_begins_again() {
+    let log = small();
+    open(log.dir.path()).unwrap().lose_entry(GroupId(1), 2);
+    ends_and_begins_again(|| open(log.dir.path()).unwrap());
 }
 
 #[test]

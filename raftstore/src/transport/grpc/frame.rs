@@ -29,11 +29,15 @@ pub const ENVELOPE_OVERHEAD_BYTES_MAX: usize = 1 + 4 * VARINT_BYTES_MAX;
 const VARINT_BYTES_MAX: usize = 10;
 const CRC_BYTES: usize = 4;
 
+/// Kind, group, sender and receiver, with small numbers.
+const ENVELOPE_BYTES_MIN: usize = 4;
+
 const KIND_RAFT: u8 = 0;
 const KIND_RAFT_BULK: u8 = 1;
 const KIND_DURABLE_APPLIED: u8 = 2;
 const KIND_MEMBERS: u8 = 3;
 const KIND_SNAPSHOT_FAILED: u8 = 4;
+const KIND_DAMAGED: u8 = 5;
 
 /// Whose frame it is; the same on every frame of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +100,7 @@ pub fn encode(link: Link, envelopes: &[Envelope]) -> Bytes {
 pub fn encoded_size_max(envelope: &Envelope) -> usize {
     let payload = match &envelope.payload {
         Payload::Raft { bytes, .. } | Payload::Members(bytes) => bytes.len(),
-        Payload::DurableApplied(_) | Payload::SnapshotFailed => 0,
+        Payload::DurableApplied(_) | Payload::SnapshotFailed | Payload::Damaged => 0,
     };
     payload + ENVELOPE_OVERHEAD_BYTES_MAX
 }
@@ -126,8 +130,8 @@ pub fn decode(link: Link, frame: Bytes) -> Result<Vec<Envelope>, FrameError> {
         return Err(FrameError::WrongLink { got, expected: link });
     }
     let count = rest.get_u32_le() as usize;
-    // An envelope takes five bytes at least, so a wrong count cannot ask for absurd memory.
-    if count > rest.len() / 5 {
+    // So a wrong count cannot ask for absurd memory.
+    if count > rest.len() / ENVELOPE_BYTES_MIN {
         return Err(damaged("more envelopes than bytes"));
     }
     let mut envelopes = Vec::with_capacity(count);
@@ -147,6 +151,7 @@ fn put_envelope(frame: &mut BytesMut, envelope: &Envelope) {
         Payload::DurableApplied(_) => KIND_DURABLE_APPLIED,
         Payload::Members(_) => KIND_MEMBERS,
         Payload::SnapshotFailed => KIND_SNAPSHOT_FAILED,
+        Payload::Damaged => KIND_DAMAGED,
     };
     frame.put_u8(kind);
     put_varint(frame, envelope.group.0);
@@ -158,7 +163,7 @@ fn put_envelope(frame: &mut BytesMut, envelope: &Envelope) {
             frame.put_slice(bytes);
         }
         Payload::DurableApplied(index) => put_varint(frame, *index),
-        Payload::SnapshotFailed => {}
+        Payload::SnapshotFailed | Payload::Damaged => {}
     }
 }
 
@@ -173,6 +178,7 @@ fn get_envelope(rest: &mut Bytes) -> Option<Envelope> {
         }
         KIND_MEMBERS => Payload::Members(get_bytes(rest)?),
         KIND_SNAPSHOT_FAILED => Payload::SnapshotFailed,
+        KIND_DAMAGED => Payload::Damaged,
         KIND_DURABLE_APPLIED => Payload::DurableApplied(get_varint(rest)?),
         _ => return None,
     };
@@ -218,13 +224,32 @@ mod tests {
         Link { cluster: ClusterId(0x0123_4567_89ab_cdef << 50), from: StoreId(1), to: StoreId(2) }
     }
 
+    #[test]
+    fn the_smallest_envelope_of_each_kind_passes_alone() {
+        for payload in [
+            Payload::Raft { bytes: Bytes::new(), bulk: false },
+            Payload::Raft { bytes: Bytes::new(), bulk: true },
+            Payload::DurableApplied(0),
+            Payload::Members(Bytes::new()),
+            Payload::SnapshotFailed,
+            Payload::Damaged,
+        ] {
+            let (group, from, to) = (GroupId(1), ReplicaId(1), ReplicaId(2));
+            let envelopes = vec![Envelope { group, from, to, payload }];
+            assert_eq!(decode(link(), encode(link(), &envelopes)), Ok(envelopes));
+        }
+    }
+
     fn any_u64(rng: &mut SmallRng) -> u64 {
         rng.random::<u64>() >> rng.random_range(0..64)
     }
 
     fn any_envelope(rng: &mut SmallRng) -> Envelope {
         let payload = if rng.random_bool(0.2) {
-            Payload::DurableApplied(any_u64(rng))
+            let index = any_u64(rng);
+            [Payload::DurableApplied(index), Payload::SnapshotFailed, Payload::Damaged]
+                [rng.random_range(0..3)]
+            .clone()
         } else {
             let length = rng.random_range(0..300);
             let bytes: Vec<u8> = (0..length).map(|_| rng.random()).collect();

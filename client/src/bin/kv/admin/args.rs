@@ -28,10 +28,19 @@ Examples:
     /// Let a learner vote, once it has caught up
     #[command(after_help = "Example:\n  kv admin group promote 1 --replica 12")]
     Promote(ChangeOne),
+    /// Destroy a replica and bring up a new one in its place, for one that is damaged
+    #[command(after_help = "\
+The group must be able to decide without it. With `raft.rebuild_damaged` (the default) leaders order it
+by themselves for a replica that its store found damaged (`describe` shows it as quarantined).
+
+Example:
+  kv admin group rebuild 1 --store 2")]
+    Rebuild(ChangeOne),
     /// Change several members at once
     #[command(after_help = "\
 Parts: voter/ID@STORE and learner/ID@STORE add (ID above all that the group ever had: `describe`
-shows the largest), promote/ID, demote/ID, remove/ID, priority/ID@PRIORITY, cancel/OPERATION (alone).
+shows the largest), promote/ID, demote/ID, remove/ID, rebuild/ID@NEWID, priority/ID@PRIORITY,
+cancel/OPERATION (alone).
 
 Example:
   kv admin group change 1 voter/12@4 remove/3")]
@@ -159,6 +168,10 @@ fn parse_part(text: &str) -> Result<What, String> {
         "promote" => What::Promote(number(whom)?),
         "demote" => What::Demote(number(whom)?),
         "remove" => What::Remove(number(whom)?),
+        "rebuild" => {
+            let (replica, new) = pair()?;
+            What::Rebuild(pb::Rebuild { replica: number(replica)?, new: number(new)? })
+        }
         "priority" => {
             let (replica, priority) = pair()?;
             let priority = priority.parse().map_err(|e| format!("priority '{priority}': {e}"))?;
@@ -167,7 +180,8 @@ fn parse_part(text: &str) -> Result<What, String> {
         "cancel" => What::Cancel(format!("{:032x}", parse_operation(whom)?)),
         other => {
             return Err(format!(
-                "'{other}' is unknown: voter, learner, promote, demote, remove, priority, cancel"
+                "'{other}' is unknown: voter, learner, promote, demote, remove, rebuild, priority, \
+                 cancel"
             ));
         }
     })
@@ -183,6 +197,8 @@ mod tests {
         assert_eq!(parse_part("voter/12@4"), Ok(What::AddVoter(newcomer)));
         assert_eq!(parse_part("learner/12@4"), Ok(What::AddLearner(newcomer)));
         assert_eq!(parse_part("remove/3"), Ok(What::Remove(3)));
+        let rebuild = pb::Rebuild { replica: 3, new: 13 };
+        assert_eq!(parse_part("rebuild/3@13"), Ok(What::Rebuild(rebuild)));
         let priority = pb::NewPriority { replica: 3, priority: -1 };
         assert_eq!(parse_part("priority/3@-1"), Ok(What::SetPriority(priority)));
         assert_eq!(parse_part("cancel/2A"), Ok(What::Cancel(format!("{:032x}", 0x2a))));

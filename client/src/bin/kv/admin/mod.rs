@@ -35,6 +35,7 @@ enum Part {
     },
     Remove(Named),
     Promote(Named),
+    Rebuild(Named),
     SetPriority(Named, i32),
     /// As given.
     Exactly(What),
@@ -84,6 +85,9 @@ impl Order {
             }
             GroupCommand::Promote(ChangeOne { one, operation }) => {
                 (&one.group, change(vec![Part::Promote(named(&one.which)?)], operation))
+            }
+            GroupCommand::Rebuild(ChangeOne { one, operation }) => {
+                (&one.group, change(vec![Part::Rebuild(named(&one.which)?)], operation))
             }
             GroupCommand::SetPriority(SetPriority { group, priority, which, operation }) => {
                 (group, change(vec![Part::SetPriority(named(which)?, *priority)], operation))
@@ -138,6 +142,7 @@ async fn changes(client: &Client, group: u64, parts: Vec<Part>) -> Result<Vec<Wh
         Part::Remove(named) | Part::Promote(named) | Part::SetPriority(named, _) => {
             matches!(named, Named::Replica(_))
         }
+        Part::Rebuild(_) => false,
         Part::Exactly(_) => true,
     };
     let known = match parts.iter().all(complete) {
@@ -155,6 +160,10 @@ async fn changes(client: &Client, group: u64, parts: Vec<Part>) -> Result<Vec<Wh
                 }
                 Part::Remove(named) => What::Remove(resolve(&known, named)?),
                 Part::Promote(named) => What::Promote(resolve(&known, named)?),
+                Part::Rebuild(named) => {
+                    let replica = resolve(&known, named)?;
+                    What::Rebuild(pb::Rebuild { replica, new: known.next_replica })
+                }
                 Part::SetPriority(named, priority) => {
                     let replica = resolve(&known, named)?;
                     What::SetPriority(pb::NewPriority { replica, priority })
