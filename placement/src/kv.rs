@@ -1,6 +1,6 @@
 //! The clients' service, as far as placement answers it: routes. Data is asked of stores.
 
-use crate::service::{Shared, role};
+use crate::service::Shared;
 use crate::state::{ClusterMap, Region};
 use flotilla_client::pb::error::Kind;
 use flotilla_client::pb::kv_server::Kv;
@@ -96,7 +96,7 @@ fn route(region: &Region, leader_store: u64) -> pb::Region {
     let replica = |r: &flotilla_raftstore::ReplicaDesc| pb::Replica {
         replica: r.replica.0,
         store: r.store.0,
-        role: role(r.role),
+        role: r.role.to_string(),
     };
     let (version, members) = (region.epoch.version, region.epoch.members);
     pb::Region {

@@ -282,7 +282,13 @@ impl Observed {
                 .leaders
                 .get(&id)
                 .is_some_and(|l| since(l.since, now) >= self.timing.settle),
-            hosts: map.regions[&id].replicas.iter().map(|r| r.store.0).filter(hosts).collect(),
+            hosts: map.regions[&id]
+                .replicas
+                .iter()
+                .filter(|r| r.role.votes())
+                .map(|r| r.store.0)
+                .filter(hosts)
+                .collect(),
             moving_to: self.orders.get(&id).map(|order| order.to),
             resting: self.resting.contains_key(&id),
         }

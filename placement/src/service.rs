@@ -1,20 +1,21 @@
 //! The gRPC service for stores: registration and heartbeats.
 //!
 //! A registration is answered after its command was applied by Raft. A heartbeat changes memory
-//! only ([`Observed`]); it goes through Raft only when the store's address changed.
+//! only ([`Observed`]); it goes through Raft only when the store's address or the members of a region
+//! that it leads have changed.
 
 use crate::config::Address;
+use crate::convert::{info, region_from_pb, region_to_pb};
 use crate::metrics::Metrics;
 use crate::observe::{Age, Liveness, Observed};
 use crate::pb::placement_server::Placement;
 use crate::pb::{
-    Epoch, HeartbeatRequest, HeartbeatResponse, Region, RegionLeader, RegisterRequest,
-    RegisterResponse, Replica, StoreInfo,
+    HeartbeatRequest, HeartbeatResponse, Leading, RegionLeader, RegisterRequest, RegisterResponse,
 };
 use crate::regions::Layout;
 use crate::replicated::{NotNow, Replicated};
 use crate::state::{self, Answer, ClusterMap, Command};
-use flotilla_raftstore::{Clock, ClusterId, Nanos, ReplicaRole, StoreId};
+use flotilla_raftstore::{Clock, ClusterId, Nanos, StoreId};
 use parking_lot::Mutex;
 use rustc_hash::FxHashSet;
 use std::sync::Arc;
@@ -174,6 +175,25 @@ impl Shared {
         }
     }
 
+    /// Takes over what the leaders on a store say of their regions. What makes no sense is logged:
+    /// the rest of the heartbeat counts.
+    async fn change_regions(&self, request: &HeartbeatRequest) -> Result<(), Status> {
+        for told in &request.changed {
+            let outcome = match region_from_pb(told) {
+                Ok(region) => self.replicated.execute(&Command::ChangeRegion { region }).await?,
+                Err(reason) => Answer::Refused { reason },
+            };
+            let (store, region) = (request.store, told.region);
+            match outcome {
+                Answer::Refused { reason } => {
+                    tracing::error!(store, region, reason, "what a store tells of a region is odd");
+                }
+                _ => tracing::info!(store, region, epoch = ?told.epoch, "region changed"),
+            }
+        }
+        Ok(())
+    }
+
     async fn heartbeat(&self, request: HeartbeatRequest) -> Result<HeartbeatResponse, Status> {
         let address = request.address.parse::<Address>().map_err(Status::invalid_argument)?;
         self.replicated.ready()?;
@@ -187,6 +207,9 @@ impl Shared {
             Age::Fresh => _ = self.locate(store, address.to_string()).await?,
         }
         self.create_regions().await?;
+        if age == Age::Fresh {
+            self.change_regions(&request).await?;
+        }
         self.metrics.heartbeats.inc();
         Ok(self.replicated.read(|map| self.answer(store, &request, map)))
     }
@@ -204,7 +227,13 @@ impl Shared {
         let transfers = if fresh { observed.orders_for(store, map, now) } else { Vec::new() };
         self.metrics.transfers.inc_by(transfers.len() as u64);
         let hosted: FxHashSet<u64> = request.hosted.iter().copied().collect();
-        let missing = |r: &&state::Region| r.is_on(store) && !hosted.contains(&r.region);
+        let missing =
+            |r: &&state::Region| r.is_as_created() && r.is_on(store) && !hosted.contains(&r.region);
+        let later = |leading: &&Leading| {
+            let told = leading.epoch.unwrap_or_default();
+            let known = map.regions.get(&leading.region).map(|r| r.epoch);
+            known.is_some_and(|known| (known.version, known.members) < (told.version, told.members))
+        };
         let leader = |r: &u64| {
             let (leader, term) = observed.leader(*r, now)?;
             Some(RegionLeader { region: *r, leader_store: leader.0, term })
@@ -215,9 +244,10 @@ impl Shared {
                 .iter()
                 .map(|(id, s)| info(*id, s, observed.liveness(*id, now)))
                 .collect(),
-            create: map.regions.values().filter(missing).map(region).collect(),
+            create: map.regions.values().filter(missing).map(region_to_pb).collect(),
             transfers,
             leaders: map.regions.keys().filter_map(leader).collect(),
+            describe: request.leading.iter().filter(later).map(|l| l.region).collect(),
         }
     }
 }
@@ -228,31 +258,6 @@ fn replaced(store: StoreId, address: &Address) -> Status {
          use copies of one data folder; stop one for good, and give it an empty --dir to join as \
          a new store"
     ))
-}
-
-fn info(id: StoreId, record: &state::StoreRecord, liveness: Liveness) -> StoreInfo {
-    StoreInfo { store: id.0, address: record.address.clone(), state: liveness.as_str().to_string() }
-}
-
-/// The word for a role in both contracts.
-pub(crate) fn role(role: ReplicaRole) -> String {
-    role.name().to_string()
-}
-
-fn region(region: &state::Region) -> Region {
-    let replica = |r: &flotilla_raftstore::ReplicaDesc| Replica {
-        replica: r.replica.0,
-        store: r.store.0,
-        role: role(r.role),
-    };
-    Region {
-        region: region.region,
-        group: region.group.0,
-        start: region.start.clone(),
-        end: region.end.clone(),
-        epoch: Some(Epoch { version: region.epoch.version, members: region.epoch.members }),
-        replicas: region.replicas.iter().map(replica).collect(),
-    }
 }
 
 /// [`Shared`] as the gRPC server wants it.

@@ -46,6 +46,11 @@ pub enum Command {
         /// Where to cut.
         layout: Layout,
     },
+    /// A region has become this, as its leader says. Older news changes nothing.
+    ChangeRegion {
+        /// All of it.
+        region: Region,
+    },
 }
 
 /// What a command came to.
@@ -66,8 +71,11 @@ pub enum Answer {
     },
 }
 
+/// [`Epoch::members`] of a new region; every change of its group's members adds one.
+pub const MEMBERS_AS_CREATED: u64 = 1;
+
 /// A region's epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Epoch {
     /// Grows with every change of the range.
     pub version: u64,
@@ -99,6 +107,12 @@ impl Region {
     #[must_use]
     pub fn is_on(&self, store: StoreId) -> bool {
         self.replicas.iter().any(|r| r.store == store)
+    }
+
+    /// Its members are those that it was created with.
+    #[must_use]
+    pub fn is_as_created(&self) -> bool {
+        self.epoch.members == MEMBERS_AS_CREATED
     }
 }
 
@@ -168,6 +182,7 @@ impl ClusterMap {
                 None => Answer::Refused { reason: format!("there is no store {store}") },
             },
             Command::CreateRegions { stores, layout } => self.create_regions(stores, &layout),
+            Command::ChangeRegion { region } => self.change_region(region),
         }
     }
 
@@ -194,6 +209,33 @@ impl ClusterMap {
         Answer::Store { store }
     }
 
+    fn change_region(&mut self, new: Region) -> Answer {
+        let refused = |reason: String| Answer::Refused { reason };
+        let Some(known) = self.regions.get_mut(&new.region) else {
+            return refused(format!("there is no region {}", new.region));
+        };
+        if new.epoch <= known.epoch {
+            return Answer::Done;
+        }
+        if (new.group, &new.start, &new.end) != (known.group, &known.start, &known.end) {
+            return refused(format!(
+                "region {} is of group {} and keeps its range; told of group {}, {} to {}",
+                new.region,
+                known.group,
+                new.group,
+                keys::display(&new.start),
+                keys::display(&new.end)
+            ));
+        }
+        if let Some(odd) = new.replicas.iter().find(|r| !self.stores.contains_key(&r.store)) {
+            return refused(format!("region {} on store {}: not known", new.region, odd.store));
+        }
+        let largest = new.replicas.iter().map(|r| r.replica.0).max().unwrap_or_default();
+        self.next.replica = self.next.replica.max(largest + 1);
+        *known = new;
+        Answer::Done
+    }
+
     fn create_regions(&mut self, stores: u32, layout: &Layout) -> Answer {
         if !self.regions.is_empty() {
             return Answer::Done;
@@ -214,7 +256,7 @@ impl ClusterMap {
                     role: ReplicaRole::Voter,
                 })
                 .collect();
-            let epoch = Epoch { version: 1, members: 1 };
+            let epoch = Epoch { version: 1, members: MEMBERS_AS_CREATED };
             self.regions.insert(region, Region { region, group, start, end, epoch, replicas });
         }
         Answer::Done

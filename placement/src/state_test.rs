@@ -63,6 +63,47 @@ fn no_more_replicas_than_stores() {
 }
 
 #[test]
+fn a_region_follows_its_leader_and_never_goes_back() {
+    let mut map = ClusterMap::default();
+    (1..=4).for_each(|n| _ = add(&mut map, n));
+    create(&mut map, 3, 2);
+    let change = |map: &mut ClusterMap, region: &Region| {
+        let before = map.clone();
+        let answer = map.apply(Command::ChangeRegion { region: region.clone() });
+        (answer, *map != before)
+    };
+    let mut told = map.regions[&1].clone();
+    assert!(told.is_as_created());
+    told.epoch.members = 3;
+    told.replicas[0] =
+        ReplicaDesc { replica: ReplicaId(90), store: StoreId(4), role: ReplicaRole::Learner };
+    assert_eq!(change(&mut map, &told), (Answer::Done, true));
+    assert_eq!(map.regions[&1], told);
+    assert!(told.is_on(StoreId(4)) && !told.is_as_created());
+    assert_eq!(map.next.replica, 91, "ids of members that joined are not handed out again");
+
+    let older = Region { epoch: Epoch { members: 2, ..told.epoch }, ..told.clone() };
+    assert_eq!(change(&mut map, &older), (Answer::Done, false));
+    let later = Region { epoch: Epoch { members: 9, ..told.epoch }, ..told };
+    for (odd, word) in [
+        (Region { region: 7, ..later.clone() }, "no region 7"),
+        (Region { group: GroupId(9), ..later.clone() }, "group 9"),
+        (Region { end: "q".into(), ..later.clone() }, "keeps its range"),
+        (
+            Region {
+                replicas: vec![ReplicaDesc { store: StoreId(66), ..later.replicas[0] }],
+                ..later.clone()
+            },
+            "on store 66",
+        ),
+    ] {
+        let (answer, changed) = change(&mut map, &odd);
+        let Answer::Refused { reason } = answer else { panic!("{odd:?}") };
+        assert!(reason.contains(word) && !changed, "{reason}");
+    }
+}
+
+#[test]
 fn a_second_cluster_cannot_join() {
     let mut map = ClusterMap::default();
     let join = |cluster, address: &str| Command::Join {

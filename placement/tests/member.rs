@@ -6,7 +6,9 @@ use flotilla_client::pb::kv_client::KvClient;
 use flotilla_placement::client::{PlacementClient, PlacementError};
 use flotilla_placement::config::{LogFormat, Settings, raft_defaults};
 use flotilla_placement::node::{self, Node};
-use flotilla_placement::pb::{HeartbeatRequest, HeartbeatResponse, Leading, RegisterRequest};
+use flotilla_placement::pb::{
+    Epoch, HeartbeatRequest, HeartbeatResponse, Leading, Region, RegisterRequest, Replica,
+};
 use flotilla_placement::regions::Layout;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -119,6 +121,7 @@ impl Puppet {
             leading: leading.collect(),
             hosted: self.hosted.iter().copied().collect(),
             applied_index_sum: 0,
+            changed: Vec::new(),
         };
         let answer = member.client.heartbeat(request).await.unwrap();
         self.hosted.extend(answer.create.iter().map(|r| r.region));
@@ -252,6 +255,55 @@ async fn strangers_are_refused_with_a_reason() {
     let error = member.client.heartbeat(unknown).await.unwrap_err();
     assert!(error.to_string().contains("store 9"), "{error}");
     assert_eq!(member.routes().await.stores.len(), 1);
+    member.node.stop().await;
+}
+
+/// As when an operator has replaced a member: routes follow, and the one that is gone is not created
+/// again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn regions_follow_what_their_leaders_say() {
+    let dir = tempfile::tempdir().unwrap();
+    let member = Member::start(dir.path()).await;
+    for n in 1..=4 {
+        member.add(n).await;
+    }
+    let (cluster, _) = member.add(1).await;
+    let beat = |store: u64, sequence: u64| HeartbeatRequest {
+        cluster: cluster.clone(),
+        store,
+        address: store_address(store),
+        start_id: store,
+        sequence,
+        ..HeartbeatRequest::default()
+    };
+    let created = member.client.heartbeat(beat(1, 1)).await.unwrap().create;
+    let mut region = created[0].clone();
+    let gone = region.replicas.iter().map(|r| r.store).find(|store| *store != 1).unwrap();
+    let free = (1..=4).find(|store| region.replicas.iter().all(|r| r.store != *store)).unwrap();
+    region.epoch.as_mut().unwrap().members = 4;
+    let at = region.replicas.iter().position(|r| r.store == gone).unwrap();
+    region.replicas[at] = Replica { replica: 500, store: free, role: "voter".to_owned() };
+    let leads = Leading { region: region.region, term: 5, epoch: region.epoch };
+    let leading = |sequence| HeartbeatRequest { leading: vec![leads], ..beat(1, sequence) };
+    let answer = member.client.heartbeat(leading(2)).await.unwrap();
+    assert_eq!(answer.describe, [region.region]);
+    let changed = HeartbeatRequest { changed: vec![region.clone()], ..leading(3) };
+    let answer = member.client.heartbeat(changed).await.unwrap();
+    assert_eq!(answer.describe, [0; 0]);
+    let routes = member.routes().await;
+    let route = routes.regions.iter().find(|r| r.region == region.region).unwrap();
+    assert_eq!(route.epoch.unwrap().members, 4);
+    assert!(route.replicas.iter().any(|r| (r.replica, r.store) == (500, free)));
+    for store in [gone, free] {
+        let answer = member.client.heartbeat(beat(store, 1)).await.unwrap();
+        assert!(answer.create.iter().all(|r| r.region != region.region), "store {store}");
+        assert!(store != gone || !answer.create.is_empty(), "the other regions are");
+    }
+    // What makes no sense changes nothing, and the heartbeat counts all the same.
+    let odd = Region { end: "q".into(), epoch: Some(Epoch { version: 9, members: 9 }), ..region };
+    let odd = HeartbeatRequest { changed: vec![odd], ..leading(4) };
+    assert!(!member.client.heartbeat(odd).await.unwrap().stores.is_empty());
+    assert_eq!(member.routes().await.regions, routes.regions);
     member.node.stop().await;
 }
 

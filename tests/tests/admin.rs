@@ -119,7 +119,6 @@ fn priorities(cluster: &Playground) {
     ok(set(others[0], "-1"));
 }
 
-/// The log still begins with the first entry, so a new replica can catch up.
 fn members(cluster: &Playground) {
     let described = describe(cluster);
     let free = (1..=4).find(|store| of_store(&described, *store).is_none()).expect("one of four");
@@ -135,6 +134,7 @@ fn members(cluster: &Playground) {
     await_described(cluster, "the new one votes", |all| {
         of_store(all, free).is_some_and(|replica| votes(replica, free))
     });
+    await_routes(cluster, "routes name it", |stores| stores.contains(&free));
     // The same operation again is no second change: the store would be taken, the replica used.
     let version = || describe(cluster).iter().map(|r| r["members_version"].as_u64()).max();
     let before = version();
@@ -148,7 +148,34 @@ fn members(cluster: &Playground) {
     let remove = ["admin", "group", "remove-replica", "1", "--store", &store];
     assert!(ok(cluster.kv(&remove)).contains("operation="));
     await_described(cluster, "it is gone", |all| of_store(all, free).is_none());
+    await_routes(cluster, "routes do not name it", |stores| !stores.contains(&free));
     ok(cluster.kv(&["put", "a", "c"]));
+    // Nobody creates it again; another one, with a larger id, may come.
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(of_store(&describe(cluster), free).is_none());
+    ok(cluster.kv(&["admin", "group", "add-replica", "1", "--store", &store, "--learner"]));
+    await_described(cluster, "it is there again", |all| {
+        of_store(all, free).is_some_and(|replica| replica["applied"].as_u64() > Some(0))
+    });
+    ok(cluster.kv(&["admin", "group", "remove-replica", "1", "--store", &store]));
+    await_described(cluster, "it is gone again", |all| of_store(all, free).is_none());
+}
+
+/// Waits until the stores of region 1 are as wanted, as clients are told.
+fn await_routes(cluster: &Playground, what: &str, wanted: impl Fn(&[u64]) -> bool) {
+    let deadline = Instant::now() + SOON;
+    loop {
+        let routes = cluster.kv(&["--json", "regions"]);
+        assert_eq!(routes.code, 0, "{routes:?}");
+        let region = routes.json().into_iter().find(|r| r["region"] == json!(1)).expect("region 1");
+        let replicas = region["replicas"].as_array().expect("replicas");
+        let stores: Vec<u64> = replicas.iter().filter_map(|r| r["store"].as_u64()).collect();
+        if wanted(&stores) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{what}: {region}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 fn refusals(cluster: &Playground) {

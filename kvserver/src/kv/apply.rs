@@ -8,14 +8,25 @@ use super::record::{GroupState, RECORD_OVERHEAD, Record};
 use super::region::RegionMeta;
 use bytes::{Bytes, BytesMut};
 use flotilla_raftstore::{Fatal, GroupApply, mutant};
+use std::sync::Arc;
 
-/// Applies `task` on top of `state`: fills the answers, gives the group's changes and its new
-/// state, which is one of the changes.
+/// What becomes of a group.
+pub struct Done {
+    /// Everything that is to be written, state and region too.
+    pub changes: GroupChanges,
+    /// Its new state.
+    pub state: GroupState,
+    /// Its region, if that has changed.
+    pub meta: Option<Arc<RegionMeta>>,
+}
+
+/// Applies `task` on top of `state` and fills the answers.
 pub fn apply(
-    meta: &RegionMeta,
+    meta: Arc<RegionMeta>,
     state: GroupState,
     task: &mut GroupApply,
-) -> Result<(GroupChanges, GroupState), Fatal> {
+) -> Result<Done, Fatal> {
+    let before = Arc::clone(&meta);
     let mut round = Round {
         meta,
         state,
@@ -40,6 +51,10 @@ pub fn apply(
                 task.answers.push(answers.split().freeze());
             }
         }
+        if let Some(members) = &entry.members {
+            round.meta = Arc::new(round.meta.with_members(members));
+            round.state.epoch = round.meta.epoch;
+        }
         round.state.applied = index;
     }
     if task.commit.index < round.state.applied {
@@ -47,8 +62,12 @@ pub fn apply(
         return Err(fatal(format!("entry {applied} is applied, {commit} is committed")));
     }
     round.state.commit = task.commit;
+    let meta = (!Arc::ptr_eq(&before, &round.meta)).then(|| Arc::clone(&round.meta));
+    if let Some(meta) = &meta {
+        round.system(keys::meta(group), meta.encode());
+    }
     round.system(keys::state(group), round.state.encode());
-    Ok((GroupChanges { group, changes: round.changes }, round.state))
+    Ok(Done { changes: GroupChanges { group, changes: round.changes }, state: round.state, meta })
 }
 
 /// Takes the new state out of a group's changes: only a planted bug writes it apart.
@@ -64,14 +83,14 @@ fn records_bytes(task: &GroupApply) -> usize {
     commands.map(Bytes::len).sum::<usize>() + RECORD_OVERHEAD
 }
 
-struct Round<'a> {
-    meta: &'a RegionMeta,
+struct Round {
+    meta: Arc<RegionMeta>,
     state: GroupState,
     changes: Vec<Change>,
     records: BytesMut,
 }
 
-impl Round<'_> {
+impl Round {
     /// All of the command's writes, or none of them and a refusal.
     fn command(&mut self, bytes: &Bytes) -> Answer {
         let before = (self.changes.len(), self.state.revision);
@@ -89,7 +108,8 @@ impl Round<'_> {
         let malformed = |error: Malformed| Refusal::Malformed(error.at as u64);
         let Command { region, epoch, batch } = Command::decode(bytes).map_err(malformed)?;
         let unchecked = mutant::active("epoch_unchecked_at_apply");
-        if (region, epoch) != (self.meta.region, self.meta.epoch) && !unchecked {
+        let meant = (region, epoch.version);
+        if meant != (self.meta.region, self.meta.epoch.version) && !unchecked {
             return Err(Refusal::EpochNotMatch);
         }
         for (number, write) in command::writes(&batch).enumerate() {

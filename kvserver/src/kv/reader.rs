@@ -9,7 +9,7 @@ use super::engine::{Column, View};
 use super::keys;
 use super::record::{GroupState, Record};
 use super::region::{Epoch, RegionMeta};
-use super::state_machine::{KvStateMachine, decode_meta};
+use super::state_machine::KvStateMachine;
 use bytes::Bytes;
 use flotilla_raftstore::Fatal;
 use std::sync::Arc;
@@ -120,7 +120,7 @@ impl<'a> RegionView<'a> {
         let Some(text) = view.get(Column::System, &keys::meta(meta.group))? else {
             return Err(ReadError::NoRegion);
         };
-        let meta = Arc::new(decode_meta(meta.group, &text)?);
+        let meta = Arc::new(RegionMeta::decode(meta.group, &text)?);
         Ok(RegionView { view, meta, state })
     }
 
@@ -171,7 +171,7 @@ impl<'a> RegionView<'a> {
     }
 
     fn check(&self, epoch: Epoch) -> Result<(), ReadError> {
-        if epoch == self.state.epoch {
+        if epoch.version == self.state.epoch.version {
             return Ok(());
         }
         Err(ReadError::Refused(Refusal::EpochNotMatch))

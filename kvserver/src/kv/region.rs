@@ -1,10 +1,11 @@
 //! A region: a key range with an epoch, served by one group.
 
 use bytes::Bytes;
-use flotilla_raftstore::{GroupDesc, GroupId, ReplicaDesc};
+use flotilla_raftstore::{Fatal, GroupDesc, GroupId, ReplicaDesc};
 use serde::{Deserialize, Serialize};
 
-/// Which version of a region a request means. A request with another epoch is refused.
+/// Which version of a region a request means. A request with another `version` is refused: its keys
+/// may be elsewhere. The members do not matter to that: who asks the wrong store is told who leads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Epoch {
     /// Grows with every change of the key range.
@@ -55,6 +56,27 @@ impl RegionMeta {
     #[must_use]
     pub fn desc(&self) -> GroupDesc {
         GroupDesc::new(self.group, self.replicas.clone())
+    }
+
+    /// The region after its group's members have become those of `desc`.
+    #[must_use]
+    pub fn with_members(&self, desc: &GroupDesc) -> RegionMeta {
+        // As created it is 1, and every membership entry adds one.
+        let members = desc.membership.version + 1;
+        let epoch = Epoch { members, ..self.epoch };
+        RegionMeta { epoch, replicas: desc.replicas.clone(), ..self.clone() }
+    }
+
+    /// The record's bytes: JSON.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        serde_json::to_vec(self).expect("a region has a JSON form").into()
+    }
+
+    /// Reads the record of `group` back.
+    pub fn decode(group: GroupId, text: &[u8]) -> Result<RegionMeta, Fatal> {
+        serde_json::from_slice(text)
+            .map_err(|e| Fatal::new(format!("read the region of group {group}"), e))
     }
 }
 

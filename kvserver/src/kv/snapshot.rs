@@ -13,7 +13,6 @@ use super::engine::{Change, Column, Engine, GroupChanges, View};
 use super::keys;
 use super::record::GroupState;
 use super::region::RegionMeta;
-use super::state_machine::decode_meta;
 use bytes::Bytes;
 use flotilla_raftstore::{Fatal, GroupId};
 use std::io::{self, ErrorKind, Read, Write};
@@ -31,7 +30,7 @@ pub fn save(view: &dyn View, group: GroupId, out: &mut dyn Write) -> Result<Opti
     let meta = view.get(Column::System, &keys::meta(group))?;
     let state = view.get(Column::System, &keys::state(group))?;
     let (Some(text), Some(state)) = (meta, state) else { return Ok(None) };
-    let meta = decode_meta(group, &text)?;
+    let meta = RegionMeta::decode(group, &text)?;
     let fatal = |e: io::Error| Fatal::new(format!("write a snapshot of group {group}"), e);
     let mut head = Vec::with_capacity(text.len() + 64);
     head.extend_from_slice(MAGIC);
@@ -93,7 +92,7 @@ impl<'a> Reading<'a> {
             let length = number(from)?;
             bytes(from, length)
         };
-        let meta = decode_meta(group, &part().map_err(fatal)?)?;
+        let meta = RegionMeta::decode(group, &part().map_err(fatal)?)?;
         let state = GroupState::decode(&part().map_err(fatal)?)?;
         Ok(Reading { from, group, meta, state })
     }

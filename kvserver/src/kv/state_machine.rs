@@ -2,13 +2,13 @@
 //!
 //! Owned by the apply threads (one at a time per group); readers and the service share it. The
 //! applied state of every group is kept in memory and written with the data, never read back
-//! while running; a region's meta changes only by creation and destruction here.
+//! while running; a region's meta changes by creation, destruction and snapshots here, and by applied
+//! entries that change the members.
 
 use super::engine::{Change, Column, Engine, GroupChanges};
 use super::record::GroupState;
 use super::region::RegionMeta;
 use super::{apply, hash, keys, snapshot};
-use bytes::Bytes;
 use flotilla_raftstore::{
     AppliedState, Fatal, GroupApply, GroupId, LogPosition, StateMachine, mutant,
 };
@@ -36,8 +36,14 @@ struct Table {
 }
 
 struct Group {
-    meta: Arc<RegionMeta>,
+    meta: RwLock<Arc<RegionMeta>>,
     state: Mutex<GroupState>,
+}
+
+impl Group {
+    fn meta(&self) -> Arc<RegionMeta> {
+        self.meta.read().clone()
+    }
 }
 
 impl KvStateMachine {
@@ -52,7 +58,7 @@ impl KvStateMachine {
                 let reason = "its region or its applied state is missing";
                 return Err(Fatal::new(format!("load group {group}"), reason));
             };
-            table.insert(decode_meta(group, &meta)?, GroupState::decode(&state)?);
+            table.insert(RegionMeta::decode(group, &meta)?, GroupState::decode(&state)?);
         }
         table.check()?;
         let table = RwLock::new(table);
@@ -100,12 +106,11 @@ impl KvStateMachine {
 
     /// Writes region and state in one, durably, and shows them.
     fn begin_region(&self, meta: &RegionMeta, state: GroupState) -> Result<(), Fatal> {
-        let text = serde_json::to_vec(meta).map_err(|e| Fatal::new("encode a region", e))?;
         let system = |key, value| Change { column: Column::System, key, value: Some(value) };
         self.engine.write(&[GroupChanges {
             group: meta.group,
             changes: vec![
-                system(keys::meta(meta.group), Bytes::from(text)),
+                system(keys::meta(meta.group), meta.encode()),
                 system(keys::state(meta.group), state.encode()),
             ],
         }])?;
@@ -131,7 +136,7 @@ impl KvStateMachine {
     #[must_use]
     pub fn regions(&self) -> Vec<RegionMeta> {
         let table = self.table.read();
-        let mut regions: Vec<_> = table.groups.values().map(|g| (*g.meta).clone()).collect();
+        let mut regions: Vec<_> = table.groups.values().map(|g| (*g.meta()).clone()).collect();
         regions.sort_by(|a, b| a.start.cmp(&b.start));
         regions
     }
@@ -139,7 +144,7 @@ impl KvStateMachine {
     /// One region, if this store has it.
     #[must_use]
     pub fn region(&self, region: u64) -> Option<Arc<RegionMeta>> {
-        self.table.read().regions.get(&region).map(|group| group.meta.clone())
+        self.table.read().regions.get(&region).map(|group| group.meta())
     }
 
     /// The revision of `group` after its last finished apply.
@@ -154,7 +159,7 @@ impl KvStateMachine {
         let Some(known) = self.group(group) else {
             return Err(Fatal::new("hash a group's content", format!("no group {group} here")));
         };
-        hash::content(&*self.engine.view(group), &known.meta)
+        hash::content(&*self.engine.view(group), &known.meta())
     }
 
     /// What the engine counts.
@@ -176,7 +181,7 @@ impl KvStateMachine {
 impl Table {
     /// Regions of one store never overlap.
     fn check(&self) -> Result<(), Fatal> {
-        let mut regions: Vec<&RegionMeta> = self.groups.values().map(|g| &*g.meta).collect();
+        let mut regions: Vec<_> = self.groups.values().map(|g| g.meta()).collect();
         regions.sort_by(|a, b| a.start.cmp(&b.start));
         match regions.windows(2).find(|pair| pair[0].overlaps(&pair[1].start, &pair[1].end)) {
             None => Ok(()),
@@ -189,13 +194,13 @@ impl Table {
 
     fn remove(&mut self, group: GroupId) {
         if let Some(gone) = self.groups.remove(&group) {
-            self.regions.remove(&gone.meta.region);
+            self.regions.remove(&gone.meta().region);
         }
     }
 
     fn insert(&mut self, meta: RegionMeta, state: GroupState) {
         let (group, region) = (meta.group, meta.region);
-        let entry = Arc::new(Group { meta: Arc::new(meta), state: Mutex::new(state) });
+        let entry = Arc::new(Group { meta: RwLock::new(Arc::new(meta)), state: Mutex::new(state) });
         self.regions.insert(region, entry.clone());
         self.groups.insert(group, entry);
     }
@@ -215,9 +220,9 @@ impl StateMachine for KvStateMachine {
                 return Err(Fatal::new(what, "this store has no region for it"));
             };
             let before = *group.state.lock();
-            let (change, after) = apply::apply(&group.meta, before, task)?;
-            changes.push(change);
-            states.push((group, after));
+            let done = apply::apply(group.meta(), before, task)?;
+            changes.push(done.changes);
+            states.push((group, done.meta, done.state));
         }
         if mutant::active("applied_apart_from_data") {
             let states = changes.iter_mut().map(apply::split_state).collect::<Vec<_>>();
@@ -225,8 +230,11 @@ impl StateMachine for KvStateMachine {
             changes = states;
         }
         self.engine.write(&changes)?;
-        for (group, after) in states {
-            *group.state.lock() = after;
+        for (group, meta, state) in states {
+            if let Some(meta) = meta {
+                *group.meta.write() = meta;
+            }
+            *group.state.lock() = state;
         }
         Ok(())
     }
@@ -240,7 +248,7 @@ impl StateMachine for KvStateMachine {
         let Some(known) = self.group(group) else { return Ok(()) };
         // Readers find no region from here on.
         self.table.write().remove(group);
-        self.destroy_region(&known.meta)
+        self.destroy_region(&known.meta())
     }
 
     fn snapshot_save(&self, group: GroupId, out: &mut dyn Write) -> Result<Option<u64>, Fatal> {
@@ -265,7 +273,7 @@ impl StateMachine for KvStateMachine {
         if let Some(known) = self.group(group) {
             // Readers find no region from here on.
             self.table.write().remove(group);
-            self.destroy_region(&known.meta)?;
+            self.destroy_region(&known.meta())?;
         }
         let state = GroupState { commit: position, ..state };
         // Left by an attempt that was cut off.
@@ -280,11 +288,6 @@ impl StateMachine for KvStateMachine {
     fn may_wait(&self) -> bool {
         self.engine.may_wait()
     }
-}
-
-/// Reads a region's record back.
-pub(super) fn decode_meta(group: GroupId, text: &[u8]) -> Result<RegionMeta, Fatal> {
-    serde_json::from_slice(text).map_err(|e| Fatal::new(format!("read the region of {group}"), e))
 }
 
 #[cfg(test)]

@@ -6,8 +6,11 @@ use crate::kv::answer::{Answer, Refusal};
 use crate::kv::command::Command;
 use crate::kv::engine::{self, RocksEngine, open_rocks};
 use crate::kv::reader::{Range, ReadError, Reader};
+use bytes::Bytes;
 use flotilla_client::pb;
-use flotilla_raftstore::{ApplyEntry, LogPosition, ReplicaDesc, ReplicaId, ReplicaRole, StoreId};
+use flotilla_raftstore::{
+    ApplyEntry, GroupDesc, LogPosition, ReplicaDesc, ReplicaId, ReplicaRole, StoreId,
+};
 use prost::Message;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -136,7 +139,6 @@ fn a_refused_command_writes_nothing_and_counts_nothing() {
             vec![
                 command(1, &put),
                 command_of(1, other_epoch, &[("a", Some("2"))]),
-                command_of(1, Epoch { members: 1, ..EPOCH }, &[("a", Some("2"))]),
                 command(2, &[("a", Some("2"))]),
                 command(1, &[("a", Some("2")), ("m", Some("out"))]),
                 command(1, &[("", Some("empty key"))]),
@@ -148,12 +150,12 @@ fn a_refused_command_writes_nothing_and_counts_nothing() {
         );
         let refused = Answer::Refused;
         assert_eq!(answers[0], Answer::Written(1));
-        assert_eq!(answers[1..4], [refused(Refusal::EpochNotMatch); 3]);
-        assert_eq!(answers[4..6], [1, 0].map(|n| refused(Refusal::OutOfRange(n))));
-        for answer in &answers[6..9] {
+        assert_eq!(answers[1..3], [refused(Refusal::EpochNotMatch); 2]);
+        assert_eq!(answers[3..5], [1, 0].map(|n| refused(Refusal::OutOfRange(n))));
+        for answer in &answers[5..8] {
             assert!(matches!(answer, Answer::Refused(Refusal::Malformed(_))), "{answer:?}");
         }
-        assert_eq!(answers[9], Answer::Written(2));
+        assert_eq!(answers[8], Answer::Written(2));
         assert_eq!(get(&machine, 1, "a"), (2, Some(("1".into(), 1))));
         assert_eq!(get(&machine, 1, "b"), (2, Some(("2".into(), 2))));
     });
@@ -338,6 +340,41 @@ fn reads_check_epoch_and_range_in_their_view() {
         assert_eq!(scan(beyond), (2, vec![], false));
         assert!(reader.scan(1, stale, &Range::default()).is_err());
     });
+}
+
+#[test]
+fn a_region_follows_its_members() {
+    let dir = tempfile::tempdir().unwrap();
+    let voter = |replica| ReplicaDesc {
+        replica: ReplicaId(replica),
+        store: StoreId(replica),
+        role: ReplicaRole::Voter,
+    };
+    let mut desc = GroupDesc::new(GroupId(1), vec![voter(11), voter(12)]);
+    desc.membership.version = 7;
+    for open in [open_rocks_direct, open_table, open_memory] {
+        let machine = open(dir.path());
+        machine.create_region(&region(1, b"", b"m")).unwrap();
+        let mut batch = [task(1, 1, vec![command(1, &[("a", Some("1"))])])];
+        let position = LogPosition { index: 2, term: 3 };
+        let members = Some(Arc::new(desc.clone()));
+        batch[0].entries.push(ApplyEntry { position, commands: Vec::new(), members });
+        machine.apply(&mut batch).unwrap();
+        machine.sync().unwrap();
+        let followed = |machine: &Arc<KvStateMachine>| {
+            let meta = machine.region(1).unwrap();
+            assert_eq!(meta.epoch, Epoch { members: 8, ..EPOCH });
+            assert_eq!(meta.replicas, desc.replicas);
+            // Whoever knows the range only may go on.
+            assert_eq!(get(machine, 1, "a"), (1, Some(("1".into(), 1))));
+        };
+        followed(&machine);
+        drop(machine);
+        let machine = open(dir.path());
+        followed(&machine);
+        let answers = apply(&machine, 1, 3, vec![command(1, &[("a", Some("2"))])]);
+        assert_eq!(answers, [Answer::Written(2)]);
+    }
 }
 
 #[test]

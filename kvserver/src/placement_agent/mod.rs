@@ -5,7 +5,8 @@
 //! 2. Every second, and soon after a change of leadership, a heartbeat says what the store leads
 //!    and hosts.
 //! 3. The answer is carried out: addresses and leaders are written down, missing replicas
-//!    created (`order.rs`), leaderships handed over.
+//!    created (`order.rs`), leaderships handed over. Where the members of a region that is led here
+//!    have changed, placement asks for it, and the next heartbeat has it.
 //!
 //! While placement is away the store goes on with what it knows; the agent tries again, slower
 //! each time up to a limit.
@@ -25,9 +26,9 @@ use flotilla_raftstore::transport::grpc::GrpcTransport;
 use flotilla_raftstore::{
     Fatal, GroupId, GroupRecord, GroupView, OnceCompletion, Outcome, Store, StoreId,
 };
-use order::{oneshot_reply, region_meta};
+use order::{oneshot_reply, region_meta, told};
 use register::{Backoff, refused};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -84,8 +85,8 @@ pub struct Parts {
     pub advertise: Address,
 }
 
-/// Leadership as last told: what makes a heartbeat urgent when it changes.
-type Leading = Vec<(GroupId, u64)>;
+/// What is led, by term and version of the members: what makes a heartbeat urgent when it changes.
+type Leading = Vec<(GroupId, u64, u64)>;
 
 /// Tells placement of the store and carries out its orders.
 pub struct PlacementAgent {
@@ -93,6 +94,8 @@ pub struct PlacementAgent {
     start_id: u64,
     sequence: u64,
     peers: BTreeMap<StoreId, String>,
+    /// Regions that placement wants to be told whole.
+    asked: BTreeSet<u64>,
 }
 
 impl PlacementAgent {
@@ -104,7 +107,13 @@ impl PlacementAgent {
         }
         let known = peers.iter().map(|(store, at)| (*store, at.clone(), STATE_UNKNOWN.to_owned()));
         parts.directory.set_stores(known);
-        PlacementAgent { parts, start_id: rand::random(), sequence: 0, peers }
+        PlacementAgent {
+            parts,
+            start_id: rand::random(),
+            sequence: 0,
+            peers,
+            asked: BTreeSet::new(),
+        }
     }
 
     /// Runs until it is dropped; returns only an error that the store must not survive.
@@ -148,12 +157,14 @@ impl PlacementAgent {
 
     fn leading(&self) -> Leading {
         let groups = self.parts.store.groups();
-        groups.iter().filter(|g| g.leading).map(|g| (g.record.desc.group, g.term)).collect()
+        let members = |group: &GroupView| group.record.desc.membership.version;
+        let led = groups.iter().filter(|g| g.leading);
+        led.map(|g| (g.record.desc.group, g.term, members(g))).collect()
     }
 
     async fn wait_for_turn(&self, told: &Leading) {
         let due = Instant::now() + HEARTBEAT_INTERVAL;
-        while Instant::now() < due {
+        while self.asked.is_empty() && Instant::now() < due {
             tokio::time::sleep(CHANGE_POLL_INTERVAL).await;
             if self.leading() != *told {
                 return;
@@ -169,6 +180,10 @@ impl PlacementAgent {
         let by_group: BTreeMap<GroupId, &RegionMeta> =
             regions.iter().map(|region| (region.group, region)).collect();
         let groups = self.parts.store.groups();
+        let led = leading.iter().filter_map(|(group, ..)| by_group.get(group));
+        let asked = std::mem::take(&mut self.asked);
+        let changed = led.filter(|meta| asked.contains(&meta.region)).map(|meta| told(meta));
+        let changed = changed.collect();
         self.sequence += 1;
         let request = pb::HeartbeatRequest {
             cluster: self.parts.member.cluster.clone(),
@@ -178,7 +193,7 @@ impl PlacementAgent {
             sequence: self.sequence,
             leading: leading
                 .iter()
-                .filter_map(|(group, term)| {
+                .filter_map(|(group, term, _)| {
                     let region = by_group.get(group)?;
                     let Epoch { version, members } = region.epoch;
                     let epoch = Some(pb::Epoch { version, members });
@@ -190,6 +205,7 @@ impl PlacementAgent {
                 .filter_map(|g| by_group.get(&g.record.desc.group).map(|region| region.region))
                 .collect(),
             applied_index_sum: 0,
+            changed,
         };
         self.parts.client.heartbeat(request).await
     }
@@ -205,6 +221,7 @@ impl PlacementAgent {
         for order in response.transfers {
             self.transfer(&order);
         }
+        self.asked = response.describe.into_iter().collect();
         Ok(())
     }
 
@@ -234,17 +251,21 @@ impl PlacementAgent {
     async fn create(&self, regions: Vec<pb::Region>) -> Result<(), AgentError> {
         let metas = regions.into_iter().map(region_meta).collect::<Result<Vec<_>, _>>();
         let metas = metas.map_err(AgentError::Answer)?;
-        let mut records = Vec::new();
+        let (mut records, mut created) = (Vec::new(), Vec::new());
         for meta in &metas {
             let Some(own) = meta.desc().on_store(self.parts.member.store) else {
                 let what = format!("an order to host region {} without this store", meta.region);
                 return Err(AgentError::Answer(what));
             };
-            records.push((meta.region, GroupRecord::new(meta.desc(), own.replica)));
+            // Placement has not heard yet that it was removed: an order that will not come again.
+            if self.parts.store.removed(meta.group).is_none_or(|gone| gone < own.replica) {
+                records.push((meta.region, GroupRecord::new(meta.desc(), own.replica)));
+                created.push(meta.clone());
+            }
         }
         // Syncs files: not on a network thread.
         let machine = Arc::clone(&self.parts.machine);
-        let written = move || metas.iter().try_for_each(|meta| machine.create_region(meta));
+        let written = move || created.iter().try_for_each(|meta| machine.create_region(meta));
         tokio::task::spawn_blocking(written).await.expect("creating regions does not panic")?;
         let mut outcomes = Vec::new();
         for (region, record) in records {

@@ -1,4 +1,5 @@
-//! What placement's orders mean in the words of the store; checked before they are carried out.
+//! Placement's orders in the words of the store, checked before they are carried out, and what
+//! it is told.
 
 use crate::kv::{Epoch, RegionMeta};
 use flotilla_placement::pb;
@@ -34,6 +35,23 @@ pub fn region_meta(region: pb::Region) -> Result<RegionMeta, String> {
     })
 }
 
+/// A region as placement is told of it.
+pub fn told(meta: &RegionMeta) -> pb::Region {
+    let replica = |r: &ReplicaDesc| pb::Replica {
+        replica: r.replica.0,
+        store: r.store.0,
+        role: r.role.to_string(),
+    };
+    pb::Region {
+        region: meta.region,
+        group: meta.group.0,
+        start: meta.start.clone(),
+        end: meta.end.clone(),
+        epoch: Some(pb::Epoch { version: meta.epoch.version, members: meta.epoch.members }),
+        replicas: meta.replicas.iter().map(replica).collect(),
+    }
+}
+
 fn replica_desc(replica: &pb::Replica) -> Result<ReplicaDesc, String> {
     let role: ReplicaRole =
         replica.role.parse().map_err(|why| format!("replica {}: {why}", replica.replica))?;
@@ -52,6 +70,7 @@ mod tests {
             pb::Region { region: 2, group: 3, replicas: vec![replica], ..Default::default() };
         let meta = region_meta(region.clone()).unwrap();
         assert_eq!(meta.desc().on_store(StoreId(1)).unwrap().replica, ReplicaId(4));
+        assert_eq!(region_meta(told(&meta)), Ok(meta));
         let mut odd = region.clone();
         odd.replicas[0].role = "king".to_owned();
         assert!(region_meta(odd).unwrap_err().contains("\"king\""));

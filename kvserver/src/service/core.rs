@@ -128,7 +128,7 @@ impl Core {
         let Some(meta) = self.machine.region(region) else {
             return Err(Box::new(self.no_region(region)));
         };
-        if meta.epoch != epoch {
+        if meta.epoch.version != epoch.version {
             return Err(Box::new(self.epoch_not_match(region)));
         }
         let (work, command, bytes) = match (request.gets, request.scan) {
