@@ -1,7 +1,7 @@
 //! What a store's groups look like after a start: log and state machine, held against each other.
 
 use crate::apply::StateMachine;
-use crate::log::{GroupLog, LogStore};
+use crate::log::{GroupLog, GroupWrite, LogStore};
 use crate::members::codec;
 use crate::snapshot::{LoadError, SnapshotWorker};
 use crate::start::StartError;
@@ -28,7 +28,7 @@ pub fn recover(
     state_machine: &dyn StateMachine,
     snapshots: &SnapshotWorker,
 ) -> Result<Vec<RecoveredGroup>, StartError> {
-    let mut groups = Vec::new();
+    let (mut groups, mut missed) = (Vec::new(), Vec::new());
     for group in log.load()? {
         if group.record.removed {
             // The store may have stopped between the tombstone and the end of the state.
@@ -38,9 +38,21 @@ pub fn recover(
         let mut group = check(group, state_machine);
         group.damage = unfinished.or(group.damage);
         if group.damage.is_none() {
-            group.damage = catch_up(&mut group, log).err();
+            match catch_up(&mut group, log) {
+                Ok(false) => {}
+                Ok(true) => missed.push(GroupWrite {
+                    group: group.log.group,
+                    record: Some(group.log.record.clone()),
+                    ..GroupWrite::default()
+                }),
+                Err(damage) => group.damage = Some(damage),
+            }
         }
         groups.push(group);
+    }
+    if !missed.is_empty() {
+        // The log may be cut behind the entries that they were taken from.
+        log.write(&missed)?;
     }
     tidy(&groups, snapshots);
     Ok(groups)
@@ -90,12 +102,12 @@ fn tidy(groups: &[RecoveredGroup], snapshots: &SnapshotWorker) {
 }
 
 /// Takes the members from the log that the record misses: an entry may be applied, durably, before
-/// the record behind it is.
-fn catch_up(group: &mut RecoveredGroup, log: &dyn LogStore) -> Result<(), String> {
+/// the record behind it is. Whether there were any.
+fn catch_up(group: &mut RecoveredGroup, log: &dyn LogStore) -> Result<bool, String> {
     let RecoveredGroup { log: held, applied, .. } = group;
     let known = held.record.desc.membership.position.index;
     let missed = held.memberships.iter().rev().find(|index| **index <= *applied);
-    let Some(index) = missed.copied().filter(|index| *index > known) else { return Ok(()) };
+    let Some(index) = missed.copied().filter(|index| *index > known) else { return Ok(false) };
     let mut entries = Vec::new();
     log.entries(held.group, index, index + 1, usize::MAX, &mut entries)
         .map_err(|error| error.to_string())?;
@@ -103,7 +115,7 @@ fn catch_up(group: &mut RecoveredGroup, log: &dyn LogStore) -> Result<(), String
     held.record.desc =
         codec::decode(&entry.data).map_err(|why| format!("membership entry {index}: {why}"))?;
     held.record.desc.membership.position = LogPosition { index, term: entry.term };
-    Ok(())
+    Ok(true)
 }
 
 fn check(log: GroupLog, state_machine: &dyn StateMachine) -> RecoveredGroup {
@@ -239,6 +251,8 @@ mod tests {
             let index = now.desc.membership.position.index;
             assert_eq!(index, 2 * version, "applied {applied}");
             assert!(found[0].commit >= index && found[0].commit >= applied);
+            // Written down: the entry may be cut off before the next start.
+            assert_eq!(&log.load().unwrap()[0].record, now);
         }
         // It had applied its own removal.
         let (log, record) = log();

@@ -50,7 +50,7 @@ pub enum Change {
         priority: Priority,
     },
     /// Gives up the request under way, while it waits for a member to catch up; what it added
-    /// stays as a learner. Stands alone.
+    /// stays as a learner, and who was to give way leaves. Stands alone.
     Cancel(OperationId),
 }
 
@@ -117,9 +117,15 @@ pub(crate) fn begin(
         if changes.len() > 1 || !under_way || desc.is_joint() {
             return Err(ChangeRefusal::NotCancellable { operation: *cancelled });
         }
-        next.membership.pending = None;
+        // Who gives way is destroyed by now, or will be.
+        let gone = desc.replicas.iter().map(|r| r.replica).filter(|id| desc.gives_way(*id));
+        next.membership.pending = Some(PendingChange {
+            operation: *operation,
+            remove: gone.collect(),
+            ..PendingChange::default()
+        });
         rename(&mut next, ReplicaRole::Joining, ReplicaRole::Learner);
-        return Ok(Begun::Next(next));
+        return Ok(Begun::Next(switched(next, live.me)));
     }
     let planted = crate::mutant::active("second_change_while_pending");
     if let Some(pending) = desc.membership.pending.as_ref().filter(|_| !planted) {
@@ -130,10 +136,8 @@ pub(crate) fn begin(
     check_shape(desc, changes)?;
     for change in changes {
         take(desc, change, &mut next, &mut pending)?;
-        if let Change::Rebuild { replica, .. } = change {
-            check_spare(desc, *replica, live, *force)?;
-        }
     }
+    check_spare(desc, changes, live, *force)?;
     let joins = next.replicas.iter().any(|r| r.role == ReplicaRole::Joining);
     next.membership.replica_max = next.replica_max();
     next.membership.pending = Some(pending);
@@ -254,27 +258,31 @@ fn check_unused(
     }
 }
 
-/// Whether the group can decide without `replica`, which is destroyed while it still has its vote.
+/// Whether the group can decide without those that are rebuilt: they are destroyed while they still
+/// have their votes.
 fn check_spare(
     desc: &GroupDesc,
-    replica: ReplicaId,
+    changes: &[Change],
     live: &Live<'_>,
     force: bool,
 ) -> Result<(), ChangeRefusal> {
-    if replica == live.me {
-        return Err(ChangeRefusal::RebuildsLeader { replica });
-    }
-    let voters = desc.replicas.iter().filter(|r| r.role.votes()).count();
-    let lives = |r: &&ReplicaDesc| {
-        r.role.votes()
-            && r.replica != replica
-            && (r.replica == live.me || (live.is_live)(r.replica))
+    let rebuilt = |change: &Change| match change {
+        Change::Rebuild { replica, .. } => Some(*replica),
+        _ => None,
     };
-    let alive = desc.replicas.iter().filter(lives).count();
-    if alive * 2 > voters || force {
+    let rebuilt: Vec<ReplicaId> = changes.iter().filter_map(rebuilt).collect();
+    if rebuilt.contains(&live.me) {
+        return Err(ChangeRefusal::RebuildsLeader { replica: live.me });
+    }
+    let voters: Vec<ReplicaId> =
+        desc.replicas.iter().filter(|r| r.role.votes()).map(|r| r.replica).collect();
+    let lives =
+        |id: &&ReplicaId| !rebuilt.contains(id) && (**id == live.me || (live.is_live)(**id));
+    let alive = voters.iter().filter(lives).count();
+    if rebuilt.is_empty() || alive * 2 > voters.len() || force {
         return Ok(());
     }
-    Err(ChangeRefusal::QuorumLost { voters, live: alive })
+    Err(ChangeRefusal::QuorumLost { voters: voters.len(), live: alive })
 }
 
 /// Whether the voters that `desc` is on its way to can decide. Members that still learn count as

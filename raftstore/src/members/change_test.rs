@@ -204,6 +204,12 @@ fn a_rebuilt_replica_gives_way_to_a_new_one_on_its_store() {
     assert_eq!(roles(&next), [(1, Voter), (2, Voter), (4, Voter)]);
     assert!(next.has_left(ReplicaId(3)) && gives_way(&next).is_empty());
 
+    // Given up, the new one learns on; the old one may be destroyed by now, and leaves.
+    let begun_once = begun(&voters(1..=3), 7, &[rebuild(3, 4), add_voter(5, 5)]);
+    let next = begun(&begun_once, 8, &[Change::Cancel(OperationId(7))]);
+    assert_eq!(roles(&next), [(1, Voter), (2, Voter), (4, Learner), (5, Learner)]);
+    assert!(next.has_left(ReplicaId(3)) && next.membership.pending.is_none());
+
     // A learner at once.
     let members = desc(&[(1, Voter), (2, Learner)]);
     let next = begun(&members, 7, &[rebuild(2, 3)]);
@@ -224,6 +230,8 @@ fn only_a_replica_that_can_be_spared_is_rebuilt() {
     assert_eq!(twice, ChangeRefusal::Twice { replica: ReplicaId(4) });
     let unknown = refused(&members, &[rebuild(9, 10)]);
     assert_eq!(unknown, ChangeRefusal::NotMember { replica: ReplicaId(9) });
+    let both = begin(&members, &request(1, &[rebuild(2, 4), rebuild(3, 5)]), &ALL_LIVE);
+    assert_eq!(both, Err(ChangeRefusal::QuorumLost { voters: 3, live: 1 }));
     // With 2 away too, nobody would be left to let the new one vote.
     let live = Live { me: ReplicaId(1), is_live: &|id| id != ReplicaId(2) };
     let lost = ChangeRefusal::QuorumLost { voters: 3, live: 1 };

@@ -71,8 +71,9 @@ fn follows(before: &GroupDesc, next: &GroupDesc) -> Option<String> {
     if let Some(twice) = next.replicas.iter().filter(new).find(|r| r.replica <= used) {
         return Some(format!("I12: replica {} is used twice", twice.replica));
     }
-    let stores: BTreeSet<_> = next.replicas.iter().map(|r| r.store).collect();
-    if stores.len() != next.replicas.len() {
+    let stays = |r: &&ReplicaDesc| !next.gives_way(r.replica);
+    let stay: Vec<_> = next.replicas.iter().filter(stays).map(|r| r.store).collect();
+    if stay.iter().collect::<BTreeSet<_>>().len() != stay.len() {
         return Some(format!("two members on a store: {next:?}"));
     }
     // A decision needs a majority in every half: one pair of halves that always meet is enough.

@@ -108,7 +108,9 @@ impl World {
             id += self.rng.random_range(1..3);
             changes.extend(self.draw_part(desc, ReplicaId(id)));
         }
-        ChangeRequest { operation, changes, force }
+        // Forced, it may destroy more than the group can do without.
+        let rebuilds = changes.iter().any(|change| matches!(change, Change::Rebuild { .. }));
+        ChangeRequest { operation, changes, force: force && !rebuilds }
     }
 
     /// Who is to lead: one member or all of them get another priority.
@@ -144,6 +146,7 @@ impl World {
             11..13 => learner.map(Change::Promote),
             13..15 => voter.map(Change::Demote),
             15 => Some(Change::AddVoter { replica: any, store: StoreId(1) }),
+            16 => Some(Change::Rebuild { replica: any, new: replica }),
             _ => Some(Change::Remove(any)),
         }
     }

@@ -184,6 +184,8 @@ impl Node {
         let snapshots = SnapshotWorker::new(store, Arc::clone(&machine), block_bytes);
         let recovered = recover(log.as_ref(), machine.as_ref(), &snapshots);
         let recovered = recovered.map_err(|e| e.to_string())?;
+        // What a start writes is durable before anything else happens.
+        self.log.complete();
         // Tombstones' states, which are destroyed at every start.
         drop(watched.take_destroyed());
         let mut shards = Vec::new();
