@@ -25,12 +25,14 @@ BENCH_OUT ?= bench-results
 
 ## INSIDE_FLAGS: for inside: INSIDE_FLAGS="--storage memory"
 INSIDE_FLAGS ?=
+## IDLE_FLAGS: for idle: IDLE_FLAGS="--groups 1000 --awake"
+IDLE_FLAGS ?=
 ## PROFILE_FLAGS: for profile: PROFILE_FLAGS="--storage memory"
 PROFILE_FLAGS ?=
 ## BUDGET_FLAGS: for budget: BUDGET_FLAGS="--seconds 20"
 BUDGET_FLAGS ?=
 
-.PHONY: bench bench-full bench-peers bench-report inside microbench counts counts-update profile budget
+.PHONY: bench bench-full bench-peers bench-report idle inside microbench counts counts-update profile budget
 .PHONY: deps announce build demo test fmt clippy doc unit sweep sim mutants clean help
 
 deps: ## install what a build needs and is missing (without root: say how)
@@ -89,6 +91,9 @@ bench-report: build ## docs/throughput.md, its plots and the README's table from
 	  echo 'no $(BENCH_OUT)/full/full.jsonl: run make bench-full first' >&2; exit 1; }
 	$(BIN)/throughput report --out docs --json $(wildcard $(BENCH_OUT)/full/full.jsonl $(BENCH_OUT)/peers/peers.jsonl)
 	@echo 'for README.md:'; $(BIN)/throughput report --readme --json $(BENCH_OUT)/full/full.jsonl
+
+idle: build ## what idle groups cost: start, CPU, memory (3 minutes)
+	$(BIN)/idle $(IDLE_FLAGS)
 
 inside: build ## the engine alone: proposals made inside three store processes
 	$(BIN)/inside $(INSIDE_FLAGS)

@@ -120,7 +120,8 @@ impl Loaded {
     }
 }
 
-fn store_addresses(placement: &str) -> Result<Vec<(u64, String)>, Error> {
+/// The addresses of a playground's stores.
+pub fn store_addresses(placement: &str) -> Result<Vec<(u64, String)>, Error> {
     let unexpected = || Error::Cluster(format!("placement address {placement}: not HOST:PORT"));
     let (host, port) = placement.rsplit_once(':').ok_or_else(unexpected)?;
     let port: u64 = port.parse().map_err(|_| unexpected())?;

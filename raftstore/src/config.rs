@@ -16,6 +16,9 @@ pub struct Config {
     pub election_ticks: usize,
     /// A leader's heartbeat interval in ticks. Default 2. Must be below `election_ticks`.
     pub heartbeat_ticks: usize,
+    /// A leader without anything to do for so many ticks puts its group to sleep: no heartbeats, no
+    /// ticks, until something happens. 0 = never. Default 30.
+    pub hibernate_ticks: u64,
     /// Many appends in flight to a follower; off = one. Default on.
     pub pipeline: bool,
     /// A round's commands of one group are cut into entries of about this size. Default 1 MiB.
@@ -88,6 +91,7 @@ impl Default for Config {
             tick_interval_ms: 100,
             election_ticks: 10,
             heartbeat_ticks: 2,
+            hibernate_ticks: 30,
             pipeline: true,
             entry_bytes_max: 1 << 20,
             command_bytes_max: 6 << 20,

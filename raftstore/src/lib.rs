@@ -81,7 +81,7 @@ pub use snapshot::{SnapshotDir, SnapshotId, SnapshotStore, SnapshotWorker};
 pub use start::{ShardTask, StartError, StoreBuilder};
 pub use status::{GroupView, PeerProgress, QueueStatus, ReplicaStatus, Role};
 pub use store::Store;
-pub use transport::{Blocks, Envelope, Inbound, Payload, Transport};
+pub use transport::{Alive, Blocks, Envelope, Inbound, Payload, Transport};
 pub use types::{
     ClusterId, EntryKind, GroupId, HardState, LogEntry, LogPosition, Nanos, ReplicaId, StoreId,
 };

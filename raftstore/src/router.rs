@@ -6,6 +6,7 @@ use crate::error::Error;
 use crate::log::LogStore;
 use crate::message::{Request, ShardMessage};
 use crate::metrics::Metrics;
+use crate::shard::NO_GROUP;
 use crate::shard::inbox::Inbox;
 use crate::status::{GroupView, QueueStatus};
 use crate::transport::Envelope;
@@ -92,7 +93,11 @@ impl Router {
         let mut per_shard: Vec<Vec<Envelope>> = Vec::new();
         per_shard.resize_with(self.inboxes.len(), Vec::new);
         for envelope in envelopes {
-            per_shard[self.shard_of(envelope.group)].push(envelope);
+            if envelope.group == NO_GROUP {
+                per_shard.iter_mut().for_each(|shard| shard.push(envelope.clone()));
+            } else {
+                per_shard[self.shard_of(envelope.group)].push(envelope);
+            }
         }
         for (inbox, envelopes) in self.inboxes.iter().zip(per_shard) {
             let count = envelopes.len() as u64;

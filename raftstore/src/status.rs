@@ -67,6 +67,8 @@ pub struct ReplicaStatus {
     pub waiting_reads: usize,
     /// Its state is being replaced by a snapshot.
     pub installing: bool,
+    /// It sleeps: nothing has happened for a while.
+    pub asleep: bool,
     /// Why it is quarantined, if it is.
     pub damage: Option<String>,
     /// How much it is wanted as the leader.

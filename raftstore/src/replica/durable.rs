@@ -43,6 +43,11 @@ impl Durable {
         self.own
     }
 
+    /// Everything up to `index` is on disk here, and the others were told.
+    pub(super) fn has_told(&self, index: u64) -> bool {
+        self.own >= index && self.told == self.own
+    }
+
     pub(super) fn tick(&mut self) {
         self.ticks_since_told += 1;
         self.news = true;

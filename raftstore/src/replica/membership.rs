@@ -317,6 +317,7 @@ impl Replica {
         }
         self.drive_members(round);
         self.drive_transfer();
+        self.drive_rest(round);
         self.members.commit_before = self.raw.raft.raft_log.committed;
     }
 

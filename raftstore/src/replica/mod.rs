@@ -9,11 +9,13 @@
 //! 5. `membership.rs` applies changes of the members and, on the leader, drives them on.
 //! 6. `transfer.rs` hands leadership over, by order or to whom it belongs.
 //! 7. `durable.rs` learns how far everybody's state is on disk and cuts the log behind it.
-//! 8. `snapshot.rs` has snapshots made, for members that then lack entries, and installs them.
+//! 8. `hibernate.rs` lets an idle group sleep.
+//! 9. `snapshot.rs` has snapshots made, for members that then lack entries, and installs them.
 
 pub(crate) mod codec;
 mod durable;
 mod feed;
+mod hibernate;
 mod membership;
 mod propose;
 mod read;
@@ -33,6 +35,7 @@ use crate::status::{GroupView, PeerProgress, ReplicaStatus, Role};
 use crate::types::{GroupId, GroupRecord, HardState, Nanos, ReplicaDesc, ReplicaId, StoreId};
 use durable::Durable;
 use feed::Feed;
+use hibernate::Rest;
 use membership::Members;
 use propose::Writes;
 use raft::{ProgressState, RawNode, StateRole};
@@ -81,6 +84,7 @@ pub(crate) struct Replica {
     members: Members,
     transfers: Transfers,
     snapshots: Snapshots,
+    rest: Rest,
     /// Ready numbers whose log write is under way, ascending; 0 = the group's creation.
     unpersisted: VecDeque<u64>,
     /// The last of them that changed term or vote.
@@ -144,6 +148,7 @@ impl Replica {
             members: Members::default(),
             transfers: Transfers::default(),
             snapshots: Snapshots::new(seed),
+            rest: Rest::default(),
             unpersisted: VecDeque::new(),
             vote_ready: 0,
             saved: hard_state,
@@ -297,6 +302,7 @@ impl Replica {
             waiting_proposals: self.writes.waiting(),
             waiting_reads: self.reads.waiting(),
             installing: self.snapshots.installing(),
+            asleep: self.asleep(),
             damage: None,
             priority: self.record.desc.priority(self.me.replica),
             ticks_silent,

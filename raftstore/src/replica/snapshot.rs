@@ -90,6 +90,15 @@ impl Snapshots {
         self.callers.drain(..).for_each(|reply| reply.send(Err(error.clone())));
     }
 
+    /// Nothing is being made, sent, fetched or installed, and nobody waits.
+    pub(super) fn idle(&self) -> bool {
+        self.making.is_none()
+            && self.callers.is_empty()
+            && self.waiting.is_empty()
+            && self.sent.is_empty()
+            && self.incoming.is_none()
+    }
+
     /// The log begins behind a state that is not there yet.
     pub(super) fn installing(&self) -> bool {
         self.stage().is_some_and(|stage| {

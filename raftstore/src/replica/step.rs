@@ -46,6 +46,13 @@ impl Replica {
                 self.durable.heard(envelope.from, index);
                 return Ok(());
             }
+            Payload::Sleep(last) => {
+                self.meet(store, &envelope)?;
+                self.told_to_sleep(envelope.from, last);
+                return Ok(());
+            }
+            // Shards speak of themselves, not to replicas.
+            Payload::Alive(_) => return Ok(()),
             Payload::Damaged => {
                 // Heard of, but not alive.
                 self.check_sender(store, &envelope)?;

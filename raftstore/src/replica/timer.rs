@@ -52,6 +52,15 @@ impl ElectionTimer {
         self.timeout = self.election_ticks + self.rng.random_range(0..self.election_ticks);
     }
 
+    /// Time goes on after a sleep: the leader was not heard of for `silence` ticks.
+    pub(super) fn wake(&mut self, raw: &mut RawNode<ReplicaStorage>, silence: usize) {
+        self.draw();
+        self.timeouts = 0;
+        self.silence = silence.min(self.election_ticks);
+        raw.raft.election_elapsed = self.silence;
+        self.last_elapsed = self.silence;
+    }
+
     /// One tick of a replica that does not lead. At a timeout it campaigns if it `may` after so
     /// many of them.
     pub(super) fn tick(

@@ -58,6 +58,11 @@ impl Transfers {
         self.leaving
     }
 
+    /// Leadership is on its way elsewhere, or is to be.
+    pub(super) fn busy(&self) -> bool {
+        self.leaving || self.under_way.is_some()
+    }
+
     pub(super) fn close(&mut self, error: Error) {
         self.end(&Err(error));
     }
@@ -237,7 +242,7 @@ impl Replica {
     }
 
     /// The one that is to lead in this leader's place, if there is one.
-    fn preferred(&self) -> Option<ReplicaId> {
+    pub(super) fn preferred(&self) -> Option<ReplicaId> {
         let own = self.rank(self.me.replica);
         let best = self.able().max_by_key(|id| (self.rank(*id), std::cmp::Reverse(*id)))?;
         (self.rank(best) > own).then_some(best)

@@ -96,7 +96,7 @@ impl Shard {
             held: Vec::new(),
             created: Vec::new(),
         });
-        self.slots.insert(group, Slot::Gone(Box::new(Gone::new(record, Stage::Writing, loading))));
+        self.place(group, Slot::Gone(Box::new(Gone::new(record, Stage::Writing, loading))));
     }
 
     fn notice(&self, group: GroupId, replica: ReplicaId, event: RoleEvent) -> ApplyTask {
@@ -240,7 +240,7 @@ impl Shard {
             created: vec![reply],
         });
         round.views.push(replica.group_view());
-        self.slots.insert(group, Slot::Live(Box::new(Live::new(replica))));
+        self.place(group, Slot::Live(Box::new(Live::new(replica))));
     }
 
     pub(super) fn created_before(&mut self, record: &GroupRecord, reply: Reply) {

@@ -8,6 +8,7 @@
 //!
 //! The same code runs under threads (`run.rs`) and under a simulator.
 
+mod hibernate;
 pub(crate) mod inbox;
 pub(crate) mod lane;
 mod membership;
@@ -17,7 +18,10 @@ mod slot;
 pub(crate) mod sync;
 mod turns;
 
+pub(crate) use hibernate::NO_GROUP;
 pub use round::Round;
+
+use hibernate::Hibernation;
 use round::RoundSize;
 use slot::{Live, Quarantined, Slot};
 use turns::Turns;
@@ -29,7 +33,7 @@ use crate::message::{Asker, Request, ShardMessage, SnapshotNote};
 use crate::recovery::RecoveredGroup;
 use crate::replica::{Refused, Replica, ReplicaParts};
 use crate::status::{GroupView, ReplicaStatus};
-use crate::transport::Envelope;
+use crate::transport::{Envelope, Payload};
 use crate::types::{GroupId, GroupRecord, Nanos, ReplicaId, StoreId};
 use membership::Gone;
 use rustc_hash::FxHashMap;
@@ -65,6 +69,7 @@ pub struct Shard {
     /// Bytes handed to apply and not yet reported applied.
     apply_bytes: usize,
     turns: Turns,
+    hibernation: Hibernation,
     /// Messages from peers that were malformed or misaddressed.
     dropped_messages: u64,
     stopped: bool,
@@ -75,6 +80,7 @@ impl Shard {
     pub fn new(parts: ShardConfig, groups: Vec<RecoveredGroup>) -> Result<Self, Fatal> {
         let shard_number = parts.shard;
         let small_entries_max = parts.config.small_entries_max;
+        let life = parts.seed;
         let mut shard = Shard {
             parts,
             slots: FxHashMap::default(),
@@ -84,6 +90,7 @@ impl Shard {
             parked: BTreeSet::new(),
             apply_bytes: 0,
             turns: Turns::new(small_entries_max),
+            hibernation: Hibernation::new(life),
             dropped_messages: 0,
             stopped: false,
         };
@@ -109,9 +116,14 @@ impl Shard {
                     Slot::Live(Box::new(Live::new(replica)))
                 }
             };
-            shard.slots.insert(id, slot);
+            shard.place(id, slot);
         }
         Ok(shard)
+    }
+
+    fn place(&mut self, group: GroupId, slot: Slot) {
+        self.slots.insert(group, slot);
+        self.hibernation.insert(group);
     }
 
     fn replica(&self, log: &GroupLog, applied: u64, commit: u64) -> Result<Replica, Error> {
@@ -170,6 +182,7 @@ impl Shard {
         }
         if ticked {
             self.turns.tick();
+            self.watch(&mut round);
             self.tick(now, &mut round);
             self.make_room();
         }
@@ -217,6 +230,7 @@ impl Shard {
             ShardMessage::Leave => {
                 let groups: Vec<GroupId> = self.slots.keys().copied().collect();
                 for group in groups {
+                    self.rouse(group);
                     self.touch(group, Replica::leave);
                 }
             }
@@ -249,6 +263,9 @@ impl Shard {
                     other => refuse(other, &Error::NoGroup { group }),
                 };
             }
+        }
+        if self.request_wakes(group) {
+            self.rouse(group);
         }
         let apply_full = self.apply_full();
         match request {
@@ -299,7 +316,17 @@ impl Shard {
     }
 
     fn deliver(&mut self, from: StoreId, envelope: Envelope, round: &mut Round) {
+        if let Payload::Alive(alive) = envelope.payload {
+            return self.heard_alive(from, alive);
+        }
         let group = envelope.group;
+        match envelope.payload {
+            Payload::DurableApplied(_) => {}
+            // Nobody watches over it yet: it stays awake.
+            Payload::Sleep(_) if !self.is_watched(from, group) => return,
+            Payload::Sleep(_) => {}
+            _ => self.rouse(group),
+        }
         let apply_full = self.apply_full();
         if !matches!(self.slots.get(&group), Some(Slot::Live(_))) {
             return self.deliver_to_none(from, &envelope, round);
@@ -323,7 +350,7 @@ impl Shard {
         self.close(group, &Error::Quarantined { group, reason: reason.clone() });
         let Some(Slot::Live(live)) = self.slots.get(&group) else { return };
         let record = live.replica.record().clone();
-        self.slots.insert(group, Slot::Quarantined(Box::new(Quarantined::new(record, reason))));
+        self.place(group, Slot::Quarantined(Box::new(Quarantined::new(record, reason))));
     }
 
     /// Ends the work of a live replica, whose place something else takes: nobody waits for it now.
@@ -337,8 +364,7 @@ impl Shard {
 
     fn tick(&mut self, now: Nanos, round: &mut Round) {
         let election_ticks = self.parts.config.election_ticks;
-        let groups: Vec<GroupId> = self.slots.keys().copied().collect();
-        for group in groups {
+        for group in self.hibernation.awake() {
             match self.slots.get_mut(&group) {
                 Some(Slot::Gone(gone)) => gone.tick(),
                 Some(Slot::Quarantined(damaged)) => damaged.tick(election_ticks, round),
@@ -408,6 +434,9 @@ impl Shard {
             // A context that was under way is confirmed: the next one may start.
             replica.confirm_queued_reads(now);
             replica.take_readies(now, apply_full, round);
+        }
+        if replica.asleep() {
+            self.hibernation.fell_asleep(group);
         }
         let removal = replica.removal();
         if removal.is_none() {

@@ -111,6 +111,7 @@ impl Slot {
             waiting_proposals: 0,
             waiting_reads: 0,
             installing: false,
+            asleep: false,
             damage: Some(q.reason.clone()),
             priority: q.record.desc.priority(q.record.replica),
             ticks_silent: 0,

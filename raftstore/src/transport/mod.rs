@@ -8,7 +8,7 @@
 //! network; Raft tolerates all three.
 
 use crate::snapshot::SnapshotId;
-use crate::types::{GroupId, ReplicaId, StoreId};
+use crate::types::{GroupId, LogPosition, ReplicaId, StoreId};
 use bytes::Bytes;
 use std::io;
 
@@ -34,6 +34,22 @@ pub enum Payload {
     SnapshotFailed,
     /// "I am damaged and take no part."
     Damaged,
+    /// "I sleep until something happens, and hold everything up to here": from an idle leader, with
+    /// its last index and its term.
+    Sleep(LogPosition),
+    /// From a shard to a store, for all groups that they share: no replica is named.
+    Alive(Alive),
+}
+
+/// "I live": what stands for the heartbeats of groups that sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alive {
+    /// The shard that says so.
+    pub shard: u32,
+    /// How many there are on its store: a group is in that of its number modulo this.
+    pub shards: u32,
+    /// Another one after every start.
+    pub life: u64,
 }
 
 /// One message between two replicas of one group.
@@ -55,7 +71,11 @@ impl Envelope {
     pub fn size(&self) -> usize {
         match &self.payload {
             Payload::Raft { bytes, .. } => bytes.len() + 32,
-            Payload::DurableApplied(_) | Payload::SnapshotFailed | Payload::Damaged => 32,
+            Payload::DurableApplied(_)
+            | Payload::SnapshotFailed
+            | Payload::Damaged
+            | Payload::Sleep(_)
+            | Payload::Alive(_) => 32,
             Payload::Members(bytes) => bytes.len() + 32,
         }
     }

@@ -36,6 +36,8 @@ pub const REQUIRED: &[&str] = &[
     "joint configurations",
     "leaders on their way out",
     "replicas destroyed",
+    "groups told to sleep",
+    "rounds of shards with sleepers",
     "leader transfers accepted",
     "leader transfers refused",
     "priorities set",

@@ -7,7 +7,7 @@ use super::world::{Event, Work, World};
 use crate::invariants::wire;
 use flotilla_raftstore::message::ShardMessage;
 use flotilla_raftstore::{
-    Envelope, Fatal, GroupId, Nanos, ReplicaId, StateMachine, StoreId, reader,
+    Envelope, Fatal, GroupId, Nanos, Payload, ReplicaId, StateMachine, StoreId, reader,
 };
 use rand::Rng;
 use std::collections::BTreeMap;
@@ -104,6 +104,8 @@ impl World {
         process.apply.queue.extend(round.apply);
         let views = round.views.len() as u64;
         let statuses = process.shards[shard].shard.statuses();
+        let sleeps = statuses.iter().any(|status| status.asleep);
+        self.counts.add_many("rounds of shards with sleepers", u64::from(sleeps));
         let waiting = &process.log.queue[process.log.queue.len() - log as usize..];
         let cuts = waiting.iter().filter(|t| t.write.truncate.is_some()).count() as u64;
         self.counts.add_many("log truncations", cuts);
@@ -382,7 +384,15 @@ impl World {
         let mut by_shard: BTreeMap<usize, Vec<Envelope>> = BTreeMap::new();
         for envelope in envelopes {
             self.trace.remark(|| format!("at store {}: {}", node + 1, wire::describe(&envelope)));
-            by_shard.entry(process.shard_of(envelope.group)).or_default().push(envelope);
+            let sleep = matches!(envelope.payload, Payload::Sleep(_));
+            self.counts.add_many("groups told to sleep", u64::from(sleep));
+            if let Payload::Alive(_) = envelope.payload {
+                for shard in 0..self.config.shards {
+                    by_shard.entry(shard).or_default().push(envelope.clone());
+                }
+            } else {
+                by_shard.entry(process.shard_of(envelope.group)).or_default().push(envelope);
+            }
         }
         for (shard, envelopes) in by_shard {
             self.tell(node, shard, ShardMessage::Deliver { from, envelopes });

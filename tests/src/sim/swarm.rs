@@ -179,6 +179,7 @@ fn config(rng: &mut SmallRng) -> Config {
         group_uncommitted_bytes_max: *pick(rng, &[600, 65_536]),
         sync_interval_ms: *pick(rng, &[100, 500, 2_000]),
         truncate_entries_min: *pick(rng, &[1, 8, 64]),
+        hibernate_ticks: *pick(rng, &[0, 1, 5, 30]),
         pipeline: rng.random_bool(0.9),
         ..Config::default()
     }

@@ -16,15 +16,15 @@
 //! TCP's checksum misses about one damaged segment in 65,536 and nothing protects a frame inside
 //! a broken process or proxy: so every frame carries its own, checked before anything is read.
 
-use crate::transport::{Envelope, Payload};
-use crate::types::{ClusterId, GroupId, ReplicaId, StoreId};
+use crate::transport::{Alive, Envelope, Payload};
+use crate::types::{ClusterId, GroupId, LogPosition, ReplicaId, StoreId};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Bytes before the first envelope.
 pub const HEADER_BYTES: usize = 4 + 16 + 8 + 8 + 4;
 
 /// What an envelope takes in a frame at most, besides its payload's bytes.
-pub const ENVELOPE_OVERHEAD_BYTES_MAX: usize = 1 + 4 * VARINT_BYTES_MAX;
+pub const ENVELOPE_OVERHEAD_BYTES_MAX: usize = 1 + 6 * VARINT_BYTES_MAX;
 
 const VARINT_BYTES_MAX: usize = 10;
 const CRC_BYTES: usize = 4;
@@ -38,6 +38,8 @@ const KIND_DURABLE_APPLIED: u8 = 2;
 const KIND_MEMBERS: u8 = 3;
 const KIND_SNAPSHOT_FAILED: u8 = 4;
 const KIND_DAMAGED: u8 = 5;
+const KIND_SLEEP: u8 = 6;
+const KIND_ALIVE: u8 = 7;
 
 /// Whose frame it is; the same on every frame of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +102,12 @@ pub fn encode(link: Link, envelopes: &[Envelope]) -> Bytes {
 pub fn encoded_size_max(envelope: &Envelope) -> usize {
     let payload = match &envelope.payload {
         Payload::Raft { bytes, .. } | Payload::Members(bytes) => bytes.len(),
-        Payload::DurableApplied(_) | Payload::SnapshotFailed | Payload::Damaged => 0,
+        // Their numbers are part of the overhead.
+        Payload::DurableApplied(_)
+        | Payload::SnapshotFailed
+        | Payload::Damaged
+        | Payload::Sleep(_)
+        | Payload::Alive(_) => 0,
     };
     payload + ENVELOPE_OVERHEAD_BYTES_MAX
 }
@@ -152,6 +159,8 @@ fn put_envelope(frame: &mut BytesMut, envelope: &Envelope) {
         Payload::Members(_) => KIND_MEMBERS,
         Payload::SnapshotFailed => KIND_SNAPSHOT_FAILED,
         Payload::Damaged => KIND_DAMAGED,
+        Payload::Sleep(_) => KIND_SLEEP,
+        Payload::Alive(_) => KIND_ALIVE,
     };
     frame.put_u8(kind);
     put_varint(frame, envelope.group.0);
@@ -164,6 +173,15 @@ fn put_envelope(frame: &mut BytesMut, envelope: &Envelope) {
         }
         Payload::DurableApplied(index) => put_varint(frame, *index),
         Payload::SnapshotFailed | Payload::Damaged => {}
+        Payload::Sleep(last) => {
+            put_varint(frame, last.index);
+            put_varint(frame, last.term);
+        }
+        Payload::Alive(Alive { shard, shards, life }) => {
+            put_varint(frame, u64::from(*shard));
+            put_varint(frame, u64::from(*shards));
+            put_varint(frame, *life);
+        }
     }
 }
 
@@ -179,6 +197,14 @@ fn get_envelope(rest: &mut Bytes) -> Option<Envelope> {
         KIND_MEMBERS => Payload::Members(get_bytes(rest)?),
         KIND_SNAPSHOT_FAILED => Payload::SnapshotFailed,
         KIND_DAMAGED => Payload::Damaged,
+        KIND_SLEEP => {
+            Payload::Sleep(LogPosition { index: get_varint(rest)?, term: get_varint(rest)? })
+        }
+        KIND_ALIVE => Payload::Alive(Alive {
+            shard: u32::try_from(get_varint(rest)?).ok()?,
+            shards: u32::try_from(get_varint(rest)?).ok()?,
+            life: get_varint(rest)?,
+        }),
         KIND_DURABLE_APPLIED => Payload::DurableApplied(get_varint(rest)?),
         _ => return None,
     };
@@ -233,6 +259,8 @@ mod tests {
             Payload::Members(Bytes::new()),
             Payload::SnapshotFailed,
             Payload::Damaged,
+            Payload::Sleep(LogPosition::default()),
+            Payload::Alive(Alive { shard: 0, shards: 1, life: 0 }),
         ] {
             let (group, from, to) = (GroupId(1), ReplicaId(1), ReplicaId(2));
             let envelopes = vec![Envelope { group, from, to, payload }];
@@ -246,10 +274,15 @@ mod tests {
 
     fn any_envelope(rng: &mut SmallRng) -> Envelope {
         let payload = if rng.random_bool(0.2) {
-            let index = any_u64(rng);
-            [Payload::DurableApplied(index), Payload::SnapshotFailed, Payload::Damaged]
-                [rng.random_range(0..3)]
-            .clone()
+            let last = LogPosition { index: any_u64(rng), term: any_u64(rng) };
+            let (shard, shards) = (rng.random(), rng.random());
+            match rng.random_range(0..5) {
+                0 => Payload::DurableApplied(last.index),
+                1 => Payload::SnapshotFailed,
+                2 => Payload::Damaged,
+                3 => Payload::Sleep(last),
+                _ => Payload::Alive(Alive { shard, shards, life: last.term }),
+            }
         } else {
             let length = rng.random_range(0..300);
             let bytes: Vec<u8> = (0..length).map(|_| rng.random()).collect();

@@ -1,0 +1,107 @@
+//! When an idle group may sleep, and how its replicas wake. Who watches over sleepers: `shard/hibernate.rs`.
+//!
+//! 1. A leader to which nothing happened for `hibernate_ticks`, and whose live members hold all that it
+//!    has, tells them to sleep, and sleeps.
+//! 2. A follower that is where its leader is sleeps, too. One that is not, or that was not reached,
+//!    hears nothing from then on and asks for votes, which wakes the others.
+//!
+//! Sleep is only the absence of ticks: no promise of the protocol depends on it.
+
+use super::Replica;
+use crate::shard::Round;
+use crate::transport::{Envelope, Payload};
+use crate::types::{LogPosition, ReplicaDesc, ReplicaId};
+use raft::{ProgressState, StateRole};
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Rest {
+    idle_ticks: u64,
+    asleep: bool,
+}
+
+impl Replica {
+    /// Nobody needs to tick it.
+    pub(crate) fn asleep(&self) -> bool {
+        self.rest.asleep
+    }
+
+    /// A leader's look, once a tick.
+    pub(super) fn drive_rest(&mut self, round: &mut Round) {
+        let after = self.config.hibernate_ticks;
+        if after == 0 || !self.is_idle_leader() {
+            self.rest = Rest::default();
+            return;
+        }
+        self.rest.idle_ticks += 1;
+        if self.rest.idle_ticks <= after {
+            return;
+        }
+        let log = &self.raw.raft.raft_log;
+        let last = LogPosition { index: log.last_index(), term: self.raw.raft.term };
+        let desc = &self.record.desc;
+        let others = desc.replicas.iter().filter(|r| r.replica != self.me.replica);
+        for other in others.filter(|r| self.is_live(r.replica)) {
+            let (group, from, to) = (desc.group, self.me.replica, other.replica);
+            round.send(other.store, Envelope { group, from, to, payload: Payload::Sleep(last) });
+        }
+        self.rest.asleep = true;
+    }
+
+    fn is_idle_leader(&self) -> bool {
+        let raft = &self.raw.raft;
+        let last = raft.raft_log.last_index();
+        // Whoever is away wakes the group when it comes back; whoever never came is to be invited.
+        let level = |r: &ReplicaDesc| {
+            let progress = raft.prs().get(r.replica.0);
+            let has =
+                progress.is_some_and(|p| p.matched == last && p.state == ProgressState::Replicate);
+            has || r.replica == self.me.replica || (r.role.votes() && !self.is_live(r.replica))
+        };
+        self.is_leader()
+            && self.is_settled()
+            && raft.commit_to_current_term()
+            && raft.raft_log.committed == last
+            && self.durable.has_told(last)
+            && !self.changes_members()
+            && !self.transfers.busy()
+            && self.preferred().is_none()
+            && self.record.desc.replicas.iter().all(level)
+    }
+
+    /// Nothing of this replica is under way.
+    fn is_settled(&self) -> bool {
+        self.unpersisted.is_empty()
+            && self.feed.is_settled()
+            && self.writes.waiting() == 0
+            && self.reads.waiting() == 0
+            && self.raw.store().offer().is_none()
+            && self.snapshots.idle()
+    }
+
+    /// The leader sleeps, and says what it holds.
+    pub(super) fn told_to_sleep(&mut self, from: ReplicaId, last: LogPosition) {
+        let raft = &self.raw.raft;
+        let log = &raft.raft_log;
+        let follows =
+            raft.state == StateRole::Follower && (raft.leader_id, raft.term) == (from.0, last.term);
+        let level = log.last_index() == last.index && log.committed == last.index;
+        self.rest.asleep = follows
+            && level
+            && self.is_settled()
+            && !self.transfers.busy()
+            && self.config.hibernate_ticks > 0;
+    }
+
+    /// Time goes on for it. A follower's leader was not heard of for `silence` ticks.
+    pub(crate) fn wake(&mut self, silence: usize) {
+        self.rest = Rest::default();
+        if self.is_leader() {
+            // Otherwise it could miss a quorum that it has not asked since.
+            self.raw.raft.election_elapsed = 0;
+            self.raw.ping();
+        } else {
+            self.timer.wake(&mut self.raw, silence);
+        }
+    }
+}

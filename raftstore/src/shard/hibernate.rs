@@ -1,0 +1,201 @@
+//! Idle groups cost nothing: nobody ticks them, and shards vouch for each other in their leaders' place.
+//!
+//! 1. Replicas decide by themselves when they sleep (`replica/hibernate.rs`); here they leave the
+//!    set of those that are ticked.
+//! 2. A group wakes when anything comes for it: a request that its leader must serve, or a message of
+//!    another replica.
+//! 3. Every shard tells every store with which it shares a group that it lives, once a heartbeat interval
+//!    ([`Alive`]), for all its groups together. When a shard was silent for an election timeout, or began
+//!    anew, the groups that it led wake, and so do those led here that have a member there and it is heard
+//!    again: a portion a tick, so that thousands do not elect at the same time.
+//!
+//! Deterministic: all state is here, time is ticks.
+
+use super::Shard;
+use super::slot::{Live, Slot};
+use crate::shard::Round;
+use crate::transport::{Alive, Envelope, Payload};
+use crate::types::{GroupId, ReplicaId, StoreId};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Groups that wake in one tick because of another store.
+const WAKES_PER_TICK: usize = 256;
+/// Under this number stores speak to each other, not replicas: no group has it.
+pub(crate) const NO_GROUP: GroupId = GroupId(0);
+
+/// See the module.
+pub(super) struct Hibernation {
+    awake: BTreeSet<GroupId>,
+    /// Sleepers that are to wake.
+    waking: VecDeque<GroupId>,
+    /// Every shard of another store that was ever heard.
+    shards: BTreeMap<(StoreId, u32), Seen>,
+    /// How many shards each store has.
+    counts: BTreeMap<StoreId, u32>,
+    /// Stores with members of groups that are here.
+    neighbours: BTreeSet<StoreId>,
+    ticks: u64,
+    life: u64,
+}
+
+/// What is known of another store's shard.
+struct Seen {
+    life: u64,
+    /// The tick at which it was heard last.
+    at: u64,
+    silent: bool,
+}
+
+impl Hibernation {
+    /// `life` tells this shard from one before a restart.
+    pub(super) fn new(life: u64) -> Self {
+        Hibernation {
+            awake: BTreeSet::new(),
+            waking: VecDeque::new(),
+            shards: BTreeMap::new(),
+            counts: BTreeMap::new(),
+            neighbours: BTreeSet::new(),
+            ticks: 0,
+            life,
+        }
+    }
+
+    /// Those that are ticked.
+    pub(super) fn awake(&self) -> Vec<GroupId> {
+        self.awake.iter().copied().collect()
+    }
+
+    pub(super) fn insert(&mut self, group: GroupId) {
+        self.awake.insert(group);
+    }
+
+    pub(super) fn fell_asleep(&mut self, group: GroupId) {
+        self.awake.remove(&group);
+    }
+
+    /// The shard that has `group` on `store`.
+    fn shard_of(&self, store: StoreId, group: GroupId) -> u32 {
+        (group.0 % u64::from(self.counts.get(&store).copied().unwrap_or(1))) as u32
+    }
+
+    /// Ticks since the shard of `store` that has `group` was heard; unlimited if it never was.
+    fn silence(&self, store: StoreId, group: GroupId) -> u64 {
+        let seen = self.shards.get(&(store, self.shard_of(store, group)));
+        seen.map_or(u64::MAX, |seen| self.ticks - seen.at)
+    }
+
+    /// Takes a sign of life. True: sleepers must hear of it.
+    fn heard(&mut self, store: StoreId, alive: Alive) -> bool {
+        let Alive { shard, shards, life } = alive;
+        self.counts.insert(store, shards.max(1));
+        let at = self.ticks;
+        let known = self.shards.insert((store, shard), Seen { life, at, silent: false });
+        known.is_some_and(|known| known.silent || known.life != life)
+    }
+
+    /// Those that have become silent.
+    fn fall_silent(&mut self, after: u64) -> Vec<(StoreId, u32)> {
+        let ticks = self.ticks;
+        let now = self.shards.iter_mut().filter(|(_, s)| !s.silent && ticks - s.at > after);
+        now.map(|(which, seen)| {
+            seen.silent = true;
+            *which
+        })
+        .collect()
+    }
+}
+
+impl Shard {
+    /// Time goes on for the group, if it slept.
+    pub(super) fn rouse(&mut self, group: GroupId) {
+        let Some(Slot::Live(live)) = self.slots.get_mut(&group) else { return };
+        if !live.replica.asleep() {
+            return;
+        }
+        let store = live.replica.leader().map(|leader| leader.store);
+        let silence = store.map_or(u64::MAX, |store| self.hibernation.silence(store, group));
+        self.hibernation.insert(group);
+        let silence = usize::try_from(silence).unwrap_or(usize::MAX);
+        self.touch(group, |replica| replica.wake(silence));
+    }
+
+    /// Whether a request is a reason to wake: a follower only tells who leads, unless nobody does.
+    pub(super) fn request_wakes(&self, group: GroupId) -> bool {
+        let Some(Slot::Live(live)) = self.slots.get(&group) else { return false };
+        let leads_here = live.replica.is_leader();
+        let leader = live.replica.leader().map(|leader| leader.store);
+        leads_here || leader.is_none_or(|store| !self.is_watched(store, group))
+    }
+
+    /// Whether the shard that has `group` on `store` was heard lately: its death will be noticed.
+    pub(super) fn is_watched(&self, store: StoreId, group: GroupId) -> bool {
+        let timeout = self.parts.config.election_ticks as u64;
+        self.hibernation.silence(store, group) <= timeout
+    }
+
+    /// Another store's shard says that it lives.
+    pub(super) fn heard_alive(&mut self, store: StoreId, alive: Alive) {
+        if self.hibernation.heard(store, alive) {
+            self.wake_with(store, alive.shard);
+        }
+    }
+
+    /// Once a tick: tells the others, notices who has fallen silent, wakes a portion.
+    pub(super) fn watch(&mut self, round: &mut Round) {
+        let timeout = self.parts.config.election_ticks as u64;
+        self.hibernation.ticks += 1;
+        let ticks = self.hibernation.ticks;
+        if ticks % timeout == 1 {
+            self.hibernation.neighbours = self.neighbours();
+        }
+        if ticks.is_multiple_of(self.parts.config.heartbeat_ticks as u64) {
+            let alive = Alive {
+                shard: self.parts.shard as u32,
+                shards: self.parts.config.shards as u32,
+                life: self.hibernation.life,
+            };
+            for store in &self.hibernation.neighbours {
+                let (from, to) = (ReplicaId(0), ReplicaId(0));
+                let payload = Payload::Alive(alive);
+                round.send(*store, Envelope { group: NO_GROUP, from, to, payload });
+            }
+        }
+        for (store, shard) in self.hibernation.fall_silent(timeout) {
+            self.wake_with(store, shard);
+        }
+        for _ in 0..WAKES_PER_TICK {
+            let Some(group) = self.hibernation.waking.pop_front() else { break };
+            self.rouse(group);
+        }
+    }
+
+    fn neighbours(&self) -> BTreeSet<StoreId> {
+        let live = self.slots.values().filter_map(|slot| match slot {
+            Slot::Live(live) => Some(live),
+            Slot::Quarantined(_) | Slot::Gone(_) => None,
+        });
+        let stores = live.flat_map(|live| &live.replica.record().desc.replicas).map(|r| r.store);
+        stores.filter(|store| *store != self.parts.store).collect()
+    }
+
+    /// Queues the sleepers that a shard of `store` leads, or that are led here and have a member in it.
+    fn wake_with(&mut self, store: StoreId, shard: u32) {
+        let concerned = |group: &GroupId, live: &Live| {
+            let replica = &live.replica;
+            let leads = replica.leader().is_some_and(|leader| leader.store == store);
+            let member = replica.is_leader() && replica.record().desc.on_store(store).is_some();
+            replica.asleep()
+                && (leads || member)
+                && self.hibernation.shard_of(store, *group) == shard
+        };
+        let mut waking: Vec<GroupId> = Vec::new();
+        for (group, slot) in &self.slots {
+            if let Slot::Live(live) = slot
+                && concerned(group, live)
+            {
+                waking.push(*group);
+            }
+        }
+        self.hibernation.waking.extend(waking);
+    }
+}
