@@ -53,9 +53,10 @@ impl Replica {
         let last = raft.raft_log.last_index();
         // Whoever is away wakes the group when it comes back; whoever never came is to be invited.
         let level = |r: &ReplicaDesc| {
-            let progress = raft.prs().get(r.replica.0);
-            let has =
-                progress.is_some_and(|p| p.matched == last && p.state == ProgressState::Replicate);
+            let has = raft.prs().get(r.replica.0).is_some_and(|p| {
+                let holds = p.matched == last && p.committed_index >= last;
+                holds && p.state == ProgressState::Replicate
+            });
             has || r.replica == self.me.replica || (r.role.votes() && !self.is_live(r.replica))
         };
         self.is_leader()

@@ -185,7 +185,12 @@ impl Replica {
             applied.unwrap_or_else(|e| panic!("group {group}: I13 at entry {index}: {e}"));
         }
         let held = self.raw.raft.prs().conf().to_conf_state();
-        assert_eq!(sorted(held), conf_state(&next), "group {group}: I13 at entry {index}");
+        let before = &self.record.desc;
+        assert_eq!(
+            sorted(held),
+            conf_state(&next),
+            "group {group}: I13 at entry {index}: {before:?} becomes {next:?}"
+        );
         self.follow(next, round);
         Arc::new(self.record.desc.clone())
     }
