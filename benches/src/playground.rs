@@ -15,8 +15,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-/// How long a cluster may take to become ready.
-const READY_MAX: Duration = Duration::from_secs(60);
+/// How long a cluster may take to become ready, with ten thousand groups.
+const READY_MAX: Duration = Duration::from_secs(180);
 /// How long a child may take to end after SIGTERM, before it is killed.
 const STOP_MAX: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(20);

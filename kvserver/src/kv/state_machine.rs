@@ -9,11 +9,13 @@ use super::engine::{Change, Column, Engine, GroupChanges};
 use super::record::GroupState;
 use super::region::RegionMeta;
 use super::{apply, hash, keys, snapshot};
+use bytes::Bytes;
 use flotilla_raftstore::{
     AppliedState, Fatal, GroupApply, GroupId, LogPosition, StateMachine, mutant,
 };
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::sync::Arc;
 
@@ -33,6 +35,8 @@ struct Table {
     groups: FxHashMap<GroupId, Arc<Group>>,
     /// region → its group.
     regions: FxHashMap<u64, Arc<Group>>,
+    /// Start key → group. Regions do not overlap.
+    by_start: BTreeMap<Bytes, GroupId>,
 }
 
 struct Group {
@@ -58,24 +62,35 @@ impl KvStateMachine {
                 let reason = "its region or its applied state is missing";
                 return Err(Fatal::new(format!("load group {group}"), reason));
             };
-            table.insert(RegionMeta::decode(group, &meta)?, GroupState::decode(&state)?);
+            let meta = RegionMeta::decode(group, &meta)?;
+            table.refuse_overlap(&meta)?;
+            table.insert(meta, GroupState::decode(&state)?);
         }
-        table.check()?;
         let table = RwLock::new(table);
         Ok(Arc::new(KvStateMachine { engine, table, creation: Mutex::new(()) }))
     }
 
-    /// Creates an empty region; durable when it returns. Does nothing when this store has the
-    /// region already. Overlapping regions or a group of another region are [`Fatal`]. Blocks on
-    /// the disk.
+    /// Creates one region, as [`Self::create_regions`] does.
     pub fn create_region(&self, meta: &RegionMeta) -> Result<(), Fatal> {
+        self.create_regions(std::slice::from_ref(meta))
+    }
+
+    /// Creates empty regions; durable when it returns. Those that this store has already are left
+    /// alone. Overlapping regions or a group of another region are [`Fatal`], and nothing is
+    /// created. Blocks on the disk, once for all of them.
+    pub fn create_regions(&self, metas: &[RegionMeta]) -> Result<(), Fatal> {
         let _one_at_a_time = self.creation.lock();
-        if self.region(meta.region).is_some_and(|known| known.group == meta.group) {
-            return Ok(());
+        let known =
+            |meta: &&RegionMeta| self.region(meta.region).is_some_and(|k| k.group == meta.group);
+        let new: Vec<&RegionMeta> = metas.iter().filter(|meta| !known(meta)).collect();
+        let mut together = Table::default();
+        for meta in &new {
+            self.table.read().refuse_overlap(meta)?;
+            together.refuse_overlap(meta)?;
+            together.insert((*meta).clone(), GroupState::default());
         }
-        self.refuse_overlap(meta)?;
-        let state = GroupState { epoch: meta.epoch, ..GroupState::default() };
-        self.begin_region(meta, state)
+        let state = |meta: &RegionMeta| GroupState { epoch: meta.epoch, ..GroupState::default() };
+        self.begin_regions(&new.into_iter().map(|meta| (meta, state(meta))).collect::<Vec<_>>())
     }
 
     /// Deletes a region with all its records, durably: the records first, so that a region that is
@@ -104,41 +119,32 @@ impl KvStateMachine {
         }
     }
 
-    /// Writes region and state in one, durably, and shows them.
-    fn begin_region(&self, meta: &RegionMeta, state: GroupState) -> Result<(), Fatal> {
+    /// Writes each region with its state in one, durably, and shows them.
+    fn begin_regions(&self, regions: &[(&RegionMeta, GroupState)]) -> Result<(), Fatal> {
+        if regions.is_empty() {
+            return Ok(());
+        }
         let system = |key, value| Change { column: Column::System, key, value: Some(value) };
-        self.engine.write(&[GroupChanges {
+        let changes = |(meta, state): &(&RegionMeta, GroupState)| GroupChanges {
             group: meta.group,
             changes: vec![
                 system(keys::meta(meta.group), meta.encode()),
                 system(keys::state(meta.group), state.encode()),
             ],
-        }])?;
+        };
+        self.engine.write(&regions.iter().map(changes).collect::<Vec<_>>())?;
         self.engine.sync()?;
-        self.table.write().insert(meta.clone(), state);
+        let mut table = self.table.write();
+        regions.iter().for_each(|(meta, state)| table.insert((*meta).clone(), *state));
         Ok(())
-    }
-
-    /// Another region is in the place of `meta`.
-    fn refuse_overlap(&self, meta: &RegionMeta) -> Result<(), Fatal> {
-        let overlap = |known: &RegionMeta| known.overlaps(&meta.start, &meta.end);
-        let same_id = |known: &RegionMeta| known.group == meta.group || known.region == meta.region;
-        match self.regions().into_iter().find(|m| overlap(m) || same_id(m)) {
-            None => Ok(()),
-            Some(known) => Err(Fatal::new(
-                format!("create region {} of group {}", meta.region, meta.group),
-                format!("region {} of group {} is in its place", known.region, known.group),
-            )),
-        }
     }
 
     /// Every region of this store, ascending by start key.
     #[must_use]
     pub fn regions(&self) -> Vec<RegionMeta> {
         let table = self.table.read();
-        let mut regions: Vec<_> = table.groups.values().map(|g| (*g.meta()).clone()).collect();
-        regions.sort_by(|a, b| a.start.cmp(&b.start));
-        regions
+        let by_start = table.by_start.values().filter_map(|group| table.groups.get(group));
+        by_start.map(|group| (*group.meta()).clone()).collect()
     }
 
     /// One region, if this store has it.
@@ -179,28 +185,33 @@ impl KvStateMachine {
 }
 
 impl Table {
-    /// Regions of one store never overlap.
-    fn check(&self) -> Result<(), Fatal> {
-        let mut regions: Vec<_> = self.groups.values().map(|g| g.meta()).collect();
-        regions.sort_by(|a, b| a.start.cmp(&b.start));
-        match regions.windows(2).find(|pair| pair[0].overlaps(&pair[1].start, &pair[1].end)) {
-            None => Ok(()),
-            Some(pair) => Err(Fatal::new(
-                "load the regions",
-                format!("regions {} and {} overlap", pair[0].region, pair[1].region),
-            )),
-        }
+    /// Another region is in the place of `meta`.
+    fn refuse_overlap(&self, meta: &RegionMeta) -> Result<(), Fatal> {
+        let same_id = self.groups.get(&meta.group).or_else(|| self.regions.get(&meta.region));
+        let before = self.by_start.range(..=meta.start.clone()).next_back();
+        let behind = self.by_start.range(meta.start.clone()..).next();
+        let neighbours = before.into_iter().chain(behind);
+        let overlaps = |group: &&Arc<Group>| group.meta().overlaps(&meta.start, &meta.end);
+        let overlapping = neighbours.filter_map(|(_, group)| self.groups.get(group)).find(overlaps);
+        let Some(known) = same_id.or(overlapping).map(|group| group.meta()) else { return Ok(()) };
+        Err(Fatal::new(
+            format!("place region {} of group {}", meta.region, meta.group),
+            format!("region {} of group {} is in its place", known.region, known.group),
+        ))
     }
 
     fn remove(&mut self, group: GroupId) {
         if let Some(gone) = self.groups.remove(&group) {
-            self.regions.remove(&gone.meta().region);
+            let meta = gone.meta();
+            self.regions.remove(&meta.region);
+            self.by_start.remove(&meta.start);
         }
     }
 
     fn insert(&mut self, meta: RegionMeta, state: GroupState) {
-        let (group, region) = (meta.group, meta.region);
+        let (group, region, start) = (meta.group, meta.region, meta.start.clone());
         let entry = Arc::new(Group { meta: RwLock::new(Arc::new(meta)), state: Mutex::new(state) });
+        self.by_start.insert(start, group);
         self.regions.insert(region, entry.clone());
         self.groups.insert(group, entry);
     }
@@ -277,12 +288,12 @@ impl StateMachine for KvStateMachine {
         }
         let state = GroupState { commit: position, ..state };
         // Left by an attempt that was cut off.
-        self.refuse_overlap(&meta)?;
+        self.table.read().refuse_overlap(&meta)?;
         self.delete_records(&meta)?;
         reading.copy_records(&*self.engine)?;
         let _one_at_a_time = self.creation.lock();
-        self.refuse_overlap(&meta)?;
-        self.begin_region(&meta, state)
+        self.table.read().refuse_overlap(&meta)?;
+        self.begin_regions(&[(&meta, state)])
     }
 
     fn may_wait(&self) -> bool {

@@ -6,7 +6,6 @@ use crate::kv::answer::{Answer, Refusal};
 use crate::kv::command::Command;
 use crate::kv::engine::{self, RocksEngine, open_rocks};
 use crate::kv::reader::{Range, ReadError, Reader};
-use bytes::Bytes;
 use flotilla_client::pb;
 use flotilla_raftstore::{
     ApplyEntry, GroupDesc, LogPosition, ReplicaDesc, ReplicaId, ReplicaRole, StoreId,
@@ -240,6 +239,9 @@ fn creation_is_idempotent_and_regions_never_overlap() {
         machine.create_region(&region(1, b"", b"m")).unwrap();
         assert_eq!(machine.revision(GroupId(1)), Some(1), "nothing was reset");
         assert!(machine.create_region(&region(3, b"k", b"l")).is_err());
+        assert!(machine.create_region(&region(3, b"", b"")).is_err());
+        assert!(machine.create_regions(&[region(4, b"m", b"p"), region(5, b"o", b"q")]).is_err());
+        assert_eq!(machine.regions().len(), 1, "all of them or none");
         assert!(machine.create_region(&RegionMeta { region: 3, ..region(1, b"", b"m") }).is_err());
         assert_eq!(machine.regions().len(), 2);
     });

@@ -265,7 +265,7 @@ impl PlacementAgent {
         }
         // Syncs files: not on a network thread.
         let machine = Arc::clone(&self.parts.machine);
-        let written = move || created.iter().try_for_each(|meta| machine.create_region(meta));
+        let written = move || machine.create_regions(&created);
         tokio::task::spawn_blocking(written).await.expect("creating regions does not panic")?;
         let mut outcomes = Vec::new();
         for (region, record) in records {

@@ -45,6 +45,8 @@ impl Replica {
             let (group, from, to) = (desc.group, self.me.replica, other.replica);
             round.send(other.store, Envelope { group, from, to, payload: Payload::Sleep(last) });
         }
+        // 2 KiB for each follower.
+        self.raw.raft.maybe_free_inflight_buffers();
         self.rest.asleep = true;
     }
 
