@@ -136,8 +136,8 @@ impl RocksBase {
         self.engine.write_synced(batch)
     }
 
-    /// Makes a file and has the database take it over.
-    fn write_in_file(
+    /// Makes the file that the database takes over.
+    fn make_file(
         &self,
         groups: &[GroupCheckpoint<'_>],
         data: Vec<Sorted<'_>>,
@@ -149,8 +149,7 @@ impl RocksBase {
             changed.extend(group.system.sorted().map(|(key, value)| (copy(key), value.map(copy))));
         }
         self.wait_for_compactions()?;
-        self.write_file(&encode(&changed), data, pace)?;
-        self.engine.take_over(&self.file)
+        self.write_file(&encode(&changed), data, pace)
     }
 
     fn wait_for_compactions(&self) -> Result<(), Fatal> {
@@ -171,7 +170,8 @@ impl Base for RocksBase {
         let data = in_order(groups, pace)?;
         let bytes = |group: &GroupCheckpoint<'_>| group.data.bytes() + group.system.bytes();
         if groups.iter().map(bytes).sum::<usize>() > self.logged_bytes_max {
-            self.write_in_file(groups, data, pace)?;
+            self.make_file(groups, data, pace)?;
+            self.engine.take_over(&self.file)?;
         } else {
             self.write_logged(groups, data)?;
         }
@@ -360,24 +360,5 @@ fn decode(mut bytes: Bytes) -> Option<SystemChanges> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn system_records_survive_encoding_and_a_cut_is_seen() {
-        let bytes = Bytes::from_static;
-        let changes: SystemChanges = [
-            (bytes(b"a"), Some(bytes(b"value"))),
-            (bytes(b"b"), None),
-            (bytes(b"c"), Some(bytes(b""))),
-        ]
-        .into();
-        let encoded = Bytes::from(encode(&changes));
-        assert_eq!(decode(encoded.clone()).as_ref(), Some(&changes));
-        let whole_records = [1, 1 + 8 + 6, 1 + 8 + 6 + 8 + 1];
-        for cut in (0..encoded.len()).filter(|cut| !whole_records.contains(cut)) {
-            assert_eq!(decode(encoded.slice(..cut)), None, "cut at {cut}");
-        }
-        assert_eq!(decode(bytes(&[2])), None);
-    }
-}
+#[path = "checkpoint_test.rs"]
+mod tests;

@@ -31,7 +31,11 @@ fn open_table(dir: &Path, bytes_max: usize) -> TableEngine {
 }
 
 /// Checkpoints of up to `logged_bytes_max` go through RocksDB's log.
-fn open_table_logged(dir: &Path, bytes_max: usize, logged_bytes_max: usize) -> TableEngine {
+pub(super) fn open_table_logged(
+    dir: &Path,
+    bytes_max: usize,
+    logged_bytes_max: usize,
+) -> TableEngine {
     let mut base = RocksBase::open(dir).unwrap();
     base.logged_bytes_max = logged_bytes_max;
     TableEngine::new(Box::new(base), bytes_max)
@@ -259,10 +263,9 @@ fn a_second_open_is_told_that_the_folder_is_in_use() {
     assert!(matches!(error, OpenError::InUse { .. }), "{error}");
 }
 
-/// Copies a database as a crash of the machine would leave it: files as they are right now.
 /// Copies a database's files as they are at one moment: again when a compaction in the background
 /// changed them meanwhile.
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     let sizes = || -> BTreeMap<_, _> {
         let files = std::fs::read_dir(from).unwrap().map(|file| file.unwrap());
         files.map(|file| (file.file_name(), file.metadata().map_or(0, |m| m.len()))).collect()
@@ -281,7 +284,7 @@ fn copy(from: &Path, to: &Path) {
     panic!("{} never stands still", from.display());
 }
 
-fn write_ahead_log(dir: &Path) -> PathBuf {
+pub(super) fn write_ahead_log(dir: &Path) -> PathBuf {
     let logs = std::fs::read_dir(dir).unwrap().map(|file| file.unwrap().path());
     logs.filter(|path| path.extension().is_some_and(|e| e == "log")).max().unwrap()
 }
@@ -318,7 +321,11 @@ fn rocks_recovers_a_prefix_with_its_state_after_a_crash() {
 }
 
 /// Number `n` of a group: the same number in every key and in its state.
-fn write_numbers(engine: &dyn Engine, group: GroupId, n: u64) {
+pub(super) fn write_numbers(engine: &dyn Engine, group: GroupId, n: u64) {
+    write(engine, group, numbers(group, n));
+}
+
+pub(super) fn numbers(group: GroupId, n: u64) -> Vec<Change> {
     let state = change(Column::System, &keys::state(group), Some(&n.to_be_bytes()));
     // Checkpoints of even numbers are large.
     let size = if n.is_multiple_of(2) { 10_000 } else { 1 };
@@ -330,11 +337,11 @@ fn write_numbers(engine: &dyn Engine, group: GroupId, n: u64) {
         let there = !(n + u64::from(key[1])).is_multiple_of(3);
         changes.push(change(Column::Data, &key, there.then_some(&n.to_be_bytes())));
     }
-    write(engine, group, changes);
+    changes
 }
 
 /// The number that a group is at, whole.
-fn read_number(engine: &dyn Engine, group: GroupId) -> u64 {
+pub(super) fn read_number(engine: &dyn Engine, group: GroupId) -> u64 {
     let view = engine.view(group);
     let state = view.get(Column::System, &keys::state(group)).unwrap().unwrap();
     let n = u64::from_be_bytes(state[..].try_into().unwrap());
