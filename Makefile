@@ -27,9 +27,9 @@ BENCH_OUT ?= bench-results
 INSIDE_FLAGS ?=
 ## IDLE_FLAGS: for idle: IDLE_FLAGS="--groups 1000 --awake"
 IDLE_FLAGS ?=
-## PROFILE_FLAGS: for profile: PROFILE_FLAGS="--storage memory"
+## PROFILE_FLAGS: for profile: PROFILE_FLAGS="--rows unary-puts-512,one-get"
 PROFILE_FLAGS ?=
-## BUDGET_FLAGS: for budget: BUDGET_FLAGS="--seconds 20"
+## BUDGET_FLAGS: for budget: BUDGET_FLAGS="--rows unary-puts-512 --seconds 20"
 BUDGET_FLAGS ?=
 
 .PHONY: bench bench-full bench-peers bench-report idle inside microbench counts counts-update profile budget
@@ -44,6 +44,7 @@ announce:
 
 build: deps announce ## build all programs
 	cargo build $(CARGO_FLAGS) --workspace --bins
+	@scripts/built-from '$(BIN)'
 
 demo: build ## a cluster of processes on real metadata, with a kill -9 (at most 3 minutes)
 	@$(BIN)/demo
@@ -78,30 +79,31 @@ mutants: deps announce ## plant known mistakes one by one; the simulation must f
 bench: build ## the published rows and latencies, side by side with ours (at most 6 minutes)
 	$(BIN)/throughput table --out $(BENCH_OUT)/short $(BENCH_FLAGS)
 
-bench-full: build ## every row three times, median, page and plots (27 minutes)
+bench-full: build ## every row three times, median, page and plots (28 minutes)
 	$(BIN)/throughput table --suite full --repeats 3 --seconds 6 --warmup 2 --out $(BENCH_OUT)/full $(BENCH_FLAGS)
 
-bench-peers: deps announce ## the same load on etcd, which it installs (Debian, Ubuntu, with root)
+bench-peers: deps announce ## the same load on etcd, installed with root on Debian or Ubuntu (15 minutes)
 	@scripts/deps-peers
 	cargo build $(CARGO_FLAGS) --workspace --bins --features flotilla-benches/peers
+	@scripts/built-from '$(BIN)'
 	$(BIN)/throughput peers --repeats 3 --out $(BENCH_OUT)/peers $(BENCH_FLAGS)
 
 bench-report: build ## docs/throughput.md, its plots and the README's table from what bench-full and bench-peers left
 	@[ -e $(BENCH_OUT)/full/full.jsonl ] || { \
 	  echo 'no $(BENCH_OUT)/full/full.jsonl: run make bench-full first' >&2; exit 1; }
 	$(BIN)/throughput report --out docs --json $(wildcard $(BENCH_OUT)/full/full.jsonl $(BENCH_OUT)/peers/peers.jsonl)
-	@echo 'for README.md:'; $(BIN)/throughput report --readme --json $(BENCH_OUT)/full/full.jsonl
+	$(BIN)/throughput report --readme README.md --json $(BENCH_OUT)/full/full.jsonl
 
 idle: build ## what idle groups cost: start, CPU, memory (3 minutes)
 	$(BIN)/idle $(IDLE_FLAGS)
 
-inside: build ## the engine alone: proposals made inside three store processes
+inside: build ## the engine alone: requests made inside three store processes (2 minutes)
 	$(BIN)/inside $(INSIDE_FLAGS)
 
 microbench: deps announce ## micro-benchmarks by time (at most 5 minutes)
 	cargo bench --locked --workspace --bench '*' -- --noplot
 
-counts: build ## instructions an operation, compared with docs/instructions.md
+counts: build ## instructions an operation, compared with docs/instructions.md (1 minute)
 	@scripts/tool valgrind valgrind
 	$(BIN)/counts check
 
@@ -109,12 +111,12 @@ counts-update: build ## write docs/instructions.md anew
 	@scripts/tool valgrind valgrind
 	$(BIN)/counts update
 
-profile: build ## flame graphs of a store and of the load, in profiles/
-	@scripts/tool perf linux-perf
+profile: build ## flame graphs of a store and of the load, in profiles/ (1 minute a row)
+	@scripts/tool perf linux-perf linux-tools-$$(uname -r) linux-tools-generic
 	$(BIN)/profile $(PROFILE_FLAGS)
 
-budget: build ## what one put costs, stage by stage, as Markdown
-	@scripts/tool perf linux-perf
+budget: build ## what one put costs, stage by stage, as Markdown (1 minute a row)
+	@scripts/tool perf linux-perf linux-tools-$$(uname -r) linux-tools-generic
 	$(BIN)/budget $(BUDGET_FLAGS)
 
 clean: ## remove the build folder, RocksDB's build too

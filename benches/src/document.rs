@@ -1,17 +1,21 @@
 //! The report: one Markdown page and its plots, from the JSON lines of one or more runs.
 
 use crate::error::Error;
+use crate::keys::KeyMode;
 use crate::median::{self, Repeated};
 use crate::peers;
 use crate::plots;
 use crate::processes::LOAD;
 use crate::report::{Row, maybe, mix, ms, on_off, thousands};
 use crate::suite::{self, Published, SECTIONS};
+use flotilla_raftstore::log::LogEngine;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
 const PAGE: &str = "throughput.md";
+/// Lines of the README around its table.
+const MARKS: [&str; 2] = ["<!-- table: `make bench-report` -->", "<!-- end of the table -->"];
 
 /// Reads rows from JSON lines, naming the line that is none.
 pub fn read(path: &Path) -> Result<Vec<Row>, Error> {
@@ -55,7 +59,9 @@ fn page(rows: &[Row], repeated: &[Repeated], plots: &[plots::Plot]) -> String {
         let rows: Vec<&Repeated> =
             ours.iter().copied().filter(|r| section(&r.row) == Some(key)).collect();
         if !rows.is_empty() {
-            let _ = write!(page, "\n## {title}\n\n{}\n\n{}", passes(&rows), table(&rows));
+            let _ = write!(page, "\n## {title}\n\n{}\n\n", passes(&rows));
+            page += section_note(key);
+            page += &table(&rows);
         }
     }
     let other: Vec<&Repeated> =
@@ -67,6 +73,50 @@ fn page(rows: &[Row], repeated: &[Repeated], plots: &[plots::Plot]) -> String {
     page
 }
 
+/// What holds for all rows, and the words of the tables.
+const HEAD: &str = "\
+Everything runs on this one machine: three stores, the placement driver and all clients.
+Each row is one common window of steady load after a warm-up. Every get of every row goes
+through ReadIndex (with hundreds of busy groups also on the commit of a write that came with
+it): linearizable, without a lease. \"ok\" to a put means synced on a majority
+and applied, except where a row says sync off. Errors are counted apart, among them what began in
+the window and failed or never ended after it; a row with more than 0.1 % of them is marked
+invalid and is no result, as is one whose leaders were uneven or moved, whose servers were not all
+measured, or whose synced log was on a file system in memory. Of rows that ran several times the
+repetition of median operations a second is shown (open loop: of median p99), of two the worse.
+
+The words:
+- *keys*: `startkey` puts and gets only the first key of each region, as many keys as groups;
+  `spread:N` takes N keys of 16 bytes, uniform over all regions.
+- *batching*: `on` lets a message carry up to 100 operations, `off` one. *rpc*: `stream` is one
+  bidirectional stream a client and store with many messages under way, `unary` a call for each
+  message, `none` no client network: requests are made inside the store processes.
+- *in flight*: operations that are under way at once, over all clients; an open loop starts them at
+  a fixed rate instead, and latencies count from the intended starts.
+- *pipeline*: `off` allows one append in flight to each follower of a group.
+- *ops per server core-second*: operations for each second of CPU of stores and placement.
+- *stolen*: the share of the processors that the machine's host gave to others meanwhile; it is not
+  in *CPU*.
+- *most memory*: the most that a store held in RAM since it began, over the rows before it too.
+
+Rows next to each other that need the same servers share one cluster, in the order of
+`throughput table --help`'s names: writes before the reads of what they wrote, one put at a time
+before loads that leave much to compact, open loops after all others on clusters of their own,
+the slowest first. Every row ran once before any ran again. What was aimed at and what limits a row:
+[ARCHITECTURE.md](../ARCHITECTURE.md#speed-what-is-reached-what-is-not-and-why).
+";
+
+/// What to know of a section's rows.
+fn section_note(key: &str) -> &'static str {
+    match key {
+        "inside" => {
+            "`inside-barriers` are read barriers (ReadIndex), nothing is read after them. The load runs in\n\
+             the stores' processes: its CPU is in theirs, and in the operations per core-second.\n\n"
+        }
+        _ => "",
+    }
+}
+
 fn head(rows: &[Row]) -> String {
     let set = |of: fn(&Row) -> Option<&str>| -> String {
         let values: BTreeSet<&str> = rows.iter().filter_map(of).collect();
@@ -75,19 +125,13 @@ fn head(rows: &[Row]) -> String {
     let machines = set(|row| Some(&row.machine));
     let commits = set(|row| row.origin.commit.as_deref());
     let commands = set(|row| row.origin.command.as_deref());
+    let commits = if commits.is_empty() { "not noted".to_owned() } else { commits };
     let mut text = format!(
         "# Throughput\n\n\
          <!-- Made by `throughput report`; change that program, not this page. -->\n\n\
-         Machine: {machines}. Commit: {commits}. Command: {commands}.\n\n\
-         Everything runs on this one machine: three stores, the placement driver and all clients.\n\
-         Each row is one common window of steady load after a warm-up. Every get of every row goes\n\
-         through ReadIndex (with hundreds of busy groups also on the commit of a write that came with\n\
-         it): linearizable, without a lease. \"ok\" to a put means synced on a majority\n\
-         and applied, except where a row says sync off. Errors are counted apart; a row with more than\n\
-         0.1 % of them, or whose leaders were uneven or moved, is marked invalid and is no result.\n"
+         Machine: {machines}. Commit of the programs: {commits}. Command: {commands}.\n\n"
     );
-    text += "Where a section's rows ran several times, each pass went over the whole table; shown is the\n\
-             repetition of median operations a second (open loop: of median p99), of two the worse.\n";
+    text += HEAD;
     if is_incomplete(rows) {
         text += "\n**Not every row was measured equally often: some were repeated, a run was cut short, or servers did not start.**\n";
     }
@@ -130,15 +174,28 @@ fn section(row: &Row) -> Option<&'static str> {
     suite::full().into_iter().find(|kind| kind.name == row.name).map(|kind| kind.section)
 }
 
-/// What the README shows, from all rows that were measured.
-#[must_use]
-pub fn readme(rows: &[Row]) -> String {
+/// Writes the short table of all rows that were measured into the file at `path`, in the place of the
+/// one that is there.
+pub fn write_readme(rows: &[Row], path: &Path) -> Result<(), Error> {
+    let text = std::fs::read_to_string(path)
+        .map_err(Error::system(format!("cannot read --readme {}", path.display())))?;
     let repeated = median::of(rows);
     let ours: Vec<&Repeated> = repeated.iter().filter(|r| !peers::is_peers_row(&r.row)).collect();
-    short(&ours)
+    let text = between_marks(&text, &short(&ours)).ok_or_else(|| {
+        let [from, to] = MARKS;
+        Error::Invalid(format!("--readme {}: no `{from}` with `{to}` below it", path.display()))
+    })?;
+    std::fs::write(path, text)
+        .map_err(Error::system(format!("cannot write --readme {}", path.display())))
 }
 
-#[must_use]
+/// `text` with `table` alone between the marks.
+fn between_marks(text: &str, table: &str) -> Option<String> {
+    let (before, rest) = text.split_once(MARKS[0])?;
+    let (_, after) = rest.split_once(MARKS[1])?;
+    Some(format!("{before}{}\n{table}{}{after}", MARKS[0], MARKS[1]))
+}
+
 fn short(rows: &[&Repeated]) -> String {
     let mut text = "\
 | clients | batching | in flight | storage | work | pipeline | keys | ops/s | p50 / p99, ms \
@@ -159,7 +216,7 @@ fn short(rows: &[&Repeated]) -> String {
             storage(row),
             mix(row.sent.write_percent),
             maybe(row.setup.pipeline).to_owned(),
-            row.sent.keys.clone(),
+            keys(row),
             rate(repeated),
             figure(row, format!("{} / {}", ms(row.latency.p50_us), ms(row.latency.p99_us))),
             figure(row, thousands(row.ops_per_core_s as u64)),
@@ -168,6 +225,26 @@ fn short(rows: &[&Repeated]) -> String {
         let _ = writeln!(text, "| {} |", cells.join(" | "));
     }
     text
+}
+
+/// Which keys, in words.
+fn keys(row: &Row) -> String {
+    match row.sent.keys.parse() {
+        Ok(KeyMode::StartKey) => format!("{} start keys", thousands(row.setup.regions as u64)),
+        Ok(KeyMode::Spread(count)) if count % 1_000_000 == 0 => {
+            format!("{} M, spread", thousands(count / 1_000_000))
+        }
+        Ok(KeyMode::Spread(count)) => format!("{}, spread", thousands(count)),
+        Err(_) => row.sent.keys.clone(),
+    }
+}
+
+/// Which operations.
+fn work(row: &Row) -> String {
+    if row.sent.rpc == "none" && row.sent.write_percent == 0 {
+        return "read barriers".to_owned();
+    }
+    mix(row.sent.write_percent)
 }
 
 fn rate(repeated: &Repeated) -> String {
@@ -199,8 +276,8 @@ fn in_flight(row: &Row) -> String {
 const HEADER: &str = "\
 | row | clients | batching, rpc | in flight | storage | write:read | value | pipeline | sync | keys \
 | groups | ops/s | all runs, k/s | errors | p50 / p95 / p99 / p99.9 / max, ms | CPU, load average \
-| servers' CPU, most memory | load's CPU an operation | ops per server core-second | published |
-|---|--:|---|--:|---|---|--:|---|---|---|--:|--:|---|--:|---|---|---|--:|--:|--:|
+| stolen | servers' CPU, most memory | load's CPU an operation | ops per server core-second | published |
+|---|--:|---|--:|---|---|--:|---|---|---|--:|--:|---|--:|---|---|--:|---|--:|--:|--:|
 ";
 
 /// All that is known of `rows`, one a line.
@@ -218,14 +295,15 @@ fn is_server(process: &str) -> bool {
     process != LOAD && !process.starts_with("placement")
 }
 
-/// What holds the data, what the log.
+/// What holds the data, and the log where that is not in the default engine.
 fn storage(row: &Row) -> String {
-    let log = row.setup.log_engine.as_ref().map(|log| format!(", log {log}")).unwrap_or_default();
+    let other = row.setup.log_engine.as_ref().filter(|log| *log != LogEngine::default().name());
+    let log = other.map(|log| format!(", log in {log}")).unwrap_or_default();
     let direct = if row.setup.kv_table_mib == Some(0) { ", every applied write" } else { "" };
     format!("{}{log}{direct}", row.storage())
 }
 
-fn cells(repeated: &Repeated) -> [String; 20] {
+fn cells(repeated: &Repeated) -> [String; 21] {
     let Repeated { row, all, .. } = repeated;
     let servers: Vec<_> = row.processes.iter().filter(|p| is_server(&p.name)).collect();
     let l = &row.latency;
@@ -235,7 +313,7 @@ fn cells(repeated: &Repeated) -> [String; 20] {
         format!("{}, {}", on_off(row.sent.batching), row.sent.rpc),
         in_flight(row),
         storage(row),
-        mix(row.sent.write_percent),
+        work(row),
         format!("{} B", thousands(row.sent.value_bytes as u64)),
         maybe(row.setup.pipeline).to_owned(),
         maybe(row.setup.sync).to_owned(),
@@ -246,6 +324,7 @@ fn cells(repeated: &Repeated) -> [String; 20] {
         row.errors.to_string(),
         figure(row, [l.p50_us, l.p95_us, l.p99_us, l.p999_us, l.max_us].map(ms).join(" / ")),
         format!("{:.0} %, {:.1}", row.cpu_percent, row.load_average),
+        row.steal_percent.map_or_else(|| "–".to_owned(), |percent| format!("{percent:.0} %")),
         figure(
             row,
             format!(
@@ -284,11 +363,32 @@ mod tests {
     }
 
     #[test]
+    fn the_short_table_tells_keys_in_words_and_takes_the_place_of_the_last_one() {
+        let mut rows = [crate::median::row("batched-memory", 1.0, false)];
+        let [from, to] = MARKS;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), format!("a\n{from}\nold\n{to}\nb\n")).unwrap();
+        for (keys, words) in
+            [("startkey", "| 24 start keys |"), ("spread:2000000", "| 2 M, spread |")]
+        {
+            rows[0].sent.keys = keys.to_owned();
+            write_readme(&rows, file.path()).unwrap();
+            let text = std::fs::read_to_string(file.path()).unwrap();
+            assert!(text.starts_with(&format!("a\n{from}\n| clients |")), "{text}");
+            assert!(text.ends_with(&format!("|\n{to}\nb\n")) && text.contains(words), "{text}");
+            assert_eq!(text.lines().count(), 7, "the last table is gone: {text}");
+        }
+        std::fs::write(file.path(), format!("{to} {from}")).unwrap();
+        let error = write_readme(&rows, file.path()).unwrap_err().to_string();
+        assert!(error.contains(from), "{error}");
+    }
+
+    #[test]
     fn tables_have_a_cell_for_every_column() {
         let columns = |line: &str| line.matches('|').count() - 1;
         let mut lines = HEADER.lines();
         let names = columns(lines.next().unwrap());
-        assert_eq!(names, 20);
+        assert_eq!(names, 21);
         assert_eq!(columns(lines.next().unwrap()), names);
     }
 }

@@ -1,4 +1,5 @@
-//! The end that somebody asks for: SIGTERM, SIGINT, or the end of the parent process.
+//! The end that somebody asks for: SIGTERM, SIGINT, SIGHUP (a terminal is closed), or the end of
+//! the parent process.
 //!
 //! Programs that await use [`or_interrupted`]; programs that block wait through an [`Interrupt`].
 //! Either way the work is left by an error, so that what it owns ends its children and removes its
@@ -9,6 +10,7 @@ use flotilla_kvserver::process::Stop;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Ties a child's life to this process: it sees the end of the pipe that is its standard input,
 /// however this process ends. For servers, and for programs that use this module.
@@ -18,10 +20,32 @@ pub fn tie(command: &mut Command) {
 
 /// `work`, or an error as soon as the end is asked for. What `work` owns is dropped with it.
 pub async fn or_interrupted<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    let stop = Stop::listen().map_err(Error::system("cannot listen to signals"))?;
+    let mut signals = Signals::listen()?;
     tokio::select! {
         result = work => result,
-        reason = stop.requested() => Err(interrupted(reason)),
+        reason = signals.asked() => Err(interrupted(reason)),
+    }
+}
+
+/// All that asks for the end.
+struct Signals {
+    stop: Stop,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Listens from now on; inside a Tokio runtime.
+    fn listen() -> Result<Self, Error> {
+        let both = Stop::listen().and_then(|stop| Ok((stop, signal(SignalKind::hangup())?)));
+        let (stop, hangup) = both.map_err(Error::system("cannot listen to signals"))?;
+        Ok(Signals { stop, hangup })
+    }
+
+    async fn asked(&mut self) -> &'static str {
+        tokio::select! {
+            reason = self.stop.requested() => reason,
+            _ = self.hangup.recv() => "SIGHUP",
+        }
     }
 }
 
@@ -40,19 +64,18 @@ impl Interrupt {
             .enable_all()
             .build()
             .map_err(Error::system("cannot start the runtime"))?;
-        let stop = runtime
-            .block_on(async { Stop::listen() })
-            .map_err(Error::system("cannot listen to signals"))?;
+        let mut signals = runtime.block_on(async { Signals::listen() })?;
         let interrupt = Interrupt::default();
         let told = interrupt.clone();
         std::thread::Builder::new()
             .name("signals".to_owned())
-            .spawn(move || told.ask(runtime.block_on(stop.requested())))
+            .spawn(move || told.ask(runtime.block_on(signals.asked())))
             .map_err(Error::system("cannot start a thread"))?;
         Ok(interrupt)
     }
 
-    fn ask(&self, reason: &'static str) {
+    /// Asks for the end.
+    pub fn ask(&self, reason: &'static str) {
         let (asked, changed) = &*self.0;
         *asked.lock().expect("no holder panics") = Some(reason);
         changed.notify_all();

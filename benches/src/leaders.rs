@@ -14,6 +14,12 @@ const POLL: Duration = Duration::from_millis(250);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leaders(Vec<BTreeSet<u64>>);
 
+impl FromIterator<BTreeSet<u64>> for Leaders {
+    fn from_iter<T: IntoIterator<Item = BTreeSet<u64>>>(stores: T) -> Self {
+        Leaders(stores.into_iter().collect())
+    }
+}
+
 impl Leaders {
     /// Asks every store; `None` when one does not answer.
     pub async fn read(stores: &[(u64, String)]) -> Option<Self> {

@@ -11,9 +11,11 @@
 //! 6. [`median`] makes one row of its repetitions, [`document`] a page of all, with [`plots`].
 //!
 //! [`loaded`] is a cluster under load for `profile` and `budget`, [`marks`] how far the load is,
-//! [`perf`] what the cluster spends its time in; [`interrupt`] ends all of them in good order.
+//! [`perf`] what the cluster spends its time in; [`interrupt`] ends all of them in good order;
+//! [`built`] tells which commit they are of.
 //! [`cases`] is what is measured in small.
 
+pub mod built;
 pub mod cases;
 pub mod document;
 pub mod error;

@@ -26,6 +26,13 @@ impl Repeated {
     }
 }
 
+/// The median of `figures`, of two in the middle the smaller.
+#[must_use]
+pub fn lower(mut figures: Vec<f64>) -> Option<f64> {
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len().saturating_sub(1) / 2).copied()
+}
+
 /// Groups rows by name, keys, storage and system, in the order of their first appearance.
 #[must_use]
 pub fn of(rows: &[Row]) -> Vec<Repeated> {
@@ -70,6 +77,13 @@ pub(crate) fn row(name: &str, ops_per_s: f64, invalid: bool) -> Row {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_two_figures_in_the_middle_the_smaller_counts() {
+        assert_eq!(lower(vec![]), None);
+        assert_eq!(lower(vec![3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(lower(vec![4.0, 3.0, 1.0, 2.0]), Some(2.0));
+    }
 
     #[test]
     fn the_median_stands_for_all() {

@@ -1,7 +1,9 @@
 //! The servers' processes: found by their `--addr`, measured through `/proc`.
 
 use crate::error::Error;
+use procfs::process::Process;
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// A process to be measured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,12 +21,15 @@ pub struct Usage {
     pub name: String,
     /// User and system time, in seconds.
     pub cpu_s: f64,
-    /// Resident memory at the end, in MiB.
+    /// The most resident memory since the process began, in MiB.
     pub rss_mib: u64,
 }
 
 /// This program itself: the clients.
 pub const LOAD: &str = "load";
+
+/// The servers of every cluster that the programs here start.
+pub const OURS: [&str; 4] = ["placement-1", "store-1", "store-2", "store-3"];
 
 /// Finds the local processes that serve `stores` (id, address) and `placements`, and adds this one.
 ///
@@ -45,26 +50,43 @@ pub fn find(stores: &[(u64, String)], placements: &[String]) -> Result<Vec<Serve
         }
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));
-    found.push(Server { name: LOAD.to_owned(), pid: procfs::process::Process::myself()?.pid() });
+    found.push(Server { name: LOAD.to_owned(), pid: Process::myself()?.pid() });
     Ok(found)
 }
 
 /// The address of `kvserver run … --addr ADDRESS` or `placement run … --addr ADDRESS`.
 #[must_use]
 pub fn served_address(arguments: &[String]) -> Option<&str> {
-    if arguments.get(1).map(String::as_str) != Some("run") {
-        return None;
-    }
+    (arguments.get(1)? == "run").then(|| value_of("--addr", arguments))?
+}
+
+fn value_of<'a>(flag: &str, arguments: &'a [String]) -> Option<&'a str> {
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
-        if argument == "--addr" {
-            return rest.next().map(String::as_str);
-        }
-        if let Some(address) = argument.strip_prefix("--addr=") {
-            return Some(address);
+        match argument.split_once('=') {
+            _ if argument == flag => return rest.next().map(String::as_str),
+            Some((name, value)) if name == flag => return Some(value),
+            _ => {}
         }
     }
     None
+}
+
+/// Where the first store among `servers` has its data, as its `--dir` says.
+#[must_use]
+pub fn data_folder(servers: &[Server]) -> Option<PathBuf> {
+    let store = servers.iter().find(|server| server.name.starts_with("store-"))?;
+    let process = Process::new(store.pid).ok()?;
+    let arguments = process.cmdline().ok()?;
+    Some(process.cwd().ok()?.join(value_of("--dir", &arguments)?))
+}
+
+/// Why figures of `used` would be too small: a server was not measured from beginning to end.
+#[must_use]
+pub fn why_incomplete(used: &[Usage], servers: &[&str]) -> Option<String> {
+    let missing = servers.iter().filter(|name| used.iter().all(|usage| usage.name != **name));
+    let missing: Vec<&str> = missing.copied().collect();
+    (!missing.is_empty()).then(|| format!("not measured over the window: {}", missing.join(", ")))
 }
 
 /// Processor seconds and memory of `servers` at one moment; a process that is gone has none.
@@ -72,17 +94,18 @@ pub fn served_address(arguments: &[String]) -> Option<&str> {
 pub struct Sample(Vec<Option<(f64, u64)>>);
 
 impl Sample {
-    /// Reads `/proc/PID/stat` of each.
+    /// Reads `/proc/PID/stat` and `status` of each.
     #[must_use]
     pub fn take(servers: &[Server]) -> Self {
         let ticks = procfs::ticks_per_second() as f64;
-        let page = procfs::page_size();
         Sample(
             servers
                 .iter()
                 .map(|server| {
-                    let stat = procfs::process::Process::new(server.pid).ok()?.stat().ok()?;
-                    Some(((stat.utime + stat.stime) as f64 / ticks, stat.rss * page / (1 << 20)))
+                    let process = Process::new(server.pid).ok()?;
+                    let (stat, status) = (process.stat().ok()?, process.status().ok()?);
+                    let most_kib = status.vmhwm?;
+                    Some(((stat.utime + stat.stime) as f64 / ticks, most_kib >> 10))
                 })
                 .collect(),
         )
@@ -116,6 +139,18 @@ mod tests {
         assert_eq!(served_address(&line("placement run --addr=a:1")), Some("a:1"));
         assert_eq!(served_address(&line("vim run.txt --addr a:1")), None);
         assert_eq!(served_address(&[]), None);
+        assert_eq!(value_of("--dir", &run), Some("d"));
+    }
+
+    #[test]
+    fn a_server_that_is_missing_is_named() {
+        let used = |names: &[&str]| -> Vec<Usage> {
+            let usage = |name: &&str| Usage { name: (*name).to_owned(), cpu_s: 1.0, rss_mib: 1 };
+            names.iter().map(usage).collect()
+        };
+        assert_eq!(why_incomplete(&used(&OURS), &OURS), None);
+        let reason = why_incomplete(&used(&["store-1", "store-3", "load"]), &OURS).unwrap();
+        assert!(reason.ends_with(": placement-1, store-2"), "{reason}");
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::fmt::Write as _;
 
 /// More errors than this share of all operations make a row invalid.
 const ERRORS_MAX: f64 = 0.001;
+/// File systems in memory, where a sync does nothing.
+const UNSYNCED: [&str; 2] = ["tmpfs", "ramfs"];
 
 /// How the servers are set up, as the first store's `/status` says; `None` where it says nothing.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -27,6 +29,9 @@ pub struct Setup {
     /// MiB of applied writes held in memory before RocksDB; 0: it gets every write at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_table_mib: Option<u64>,
+    /// What the first store's folder lies on, where that is on this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_system: Option<String>,
 }
 
 /// What was sent.
@@ -118,8 +123,11 @@ pub struct Row {
     pub setup: Setup,
     /// Operations that succeeded.
     pub ops: u64,
-    /// The same a second.
+    /// The same a second: over the window, or over `took_s`.
     pub ops_per_s: f64,
+    /// Open loop: until the last answer, where that came after the window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub took_s: Option<f64>,
     /// Operations that failed; not among `ops`.
     pub errors: u64,
     /// How long they took.
@@ -133,6 +141,10 @@ pub struct Row {
     pub load_average: f64,
     /// Share of the machine's processors that was busy, servers and clients together.
     pub cpu_percent: f64,
+    /// Share that the machine's host took away meanwhile; absent in old rows, in which it is part
+    /// of `cpu_percent`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steal_percent: Option<f64>,
     /// The machine in one line.
     pub machine: String,
     /// Why the row does not count.
@@ -166,9 +178,16 @@ impl Row {
             (all == 0 || measured.errors as f64 > ERRORS_MAX * all as f64)
                 .then(|| format!("{} of {all} operations failed: {first}", measured.errors))
         };
+        let in_memory = setup.file_system.clone().filter(|name| UNSYNCED.contains(&&**name));
+        let unsynced = in_memory.filter(|_| setup.sync == Some(true)).map(|name| {
+            format!("data on {name}, where a sync does nothing: set TMPDIR to a folder on a disk")
+        });
+        let longer = measured.took.as_secs_f64() > sent.seconds;
         Row {
             name: name.to_owned(),
             system: None,
+            machine: machine::describe(setup.file_system.as_deref()),
+            took_s: longer.then(|| measured.took.as_secs_f64()),
             sent,
             setup,
             ops: measured.ops,
@@ -187,9 +206,9 @@ impl Row {
                 0.0
             },
             load_average: round(measured.load_average),
-            cpu_percent: round(measured.cpu_percent),
-            machine: machine::describe(),
-            invalid: invalid.or_else(too_many),
+            cpu_percent: round(measured.shares.busy_percent),
+            steal_percent: Some(round(measured.shares.steal_percent)),
+            invalid: invalid.or(unsynced).or_else(too_many),
             processes: measured.processes,
             error_texts: measured.error_texts,
             origin: Origin::default(),
@@ -241,7 +260,7 @@ impl Row {
             text,
             "  {} ops/s over {:.1} s ({} ops, {} errors)   p50 {} p95 {} p99 {} p99.9 {} max {} ms",
             thousands(self.ops_per_s as u64),
-            self.sent.seconds,
+            self.took_s.unwrap_or(self.sent.seconds),
             self.ops,
             self.errors,
             ms(l.p50_us),
@@ -252,9 +271,10 @@ impl Row {
         );
         let _ = writeln!(
             text,
-            "  load average {:.1}, CPU {:.0} %, {} ops per server core-second; {}",
+            "  load average {:.1}, CPU {:.0} %, stolen {:.0} %, {} ops per server core-second; {}",
             self.load_average,
             self.cpu_percent,
+            self.steal_percent.unwrap_or_default(),
             thousands(self.ops_per_core_s as u64),
             self.processes
                 .iter()

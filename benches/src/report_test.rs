@@ -1,10 +1,15 @@
 use super::*;
 use crate::keys::KeyMode;
+use crate::machine::Shares;
 use crate::workload::Rpc;
 use hdrhistogram::Histogram;
 use std::time::Duration;
 
 fn row(errors: u64, invalid: Option<&str>) -> Row {
+    row_on("ext4", true, errors, invalid)
+}
+
+fn row_on(file_system: &str, sync: bool, errors: u64, invalid: Option<&str>) -> Row {
     let workload = Workload {
         clients: 8,
         batching: true,
@@ -21,8 +26,9 @@ fn row(errors: u64, invalid: Option<&str>) -> Row {
     let setup = Setup {
         storage: Some("rocksdb".to_owned()),
         pipeline: Some(true),
-        sync: Some(true),
+        sync: Some(sync),
         regions: 24,
+        file_system: Some(file_system.to_owned()),
         ..Setup::default()
     };
     let mut latency_us = Histogram::new(3).unwrap();
@@ -37,7 +43,7 @@ fn row(errors: u64, invalid: Option<&str>) -> Row {
         latency_us,
         took: Duration::from_secs(2),
         processes: vec![usage("store-1", 0.5), usage(LOAD, 9.0)],
-        cpu_percent: 99.0,
+        shares: Shares { busy_percent: 80.0, steal_percent: 12.5 },
         load_average: 4.5,
     };
     Row::new("batched-rocksdb", (&workload).into(), setup, measured, invalid.map(str::to_owned))
@@ -61,6 +67,8 @@ fn json_has_the_names_of_the_contract() {
     assert_eq!(json["errors"], 1);
     assert_eq!(json["p50_us"], 500);
     assert_eq!(json["max_us"], 1000);
+    assert_eq!((&json["cpu_percent"], &json["steal_percent"]), (&80.0.into(), &12.5.into()));
+    assert!(json["machine"].as_str().unwrap().contains("data on ext4"));
     let store = &json["processes"][0];
     assert_eq!(
         (&store["name"], &store["cpu_s"], &store["rss_mib"]),
@@ -101,6 +109,13 @@ fn too_many_errors_or_uneven_leaders_make_a_row_invalid() {
     let text = row(0, Some("uneven")).text();
     assert!(text.contains("INVALID: uneven") && !text.contains("500 ops/s"), "{text}");
     assert!(row(0, None).text().contains("500 ops/s"));
+}
+
+#[test]
+fn a_synced_row_on_a_file_system_in_memory_does_not_count() {
+    let reason = row_on("tmpfs", true, 0, None).invalid.unwrap();
+    assert!(reason.contains("tmpfs") && reason.contains("TMPDIR"), "{reason}");
+    assert_eq!(row_on("tmpfs", false, 0, None).invalid, None, "sync off says so");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::time::Duration;
 pub const SPREAD_KEYS: u64 = 1_000_000;
 /// Groups of every row that does not say otherwise.
 pub const REGIONS: usize = 24;
-/// The row whose rate is the maximum that open-loop rows take their shares of.
+/// The row, with spread keys, whose rate is the maximum that open-loop rows take their shares of.
 pub const MAXIMUM: &str = "batched-rocksdb";
 /// Rows of a pass of the program `inside`, which follow the whole suite.
 pub const INSIDE_ROWS: usize = 8;
@@ -209,6 +209,20 @@ pub fn full() -> Vec<Kind> {
     rows
 }
 
+/// The row of this name; of two, the one with spread keys.
+#[must_use]
+pub fn find(name: &str) -> Option<Kind> {
+    full().into_iter().rfind(|kind| kind.name == name)
+}
+
+/// All names, in the order of the table.
+#[must_use]
+pub fn names() -> Vec<&'static str> {
+    let mut names: Vec<&'static str> = full().iter().map(|kind| kind.name).collect();
+    names.dedup();
+    names
+}
+
 /// `kinds`, and before its first open-loop row the one whose rate that takes its share of, unless
 /// it is there.
 #[must_use]
@@ -380,6 +394,15 @@ mod tests {
                 assert_eq!(workload.rate.is_some(), kind.share.is_some());
             }
         }
+    }
+
+    #[test]
+    fn a_row_is_found_by_its_name_with_spread_keys() {
+        for name in names() {
+            let kind = find(name).unwrap();
+            assert_eq!((kind.name, kind.keys), (name, SPREAD));
+        }
+        assert!(find("none-such").is_none());
     }
 
     #[test]

@@ -2,15 +2,19 @@
 //!
 //! 1. Each pass goes over all rows, so that repetitions of a row lie far apart in time: what
 //!    disturbs the machine for a minute does not hit all of them.
-//! 2. A row is written as soon as it is measured: a run that is cut short leaves what it has.
-//! 3. A cluster that does not start costs its rows, not the table.
+//! 2. Open-loop rows come last, in passes and on clusters of their own: the rates that they offer are
+//!    shares of the median of all passes of the row [`MAXIMUM`].
+//! 3. A row is written as soon as it is measured: a run that is cut short leaves what it has.
+//! 4. A cluster that does not start costs its rows, not the table.
 
 use crate::error::Error;
 use crate::keys::{KeyMode, Keys};
 use crate::leaders::{self, Leaders};
 use crate::load::{self, Flotilla, Progress};
+use crate::machine;
+use crate::median;
 use crate::playground::Playground;
-use crate::processes;
+use crate::processes::{self, OURS, why_incomplete};
 use crate::report::{Row, Setup};
 use crate::status;
 use crate::suite::{Kind, MAXIMUM};
@@ -48,8 +52,22 @@ pub trait Observer {
 
 /// Runs all passes over `kinds`, one cluster for each kind of servers.
 pub async fn run(kinds: &[Kind], times: Times, observer: &mut dyn Observer) -> Result<(), Error> {
-    // Of the first pass that has it, for all passes: repetitions of a share offer the same rate.
-    let mut maximum = None;
+    let (open, closed): (Vec<Kind>, Vec<Kind>) =
+        kinds.iter().partition(|kind| kind.share.is_some());
+    let mut maxima = Vec::new();
+    run_passes(&closed, times, None, &mut maxima, observer).await?;
+    let maximum = median::lower(maxima);
+    run_passes(&open, times, maximum, &mut Vec::new(), observer).await
+}
+
+/// `maximum` is what open loops take their shares of; `maxima` gets the rates of its row.
+async fn run_passes(
+    kinds: &[Kind],
+    times: Times,
+    maximum: Option<f64>,
+    maxima: &mut Vec<f64>,
+    observer: &mut dyn Observer,
+) -> Result<(), Error> {
     for pass in 1..=times.passes {
         for kinds in kinds.chunk_by(|a, b| a.servers == b.servers) {
             let servers = kinds[0].servers;
@@ -61,7 +79,8 @@ pub async fn run(kinds: &[Kind], times: Times, observer: &mut dyn Observer) -> R
             let options = servers.options();
             match blocking(move || Playground::start(&options, |_| {})).await {
                 Ok(playground) => {
-                    run_rows(kinds, &playground, times, pass, &mut maximum, observer).await?;
+                    let run = Pass { times, pass, maximum };
+                    run.rows(kinds, &playground, maxima, observer).await?;
                     if let Err(error) = blocking(move || playground.stop()).await {
                         observer.failed(&format!("stopping after {}", names(kinds)), &error);
                     }
@@ -77,36 +96,57 @@ fn names(kinds: &[Kind]) -> String {
     kinds.iter().map(|kind| kind.name).collect::<Vec<_>>().join(", ")
 }
 
-async fn run_rows(
-    kinds: &[Kind],
-    playground: &Playground,
+/// One pass over rows that share a cluster.
+struct Pass {
     times: Times,
     pass: usize,
-    maximum: &mut Option<f64>,
-    observer: &mut dyn Observer,
-) -> Result<(), Error> {
-    let at = [playground.placement().to_owned()];
-    for kind in kinds {
-        if kind.share.is_some() && maximum.is_none() {
-            let missing = format!("the row {MAXIMUM} with spread keys gave no rate to take of");
-            observer.failed(kind.name, &Error::Cluster(missing));
-            continue;
-        }
-        let workload = kind.workload(times.seconds, times.warmup, *maximum);
-        match run_row(kind.name, &workload, &at, SPREAD_MAX, observer).await {
-            Ok(mut row) => {
-                row.invalid = row.invalid.take().or_else(|| wrong_servers(kind, &row));
-                let spread = matches!(kind.keys, KeyMode::Spread(_));
-                row.sent.offered_percent = kind.share;
-                if kind.name == MAXIMUM && spread && row.invalid.is_none() && maximum.is_none() {
-                    *maximum = Some(row.ops_per_s);
-                }
-                observer.finished(row, pass)?;
+    maximum: Option<f64>,
+}
+
+impl Pass {
+    async fn rows(
+        &self,
+        kinds: &[Kind],
+        playground: &Playground,
+        maxima: &mut Vec<f64>,
+        observer: &mut dyn Observer,
+    ) -> Result<(), Error> {
+        let at = [playground.placement().to_owned()];
+        for kind in kinds {
+            if kind.share.is_some() && self.maximum.is_none() {
+                let missing = format!("the row {MAXIMUM} with spread keys gave no rate to take of");
+                observer.failed(kind.name, &Error::Cluster(missing));
+                continue;
             }
-            Err(error) => observer.failed(kind.name, &error),
+            let workload = kind.workload(self.times.seconds, self.times.warmup, self.maximum);
+            match run_own(kind.name, &workload, &at, observer).await {
+                Ok(mut row) => {
+                    row.invalid = row.invalid.take().or_else(|| wrong_servers(kind, &row));
+                    row.sent.offered_percent = kind.share;
+                    let spread = matches!(kind.keys, KeyMode::Spread(_));
+                    if kind.name == MAXIMUM && spread && row.invalid.is_none() {
+                        maxima.push(row.ops_per_s);
+                    }
+                    observer.finished(row, self.pass)?;
+                }
+                Err(error) => observer.failed(kind.name, &error),
+            }
         }
+        Ok(())
     }
-    Ok(())
+}
+
+/// Runs one load against a cluster of three stores and a placement on this machine, each of which
+/// must be measured.
+pub async fn run_own(
+    name: &str,
+    workload: &Workload,
+    placements: &[String],
+    observer: &mut dyn Observer,
+) -> Result<Row, Error> {
+    let mut row = run_row(name, workload, placements, SPREAD_MAX, observer).await?;
+    row.invalid = row.invalid.take().or_else(|| why_incomplete(&row.processes, &OURS));
+    Ok(row)
 }
 
 /// Servers that are not what the row is named after.
@@ -161,7 +201,9 @@ pub async fn run_row(
     }
     let stores: Vec<_> = routes.stores.iter().map(|s| (s.store, s.address.clone())).collect();
     let servers = processes::find(&stores, placements)?;
-    let setup = read_setup(&stores[0].1, starts.len()).await;
+    let mut setup = read_setup(&stores[0].1, starts.len()).await;
+    let data = processes::data_folder(&servers);
+    setup.file_system = data.and_then(|folder| machine::file_system(&folder));
     let keys = Keys::new(workload.keys, &starts, workload.key_bytes);
     let label = format!("{name}, {}", workload.keys);
 
@@ -184,5 +226,6 @@ async fn read_setup(address: &str, regions: usize) -> Setup {
         regions,
         log_engine: text("log_engine"),
         kv_table_mib: status["kv_table_mib"].as_u64(),
+        file_system: None,
     }
 }

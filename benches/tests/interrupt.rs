@@ -38,8 +38,7 @@ fn descendants(parent: i32) -> BTreeSet<i32> {
     }
 }
 
-/// Starts `program` and waits until it has `children` processes below it.
-fn start(program: &str, line: &str, dir: &Path, children: usize) -> (Child, BTreeSet<i32>) {
+fn spawn(program: &str, line: &str, dir: &Path) -> (Child, i32) {
     let child = Command::new(program)
         .args(line.split_whitespace())
         .env("TMPDIR", dir)
@@ -49,6 +48,12 @@ fn start(program: &str, line: &str, dir: &Path, children: usize) -> (Child, BTre
         .spawn()
         .unwrap();
     let pid = i32::try_from(child.id()).unwrap();
+    (child, pid)
+}
+
+/// Starts `program` and waits until it has `children` processes below it.
+fn start(program: &str, line: &str, dir: &Path, children: usize) -> (Child, BTreeSet<i32>) {
+    let (child, pid) = spawn(program, line, dir);
     let found = wait_for("children", || {
         let found = descendants(pid);
         (found.len() >= children).then_some(found)
@@ -76,16 +81,18 @@ const RUNS: [(&str, &str, usize); 2] = [
 ];
 
 #[test]
-fn sigterm_ends_children_and_removes_folders() {
+fn sigterm_and_sighup_end_children_and_remove_folders() {
     for (program, line, children) in RUNS {
-        let dir = tempfile::tempdir().unwrap();
-        let (mut child, children) = start(program, line, dir.path(), children);
-        signal(&child, rustix::process::Signal::TERM);
-        let status = wait_for("its end", || child.try_wait().unwrap());
-        assert_eq!(status.code(), Some(1), "{program}: an interrupted run is no result");
-        assert_eq!(alive(&children), [], "{program}");
-        let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
-        assert!(left.is_empty(), "{program} left {left:?}");
+        for asked in [rustix::process::Signal::TERM, rustix::process::Signal::HUP] {
+            let dir = tempfile::tempdir().unwrap();
+            let (mut child, children) = start(program, line, dir.path(), children);
+            signal(&child, asked);
+            let status = wait_for("its end", || child.try_wait().unwrap());
+            assert_eq!(status.code(), Some(1), "{program}: an interrupted run is no result");
+            assert_eq!(alive(&children), [], "{program}");
+            let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
+            assert!(left.is_empty(), "{program} left {left:?}");
+        }
     }
 }
 
@@ -98,4 +105,24 @@ fn children_end_when_their_parent_is_killed() {
         child.wait().unwrap();
         wait_for(program, || alive(&children).is_empty().then_some(()));
     }
+}
+
+/// They watch no pipe of their parent's, as our servers do.
+#[cfg(feature = "peers")]
+#[test]
+fn nodes_of_another_system_end_when_their_parent_is_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let line = "peers --seconds 0.1 --warmup 0";
+    let (mut child, pid) = spawn(env!("CARGO_BIN_EXE_throughput"), line, dir.path());
+    let is_node = |pid: &i32| {
+        let stat = procfs::process::Process::new(*pid).and_then(|process| process.stat());
+        stat.is_ok_and(|stat| stat.comm == "etcd")
+    };
+    let nodes = wait_for("three nodes", || {
+        let nodes: BTreeSet<i32> = descendants(pid).into_iter().filter(is_node).collect();
+        (nodes.len() == 3).then_some(nodes)
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    wait_for("the nodes' end", || alive(&nodes).is_empty().then_some(()));
 }

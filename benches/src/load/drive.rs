@@ -2,7 +2,7 @@
 
 use super::pace::Schedule;
 use super::target::{Call, Ended, Target};
-use super::{Counter, ERROR_PAUSE, Plan, lock};
+use super::{Counter, ERROR_PAUSE, Plan, Window, lock};
 use crate::keys::Picker;
 use bytes::Bytes;
 use rand::rngs::SmallRng;
@@ -19,6 +19,8 @@ pub(super) struct Driver<T> {
     /// Operations in flight at most.
     in_flight_max: usize,
     in_flight: usize,
+    /// Of them, begun within the window.
+    in_window: usize,
     /// When the operation in this slot began, or should have.
     began: Vec<Instant>,
     generator: Generator,
@@ -39,6 +41,7 @@ impl<T: Target> Driver<T> {
             counter,
             in_flight_max,
             in_flight: 0,
+            in_window: 0,
             began: Vec::new(),
             generator,
             ended: Vec::new(),
@@ -54,6 +57,7 @@ impl<T: Target> Driver<T> {
         }
         let mut paused: VecDeque<(Instant, usize)> = VecDeque::new();
         loop {
+            lock(&self.counter).waiting = (self.in_window * self.generator.puts_per_call) as u64;
             if self.in_flight == 0 && paused.is_empty() {
                 return;
             }
@@ -63,7 +67,9 @@ impl<T: Target> Driver<T> {
                 () = sleep_until(resume), if resume.is_some() => {}
             }
             let now = Instant::now();
-            self.count(now, |plan, _began| plan.window.contains(now));
+            self.count(now, |window, began, failed| {
+                window.contains(now) || failed && window.contains(began)
+            });
             let go_on = now < self.plan.window.end;
             let mut ended = std::mem::take(&mut self.ended);
             for Ended { slot, error } in ended.drain(..) {
@@ -119,19 +125,20 @@ impl<T: Target> Driver<T> {
                 () = tick, if more && self.in_flight < self.in_flight_max => {}
             }
             let now = Instant::now();
-            self.count(now, |plan, began| plan.window.contains(began));
+            self.count(now, |window, began, _| window.contains(began));
             free.extend(self.ended.drain(..).map(|ended| ended.slot));
         }
     }
 
     fn submit(&mut self, slot: usize) {
         self.in_flight += 1;
+        self.in_window += usize::from(self.plan.window.contains(self.began[slot]));
         let call = self.generator.next();
         self.target.submit(slot, call);
     }
 
-    /// Counts what has ended at `now`, as far as it `counts` by when it began.
-    fn count(&mut self, now: Instant, counts: impl Fn(&Plan, Instant) -> bool) {
+    /// Counts what has ended at `now`, as far as it `counts` by when it began and whether it failed.
+    fn count(&mut self, now: Instant, counts: impl Fn(&Window, Instant, bool) -> bool) {
         if self.ended.is_empty() {
             return;
         }
@@ -140,12 +147,13 @@ impl<T: Target> Driver<T> {
         let mut counter = lock(&self.counter);
         for Ended { slot, error } in &self.ended {
             let began = self.began[*slot];
-            if !counts(&self.plan, began) {
+            self.in_window -= usize::from(self.plan.window.contains(began));
+            if !counts(&self.plan.window, began, error.is_some()) {
                 continue;
             }
-            counter.last_ended = Some(now);
             match error {
                 None => {
+                    counter.last_ended = Some(now);
                     let latency = now.saturating_duration_since(began).as_micros();
                     let latency_us = u64::try_from(latency).unwrap_or(u64::MAX).max(1);
                     counter.latency_us.saturating_record_n(latency_us, each);

@@ -9,12 +9,13 @@ struct Slow {
     delay: Duration,
     /// Nothing is answered between the two.
     pause: Option<(Instant, Instant)>,
-    fails: bool,
+    /// Answers from then on are refusals.
+    fails_from: Option<Instant>,
 }
 
 impl Slow {
     fn new(delay: Duration) -> Self {
-        Slow { submitted: VecDeque::new(), delay, pause: None, fails: false }
+        Slow { submitted: VecDeque::new(), delay, pause: None, fails_from: None }
     }
 }
 
@@ -32,7 +33,8 @@ impl Target for Slow {
         }
         tokio::time::sleep_until(due.into()).await;
         let (_, slot) = self.submitted.pop_front().expect("it was there");
-        ended.push(Ended { slot, error: self.fails.then(|| "refused 17".to_owned()) });
+        let fails = self.fails_from.is_some_and(|from| from <= Instant::now());
+        ended.push(Ended { slot, error: fails.then(|| "refused 17".to_owned()) });
     }
 }
 
@@ -86,9 +88,30 @@ async fn time_in_the_clients_own_queue_counts() {
 #[tokio::test]
 async fn errors_are_no_results() {
     let mut slow = Slow::new(Duration::ZERO);
-    slow.fails = true;
+    slow.fails_from = Some(Instant::now());
     let measured = measure(&workload(None, 2), slow).await;
     assert_eq!(measured.ops, 0);
     assert!(measured.errors > 10 && measured.errors < 400, "{}", measured.errors);
     assert_eq!(measured.error_texts[0].0, "refused ##");
+}
+
+/// Without them a cluster that stands still would have fast answers and no errors.
+#[tokio::test]
+async fn what_hangs_or_fails_after_the_window_of_a_closed_loop_is_an_error() {
+    let now = Instant::now();
+    let at = |ms| now + Duration::from_millis(ms);
+    let mut late = Slow::new(Duration::from_millis(1));
+    (late.pause, late.fails_from) = (Some((at(400), at(900))), Some(at(900)));
+    let measured = measure(&workload(None, 3), late).await;
+    assert!(measured.ops > 0);
+    assert_eq!((measured.errors, measured.took), (3, Duration::from_millis(600)));
+
+    let now = Instant::now();
+    let mut hanging = Slow::new(Duration::from_millis(1));
+    hanging.pause = Some((now + Duration::from_millis(400), now + Duration::from_secs(3_600)));
+    let (workload, drain) = (workload(None, 3), Duration::from_millis(50));
+    let (targets, keys) = (vec![hanging], Keys::Spread(100));
+    let measured = run_and_drain(&workload, targets, keys, &[], drain, |_| {}).await.unwrap();
+    assert!(measured.ops > 0);
+    assert_eq!(measured.error_texts, [("no answer 0.05 s after the window".to_owned(), 3)]);
 }

@@ -8,7 +8,8 @@
 //! 3. Closed loop: an operation counts when its answer comes within the window. Open loop: when its
 //!    intended start lies within the window, whenever the answer comes; its latency counts from
 //!    the intended start, so that time in the client's own queue is in it.
-//! 4. An operation that ends in an error is counted as an error and as nothing else.
+//! 4. An operation that ends in an error is counted as an error and as nothing else; in a closed
+//!    loop also when it began within the window and failed after it, or never ended.
 
 mod drive;
 mod pace;
@@ -18,7 +19,7 @@ pub use target::{Call, Ended, Flotilla, Target};
 
 use crate::error::Error;
 use crate::keys::Keys;
-use crate::machine::{self, MachineTime};
+use crate::machine::{self, MachineTime, Shares};
 use crate::processes::{Sample, Server, Usage};
 use crate::workload::Workload;
 use hdrhistogram::Histogram;
@@ -52,8 +53,8 @@ pub struct Measured {
     pub took: Duration,
     /// Use of each server, and of this process.
     pub processes: Vec<Usage>,
-    /// Share of the machine's processors that was busy, in percent.
-    pub cpu_percent: f64,
+    /// What the machine's processors did.
+    pub shares: Shares,
     /// Load average of the last minute at the end.
     pub load_average: f64,
 }
@@ -77,6 +78,18 @@ pub async fn run<T: Target>(
     targets: Vec<T>,
     keys: Keys,
     servers: &[Server],
+    progress: impl FnMut(Progress),
+) -> Result<Measured, Error> {
+    run_and_drain(workload, targets, keys, servers, DRAIN_MAX, progress).await
+}
+
+/// The same; answers may come for `drain` after the window.
+async fn run_and_drain<T: Target>(
+    workload: &Workload,
+    targets: Vec<T>,
+    keys: Keys,
+    servers: &[Server],
+    drain: Duration,
     mut progress: impl FnMut(Progress),
 ) -> Result<Measured, Error> {
     let began = Instant::now();
@@ -108,21 +121,24 @@ pub async fn run<T: Target>(
     let (after, machine_after) = (Sample::take(servers), MachineTime::now()?);
     let load_average = machine::load_average()?;
     let drained = async { while tasks.join_next().await.is_some() {} };
-    let _ = tokio::time::timeout(DRAIN_MAX, drained).await;
+    let _ = tokio::time::timeout(drain, drained).await;
     tasks.shutdown().await;
 
     let mut sum = Counter::default();
     for counter in &counters {
         sum.add(&lock(counter));
     }
-    if let Some(pacer) = &pacer {
-        // What was due and has neither succeeded nor failed by now.
-        let due: u64 = (0..counters.len()).map(|i| pacer.schedule(i).due_within(window)).sum();
-        let missing = due.saturating_sub(sum.ended());
-        if missing > 0 {
-            let text = format!("no answer {} s after the window", DRAIN_MAX.as_secs());
-            sum.errors.insert(text, missing);
+    // What began within the window, or should have, and has neither succeeded nor failed by now.
+    let missing = match &pacer {
+        None => sum.waiting,
+        Some(pacer) => {
+            let due: u64 = (0..counters.len()).map(|i| pacer.schedule(i).due_within(window)).sum();
+            due.saturating_sub(sum.ended())
         }
+    };
+    if missing > 0 {
+        let text = format!("no answer {} s after the window", drain.as_secs_f64());
+        sum.errors.insert(text, missing);
     }
     let last = sum.last_ended.map_or(window.end, |last| last.max(window.end));
     let mut error_texts: Vec<_> = sum.errors.into_iter().collect();
@@ -134,7 +150,7 @@ pub async fn run<T: Target>(
         latency_us: sum.latency_us,
         took: last - window.start,
         processes: after.since(&before, servers),
-        cpu_percent: machine_after.percent_since(machine_before),
+        shares: machine_after.since(machine_before),
         load_average,
     })
 }
@@ -164,7 +180,9 @@ struct Plan {
 struct Counter {
     latency_us: Histogram<u64>,
     errors: BTreeMap<String, u64>,
-    /// When the last of them ended.
+    /// Those under way that began within the window.
+    waiting: u64,
+    /// When the last one succeeded.
     last_ended: Option<Instant>,
 }
 
@@ -172,7 +190,7 @@ impl Default for Counter {
     fn default() -> Self {
         let latency_us = Histogram::new_with_bounds(1, LATENCY_MAX_US, 3)
             .expect("bounds and digits are legal constants");
-        Counter { latency_us, errors: BTreeMap::new(), last_ended: None }
+        Counter { latency_us, errors: BTreeMap::new(), waiting: 0, last_ended: None }
     }
 }
 
@@ -182,6 +200,7 @@ impl Counter {
         for (text, count) in &other.errors {
             *self.errors.entry(text.clone()).or_default() += count;
         }
+        self.waiting += other.waiting;
         self.last_ended = self.last_ended.max(other.last_ended);
     }
 

@@ -8,6 +8,7 @@ use crate::workload::BATCH_OPS_MAX;
 use etcd_client::{Client, KvClient, Txn, TxnOp};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ const QUOTA_BYTES: &str = "8589934592";
 pub struct Cluster {
     nodes: Vec<Owned>,
     endpoints: Vec<String>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 /// `etcd 3.4.23`.
@@ -54,8 +55,11 @@ impl Cluster {
         for node in 0..NODES {
             let log = std::fs::File::create(dir.path().join(format!("n{node}.log")))
                 .map_err(Error::system("cannot write a log"))?;
-            let mut command = Command::new("etcd");
+            // A node does not watch its input as our servers do. This signal comes when the thread
+            // that starts it ends: here the main thread, so with the process, however that ends.
+            let mut command = Command::new("setpriv");
             clear_settings(&mut command, "ETCD_");
+            command.args(["--pdeathsig", "TERM", "--", "etcd"]);
             command.args(["--name", &format!("n{node}"), "--log-level", "error"]);
             command.arg("--data-dir").arg(dir.path().join(format!("n{node}")));
             command.args(["--listen-client-urls", &client_url(node)]);
@@ -70,10 +74,10 @@ impl Cluster {
             ]);
             command.args(["--quota-backend-bytes", QUOTA_BYTES]);
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-            nodes.push(Owned::spawn("etcd", &mut command)?);
+            nodes.push(Owned::spawn("etcd (through setpriv of util-linux)", &mut command)?);
         }
         let endpoints = (0..NODES).map(client_url).collect();
-        let cluster = Cluster { nodes, endpoints, _dir: dir };
+        let cluster = Cluster { nodes, endpoints, dir };
         cluster.wait_ready().await?;
         Ok(cluster)
     }
@@ -95,6 +99,12 @@ impl Cluster {
             }
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    /// Where its data lies.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// Its processes.

@@ -55,7 +55,8 @@ pub fn compare(rows: &[Repeated]) -> String {
          to all three nodes and goes round: two calls of three reach a follower, which passes them on to\n\
          the leader (puts) or asks it for its commit index (gets), while ours go to the leader at once.\n\
          Its settings are the defaults but for a quota of 8 GiB, so that it takes all revisions of a run;\n\
-         its nodes log errors only. In each pass Flotilla runs first, then the other, on folders of\n\
+         its nodes log errors only, and of its rows errors are checked, not whether its one leader stayed\n\
+         the same. In each pass Flotilla runs first, then the other, on folders of\n\
          their own; each system's rows in the order of the table, puts before gets. This is the version\n\
          that the system's packages hold; newer releases read 2 to 8 times faster.\n"
     );

@@ -5,11 +5,12 @@ use super::{KEYS, PREFIX};
 use crate::error::Error;
 use crate::keys::{KeyMode, Keys, SPREAD_KEY_BYTES};
 use crate::load;
+use crate::machine;
 use crate::playground::{Options, Playground};
-use crate::processes;
+use crate::processes::{self, why_incomplete};
 use crate::report::{Row, Setup};
 use crate::suite::REGIONS;
-use crate::table::{self, Observer, SPREAD_MAX, Times, blocking};
+use crate::table::{self, Observer, Times, blocking};
 use crate::workload::{BATCH_OPS_MAX, Rpc, Workload};
 
 /// Name, in flight, percent of writes.
@@ -68,7 +69,7 @@ async fn flotilla(times: Times, pass: usize, observer: &mut dyn Observer) -> Res
     rows.push((BATCHES, workload(times, Rpc::Stream, true, TRANSACTIONS * BATCH_OPS_MAX, 100)));
     for (name, workload) in rows {
         let name = format!("{PREFIX}{name}");
-        match table::run_row(&name, &workload, &at, SPREAD_MAX, observer).await {
+        match table::run_own(&name, &workload, &at, observer).await {
             Ok(row) => observer.finished(row, pass)?,
             Err(error) => observer.failed(&format!("{name}, {}", workload.rpc.name()), &error),
         }
@@ -134,9 +135,12 @@ async fn etcd_row(
         storage: Some("etcd".to_owned()),
         sync: Some(true),
         regions: 1,
+        file_system: machine::file_system(cluster.dir()),
         ..Setup::default()
     };
-    let mut row = Row::new(&format!("{PREFIX}{name}"), workload.into(), setup, measured, None);
+    let nodes: Vec<&str> = servers.iter().map(|server| &*server.name).collect();
+    let missing = why_incomplete(&measured.processes, &nodes);
+    let mut row = Row::new(&format!("{PREFIX}{name}"), workload.into(), setup, measured, missing);
     row.system = Some(version.to_owned());
     Ok(row)
 }

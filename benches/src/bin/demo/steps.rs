@@ -41,7 +41,7 @@ struct Outage {
 
 /// Runs all of it.
 pub async fn run(args: &Args, screen: &mut Screen) -> Result<(), Error> {
-    println!("Flotilla at its main job, on {}.", machine::describe());
+    println!("Flotilla at its main job, on {}.", machine::here());
     screen.step("Start a cluster: 1 placement, 3 stores, RocksDB, every log write synced");
     let mut cluster = start(args, screen).await?;
     let client = connect(&cluster).await?;

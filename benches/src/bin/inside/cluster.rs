@@ -5,7 +5,8 @@ use crate::protocol::{Groups, Order, Tally, Work};
 use flotilla_benches::Error;
 use flotilla_benches::interrupt::{Interrupt, tie};
 use flotilla_benches::leaders::is_even;
-use flotilla_benches::machine::{self, MachineTime};
+use flotilla_benches::load::DRAIN_MAX;
+use flotilla_benches::machine::{self, MachineTime, Shares};
 use flotilla_benches::playground::{Owned, clear_settings, free_ports, sibling};
 use flotilla_benches::processes::{Sample, Server, Usage};
 use flotilla_kvserver::config::Storage;
@@ -14,6 +15,7 @@ use serde::de::DeserializeOwned;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 const STORES: usize = 3;
@@ -22,21 +24,28 @@ const EVEN_MAX: Duration = Duration::from_secs(60);
 const EVEN_POLL: Duration = Duration::from_millis(100);
 /// From the order to the load's first request: a store sorts its keys first.
 const LEAD_IN: Duration = Duration::from_millis(500);
+/// How long a store that has nothing to wait for may take to answer.
+const ANSWER_MAX: Duration = Duration::from_secs(20);
+/// Between two looks whether the end was asked for.
+const HEAR_POLL: Duration = Duration::from_millis(50);
 
 /// A store process and the two ends of its pipes.
 struct Member {
     child: Owned,
     orders: ChildStdin,
-    answers: BufReader<ChildStdout>,
+    answers: Answers,
     number: usize,
 }
+
+/// What a store says, read by a thread of its own: it may say nothing for ever.
+struct Answers(Receiver<String>);
 
 /// See the module. Dropping it stops everything.
 pub struct Cluster {
     stores: Vec<Member>,
     placement: Owned,
     regions: usize,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 /// What all stores counted over one window.
@@ -47,14 +56,16 @@ pub struct Measured {
     pub window: Duration,
     /// Use of every process.
     pub processes: Vec<Usage>,
-    /// Share of the machine's processors that was busy, in percent.
-    pub cpu_percent: f64,
+    /// What the machine's processors did.
+    pub shares: Shares,
     /// Load average of the last minute.
     pub load_average: f64,
     /// Groups.
     pub regions: usize,
     /// Distinct keys of the puts.
     pub keys: u64,
+    /// What the stores' folders lie on.
+    pub file_system: Option<String>,
 }
 
 impl Cluster {
@@ -79,7 +90,7 @@ impl Cluster {
         for number in 1..=STORES {
             stores.push(Member::start(number, &address(number), &address(0), storage, dir.path())?);
         }
-        Ok(Cluster { stores, placement, regions: regions as usize, _dir: dir })
+        Ok(Cluster { stores, placement, regions: regions as usize, dir })
     }
 
     /// Waits until every group has a leader and each store leads as many, give or take one.
@@ -88,9 +99,10 @@ impl Cluster {
         loop {
             let mut groups: Vec<Groups> = Vec::new();
             for store in &mut self.stores {
-                groups.push(store.ask(&Order::Groups)?);
+                store.tell(&Order::Groups)?;
+                groups.push(store.hear(ANSWER_MAX, interrupt)?);
             }
-            let led: Vec<usize> = groups.iter().map(|g| g.led).collect();
+            let led: Vec<usize> = groups.iter().map(|g| g.led.len()).collect();
             let complete = groups.iter().all(|g| g.all == self.regions);
             if complete && is_even(&led, self.regions) {
                 return Ok(());
@@ -130,16 +142,17 @@ impl Cluster {
         let load_average = machine::load_average()?;
         let mut tallies = Vec::new();
         for store in &mut self.stores {
-            tallies.push(store.hear()?);
+            tallies.push(store.hear(DRAIN_MAX + ANSWER_MAX, interrupt)?);
         }
         Ok(Measured {
             tallies,
             window,
             processes: after.since(&before, &servers),
-            cpu_percent: machine_after.percent_since(machine_before),
+            shares: machine_after.since(machine_before),
             load_average,
             regions: self.regions,
             keys: drive::KEYS,
+            file_system: machine::file_system(self.dir.path()),
         })
     }
 
@@ -177,7 +190,7 @@ impl Member {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log(dir, &name)?);
         let mut child = Owned::spawn("a store", &mut command)?;
         let (orders, answers) = child.pipes();
-        Ok(Member { child, orders, answers: BufReader::new(answers), number })
+        Ok(Member { child, orders, answers: Answers::of(answers), number })
     }
 
     fn tell(&mut self, order: &Order) -> Result<(), Error> {
@@ -186,20 +199,39 @@ impl Member {
             .map_err(Error::system(format!("store-{} takes no orders", self.number)))
     }
 
-    fn hear<T: DeserializeOwned>(&mut self) -> Result<T, Error> {
-        let mut line = String::new();
-        self.answers
-            .read_line(&mut line)
-            .map_err(Error::system(format!("store-{} does not answer", self.number)))?;
-        serde_json::from_str(&line).map_err(|error| {
-            let text = if line.is_empty() { "it ended".to_owned() } else { error.to_string() };
-            Error::Cluster(format!("store-{} gave no answer: {text}", self.number))
-        })
+    fn hear<T: DeserializeOwned>(&self, most: Duration, interrupt: &Interrupt) -> Result<T, Error> {
+        let no_answer =
+            |text: String| Error::Cluster(format!("store-{} gave no answer: {text}", self.number));
+        let line = self.answers.next(most, interrupt)?.map_err(no_answer)?;
+        serde_json::from_str(&line).map_err(|error| no_answer(error.to_string()))
+    }
+}
+
+impl Answers {
+    fn of(output: ChildStdout) -> Self {
+        let (sender, answers) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                // Nobody listens any more after an interruption.
+                let _ = sender.send(line);
+            }
+        });
+        Answers(answers)
     }
 
-    fn ask<T: DeserializeOwned>(&mut self, order: &Order) -> Result<T, Error> {
-        self.tell(order)?;
-        self.hear()
+    /// The next line, or why none came within `most`; an error as soon as the end is asked for.
+    fn next(&self, most: Duration, interrupt: &Interrupt) -> Result<Result<String, String>, Error> {
+        let until = Instant::now() + most;
+        loop {
+            match self.0.recv_timeout(HEAR_POLL) {
+                Ok(line) => return Ok(Ok(line)),
+                Err(RecvTimeoutError::Disconnected) => return Ok(Err("it ended".to_owned())),
+                Err(RecvTimeoutError::Timeout) if Instant::now() >= until => {
+                    return Ok(Err(format!("none within {} s", most.as_secs_f64())));
+                }
+                Err(RecvTimeoutError::Timeout) => interrupt.sleep(Duration::ZERO)?,
+            }
+        }
     }
 }
 
@@ -211,4 +243,23 @@ fn log(dir: &Path, name: &str) -> Result<std::fs::File, Error> {
 fn sleep_until(at_ns: u64, interrupt: &Interrupt) -> Result<(), Error> {
     let left = at_ns.saturating_sub(SystemClock.now().0);
     interrupt.sleep(Duration::from_nanos(left))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_says_nothing_or_ends_is_told() {
+        let (sender, lines) = channel();
+        let (answers, interrupt) = (Answers(lines), Interrupt::default());
+        let next = || answers.next(Duration::from_millis(10), &interrupt).unwrap();
+        assert_eq!(next().unwrap_err(), "none within 0.01 s");
+        sender.send("{}".to_owned()).unwrap();
+        assert_eq!(next().unwrap(), "{}");
+        interrupt.ask("SIGTERM");
+        assert!(answers.next(Duration::from_secs(60), &interrupt).is_err(), "the end is heard");
+        drop(sender);
+        assert_eq!(next().unwrap_err(), "it ended");
+    }
 }

@@ -114,10 +114,14 @@ impl Driver {
         Driver { embedded, rng: SmallRng::from_rng(&mut rand::rng()) }
     }
 
-    /// How many groups are here, and led from here.
+    /// How many groups are here, and which are led from here.
     pub fn groups(&self) -> Groups {
         let groups = self.embedded.store.groups();
-        let led = groups.iter().filter(|view| view.leading).count();
+        let led = groups
+            .iter()
+            .filter(|view| view.leading)
+            .map(|view| view.record.desc.group.0)
+            .collect();
         Groups { all: groups.len(), led }
     }
 
@@ -196,7 +200,7 @@ impl Driver {
         let led = &led[self.rng.random_range(0..led.len())];
         let group = led.group;
         match work {
-            Work::Reads => Request::ReadBarrier { group, reply },
+            Work::Barriers => Request::ReadBarrier { group, reply },
             Work::Puts => {
                 let key = &led.keys[self.rng.random_range(0..led.keys.len())];
                 let command = led.put.fill(key, self.rng.random());
@@ -222,15 +226,16 @@ impl Count {
     }
 
     fn take(&mut self, now: u64, latency_ns: u64, outcome: Outcome) {
-        if !self.window.contains(&now) {
-            return;
-        }
+        let within = |at: u64| self.window.contains(&at);
         match outcome {
-            Ok(_) => self.latency_us.saturating_record((latency_ns / 1_000).max(1)),
-            Err(error) => {
+            Ok(_) if within(now) => {
+                self.latency_us.saturating_record((latency_ns / 1_000).max(1));
+            }
+            Err(error) if within(now) || within(now - latency_ns) => {
                 self.errors += 1;
                 self.error.get_or_insert_with(|| error.to_string());
             }
+            _ => {}
         }
     }
 
@@ -241,7 +246,7 @@ impl Count {
         self.error.get_or_insert_with(|| format!("no answer within {seconds} s"));
     }
 
-    fn tally(self, led: [usize; 2]) -> Tally {
+    fn tally(self, led: [Vec<u64>; 2]) -> Tally {
         let recorded = self.latency_us.iter_recorded();
         Tally {
             ops: self.latency_us.len(),
@@ -285,10 +290,13 @@ mod tests {
         for now in [99, 100, 199, 200] {
             count.take(now, 5_000, Ok(flotilla_raftstore::Answer::ReadReady));
         }
-        count.take(150, 1, Err(flotilla_raftstore::Error::Closed));
+        // The last one began after the window.
+        for (now, latency_ns) in [(150, 1), (250, 60), (250, 40)] {
+            count.take(now, latency_ns, Err(flotilla_raftstore::Error::Closed));
+        }
         count.lost(3);
-        let tally = count.tally([8, 8]);
-        assert_eq!((tally.ops, tally.errors), (2, 4));
+        let tally = count.tally([Vec::new(), Vec::new()]);
+        assert_eq!((tally.ops, tally.errors), (2, 5));
         assert_eq!(tally.latency_us, [(5, 2)]);
         assert!(tally.error.is_some());
     }

@@ -86,8 +86,8 @@ struct Kind {
 const KINDS: [Kind; 4] = [
     Kind { name: "inside-puts-4000", work: Work::Puts, in_flight: 4_000 },
     Kind { name: "inside-puts-20000", work: Work::Puts, in_flight: 20_000 },
-    Kind { name: "inside-reads-512", work: Work::Reads, in_flight: 512 },
-    Kind { name: "inside-reads-4000", work: Work::Reads, in_flight: 4_000 },
+    Kind { name: "inside-barriers-512", work: Work::Barriers, in_flight: 512 },
+    Kind { name: "inside-barriers-4000", work: Work::Barriers, in_flight: 4_000 },
 ];
 
 const STORAGES: [Storage; 2] = [Storage::Memory, Storage::Rocksdb];

@@ -10,7 +10,7 @@ pub enum Work {
     /// Puts of 16 bytes to 16-byte keys, each a command and an answer of its own.
     Puts,
     /// Read barriers (ReadIndex), nothing read after them.
-    Reads,
+    Barriers,
 }
 
 /// The parent's word to a store.
@@ -33,13 +33,13 @@ pub enum Order {
 }
 
 /// A store's groups.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Groups {
     /// Replicas here.
     pub all: usize,
-    /// Of them, led from here.
-    pub led: usize,
+    /// Those led from here.
+    pub led: Vec<u64>,
 }
 
 /// What one store counted within the window.
@@ -55,5 +55,5 @@ pub struct Tally {
     /// Latencies of the successful ones: microseconds and how often.
     pub latency_us: Vec<(u64, u64)>,
     /// Groups led when the load began and when it ended.
-    pub led: [usize; 2],
+    pub led: [Vec<u64>; 2],
 }

@@ -4,8 +4,9 @@ use crate::cluster::Measured;
 use crate::drive::VALUE_BYTES;
 use crate::protocol::Work;
 use flotilla_benches::keys::SPREAD_KEY_BYTES;
-use flotilla_benches::leaders::is_even;
+use flotilla_benches::leaders::{self, Leaders};
 use flotilla_benches::load;
+use flotilla_benches::processes::{OURS, why_incomplete};
 use flotilla_benches::report::{Row, Sent, Setup};
 use flotilla_kvserver::config::{KvSettings, LogSettings, Storage};
 use flotilla_raftstore::Config;
@@ -35,9 +36,10 @@ pub fn row(name: &str, work: Work, in_flight: usize, storage: Storage, measured:
         regions: measured.regions,
         log_engine: Some(LogEngine::default().name().to_owned()),
         kv_table_mib: Some((KvSettings::default().table_bytes_max >> 20) as u64),
+        file_system: measured.file_system.clone(),
     };
-    let moved = why_moved(&measured);
-    Row::new(name, sent, setup, add_up(measured), moved)
+    let invalid = why_moved(&measured).or_else(|| why_incomplete(&measured.processes, &OURS));
+    Row::new(name, sent, setup, add_up(measured), invalid)
 }
 
 fn add_up(measured: Measured) -> load::Measured {
@@ -55,47 +57,51 @@ fn add_up(measured: Measured) -> load::Measured {
         latency_us,
         took: measured.window,
         processes: measured.processes,
-        cpu_percent: measured.cpu_percent,
+        shares: measured.shares,
         load_average: measured.load_average,
     }
 }
 
 fn why_moved(measured: &Measured) -> Option<String> {
-    ["start", "end"].into_iter().enumerate().find_map(|(at, when)| {
-        let led: Vec<usize> = measured.tallies.iter().map(|tally| tally.led[at]).collect();
-        (!is_even(&led, measured.regions))
-            .then(|| format!("at its {when} the stores led {led:?} groups"))
-    })
+    let leaders = |at: usize| -> Leaders {
+        measured.tallies.iter().map(|tally| tally.led[at].iter().copied().collect()).collect()
+    };
+    leaders::why_invalid(Some(&leaders(0)), Some(&leaders(1)), measured.regions)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::protocol::Tally;
+    use flotilla_benches::machine::Shares;
+    use flotilla_benches::processes::Usage;
     use std::time::Duration;
 
-    fn measured(led: usize, errors: u64) -> Measured {
-        let tally = |led| Tally {
+    /// Of five groups, in the end the last of `last`.
+    fn measured(last: u64, errors: u64) -> Measured {
+        let tally = |before: &[u64], after: &[u64]| Tally {
             ops: 1_000,
             errors,
             error: Some("busy".to_owned()),
             latency_us: vec![(100, 990), (5_000, 10)],
-            led: [8, led],
+            led: [before.to_vec(), after.to_vec()],
         };
+        let usage = |name: &&str| Usage { name: (*name).to_owned(), cpu_s: 1.0, rss_mib: 1 };
         Measured {
-            tallies: vec![tally(8), tally(8), tally(led)],
+            tallies: vec![tally(&[1, 2], &[1, 2]), tally(&[3, 4], &[3, 4]), tally(&[5], &[last])],
             window: Duration::from_secs(2),
-            processes: Vec::new(),
-            cpu_percent: 1.0,
+            processes: OURS.iter().map(usage).collect(),
+            shares: Shares { busy_percent: 1.0, steal_percent: 0.0 },
             load_average: 1.0,
-            regions: 24,
+            regions: 5,
             keys: 10,
+            file_system: None,
         }
     }
 
     #[test]
     fn tallies_add_up() {
-        let row = row("r", Work::Puts, 4_000, Storage::Memory, measured(8, 0));
+        let row = row("r", Work::Puts, 4_000, Storage::Memory, measured(5, 0));
         assert_eq!((row.ops, row.errors, row.ops_per_s), (3_000, 0, 1_500.0));
         assert_eq!((row.latency.p50_us, row.latency.p99_us), (100, 100));
         assert!((5_000..5_010).contains(&row.latency.max_us));
@@ -106,11 +112,15 @@ mod tests {
 
     #[test]
     fn rows_with_errors_or_moved_leaders_do_not_count() {
-        let invalid = |led, errors| {
-            row("r", Work::Reads, 512, Storage::Memory, measured(led, errors)).invalid
+        let invalid = |last, errors| {
+            row("r", Work::Barriers, 512, Storage::Memory, measured(last, errors)).invalid
         };
-        assert!(invalid(8, 1).is_none());
-        assert!(invalid(8, 4).unwrap().contains("busy"));
-        assert!(invalid(7, 0).unwrap().contains("[8, 8, 7]"));
+        assert!(invalid(5, 1).is_none());
+        assert!(invalid(5, 4).unwrap().contains("busy"));
+        assert!(invalid(6, 0).unwrap().contains("1 of 5 groups changed"));
+        let mut lost = measured(5, 0);
+        lost.processes.pop();
+        let reason = row("r", Work::Puts, 512, Storage::Memory, lost).invalid.unwrap();
+        assert!(reason.contains("store-3"), "{reason}");
     }
 }

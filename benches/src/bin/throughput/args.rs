@@ -123,8 +123,9 @@ pub struct TimesArgs {
     /// Passes over all rows; the median of a row's repetitions is shown.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=100))]
     pub repeats: u16,
-    /// Write rows (JSON lines), page and plots into this folder; a run with --rows, --storage or
-    /// --quick, into `partial` below it: the whole suite's result stays.
+    /// Write rows (JSON lines), page and plots into this folder. A run with --rows, --storage or
+    /// --quick, or one that is cut short or in which a row cannot be measured, writes into
+    /// `partial` below it: the last whole result stays.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Write the rows to this file too, one JSON object a line, each as soon as it is measured.
@@ -181,9 +182,9 @@ pub struct ReportArgs {
     /// Write the page and its plots into this folder.
     #[arg(long, value_name = "DIR", default_value = "docs")]
     pub out: PathBuf,
-    /// Print the README's table instead.
-    #[arg(long, conflicts_with = "out")]
-    pub readme: bool,
+    /// Write the short table into this file instead, between the lines that mark it there.
+    #[arg(long, value_name = "FILE", conflicts_with = "out")]
+    pub readme: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -193,9 +194,7 @@ pub struct PeersArgs {
 }
 
 fn row_names() -> clap::builder::PossibleValuesParser {
-    let mut names: Vec<&'static str> = suite::full().iter().map(|kind| kind.name).collect();
-    names.dedup();
-    names.into()
+    suite::names().into()
 }
 
 fn value_bytes(text: &str) -> Result<usize, String> {

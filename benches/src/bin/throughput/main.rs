@@ -13,7 +13,7 @@ use clap::Parser;
 use flotilla_benches::interrupt::or_interrupted;
 use flotilla_benches::report::Row;
 use flotilla_benches::suite::{INSIDE_ROWS, Kind};
-use flotilla_benches::table::{self, Times};
+use flotilla_benches::table::{self, SPREAD_MAX, Times};
 use flotilla_benches::{Error, document, machine};
 use record::{Record, open, write_line};
 use show::Show;
@@ -24,9 +24,6 @@ use std::time::Duration;
 // 4.8 with the system's (batched row, spread keys, a future for each operation).
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
-
-/// How long `run` waits for leaders to spread over a cluster that it did not start.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -67,7 +64,7 @@ async fn run(args: &RunArgs) -> Result<(), Error> {
     let mut show = Show::new();
     let marks = args.marks.as_deref().map(|path| open(path, false)).transpose()?;
     let mut watch = show::Watch { show: &mut show, marks };
-    let row = table::run_row("run", &workload, &args.placement, PATIENCE, &mut watch).await?;
+    let row = table::run_row("run", &workload, &args.placement, SPREAD_MAX, &mut watch).await?;
     show.clear();
     print!("{}", row.text());
     if let Some(json) = &mut json {
@@ -97,7 +94,7 @@ async fn run_table(args: &TableArgs) -> Result<(), Error> {
     let whole = args.suite == Suite::Full && args.rows.is_empty() && args.storage.is_none();
     let rows = kinds.len() + if whole { INSIDE_ROWS } else { 0 };
     let mut record = Record::new(name, &args.times, partial, times.passes, rows)?;
-    println!("{}", machine::describe());
+    println!("{}", machine::here());
     let result = or_interrupted(async {
         table::run(&kinds, times, &mut record).await?;
         if whole { record.run_inside(times).await } else { Ok(()) }
@@ -112,7 +109,7 @@ async fn run_peers(args: &args::PeersArgs) -> Result<(), Error> {
     use flotilla_benches::peers::run;
     let times = times(&args.times);
     let mut record = Record::new("peers", &args.times, false, times.passes, run::ROWS_A_PASS)?;
-    println!("{}", machine::describe());
+    println!("{}", machine::here());
     let result = or_interrupted(run::run(times, &mut record)).await;
     let finished = record.finish(result.is_ok());
     result.and(finished)
@@ -140,8 +137,9 @@ fn report(args: &ReportArgs) -> Result<(), Error> {
     if rows.is_empty() {
         return Err(Error::Invalid("--json: the files hold no row".to_owned()));
     }
-    if args.readme {
-        print!("{}", document::readme(&rows));
+    if let Some(path) = &args.readme {
+        document::write_readme(&rows, path)?;
+        println!("wrote {}", path.display());
         return Ok(());
     }
     document::write(&rows, &args.out)?;

@@ -8,7 +8,7 @@ use flotilla_benches::load::Progress;
 use flotilla_benches::playground::{Owned, sibling};
 use flotilla_benches::report::{Origin, Row};
 use flotilla_benches::table::{Observer, Times, blocking};
-use flotilla_benches::{Error, document, median};
+use flotilla_benches::{Error, built, document, median};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -92,8 +92,8 @@ impl Record {
             files.push(open(path, false)?);
         }
         let origin = Origin {
-            commit: commit(),
-            command: Some(command()),
+            commit: built::commit(),
+            command: Some(command(std::env::args().skip(1))),
             pass: None,
             passes: Some(passes),
             rows: Some(rows),
@@ -128,8 +128,9 @@ impl Record {
         Ok(())
     }
 
-    /// Prints the table of medians and writes the page, also of a run that is not `complete`. An
-    /// error when a row failed or none is valid.
+    /// Prints the table of medians and writes the page, also of a run that is not `complete` or in
+    /// which a row failed, but then beside the last whole one's. An error when a row failed or none
+    /// is valid.
     pub fn finish(self, complete: bool) -> Result<(), Error> {
         self.show.clear();
         let repeated = median::of(&self.rows);
@@ -138,7 +139,7 @@ impl Record {
             println!("not measured: {text}");
         }
         if let Some(out) = self.out.filter(|_| !self.rows.is_empty()) {
-            out.keep(&self.rows, complete)?;
+            out.keep(&self.rows, complete && self.failed.is_empty())?;
         }
         if !self.failed.is_empty() {
             let failed = self.failed.join("; ");
@@ -193,21 +194,18 @@ fn lines_of(output: ChildStdout) -> UnboundedReceiver<String> {
     lines
 }
 
-/// What was typed, with the program's bare name.
-fn command() -> String {
-    let arguments = std::env::args().skip(1);
-    std::iter::once("throughput".to_owned()).chain(arguments).collect::<Vec<_>>().join(" ")
-}
-
-/// The commit of the folder this runs in, marked when files of it were changed.
-fn commit() -> Option<String> {
-    let git = |arguments: &[&str]| {
-        let output = Command::new("git").args(arguments).output().ok()?;
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
-    let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
-    let changed = !git(&["status", "--porcelain", "--untracked-files=no"])?.is_empty();
-    Some(if changed { format!("{commit} with changes") } else { commit })
+/// What was typed, with the program's bare name and without where results go: that changes no
+/// figure, and folders of this machine are nobody's business.
+fn command(mut arguments: impl Iterator<Item = String>) -> String {
+    let mut text = "throughput".to_owned();
+    while let Some(argument) = arguments.next() {
+        match argument.split_once('=').map_or(&*argument, |(flag, _)| flag) {
+            "--out" | "--json" if !argument.contains('=') => drop(arguments.next()),
+            "--out" | "--json" => {}
+            _ => text = text + " " + &argument,
+        }
+    }
+    text
 }
 
 /// Opens a file of JSON lines for writing.
@@ -240,6 +238,14 @@ mod tests {
     }
 
     #[test]
+    fn the_command_is_told_without_where_results_go() {
+        let told = |line: &str| command(line.split(' ').map(str::to_owned));
+        let line = "table --out /a/b --repeats 3 --json=/c --rows a,b --out=/d --json e --quick";
+        assert_eq!(told(line), "throughput table --repeats 3 --rows a,b --quick");
+        assert_eq!(told("table --out"), "throughput table");
+    }
+
+    #[test]
     fn only_a_whole_run_that_came_to_its_end_replaces_the_last_one() {
         let dir = tempfile::tempdir().unwrap();
         let whole = dir.path().join("short.jsonl");
@@ -262,6 +268,12 @@ mod tests {
             assert_eq!(read(&part).lines().count(), 1, "{line}: what it has");
             std::fs::remove_file(&part).unwrap();
         }
+        let mut failed = record("--seconds 1", dir.path());
+        failed.finished(row.clone(), 1).unwrap();
+        failed.failed("b", &Error::Cluster("no port".to_owned()));
+        assert!(failed.finish(true).is_err());
+        assert_eq!(read(&whole), last, "a row is missing");
+        std::fs::remove_file(&part).unwrap();
         let mut record = record("--seconds 1", dir.path());
         record.finished(row, 1).unwrap();
         record.finish(true).unwrap();
