@@ -187,7 +187,7 @@ impl Row {
             name: name.to_owned(),
             system: None,
             machine: machine::describe(setup.file_system.as_deref()),
-            took_s: longer.then(|| measured.took.as_secs_f64()),
+            took_s: longer.then_some(measured.took.as_secs_f64()),
             sent,
             setup,
             ops: measured.ops,
