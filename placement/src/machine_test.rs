@@ -9,17 +9,9 @@ const GROUP: GroupId = GroupId(9);
 fn entry(index: u64, nonce: &str) -> GroupApply {
     let command = Command::AddStore { nonce: nonce.into(), address: "h:1".into() };
     let position = LogPosition { index, term: 2 };
-    GroupApply {
-        group: GROUP,
-        entries: vec![ApplyEntry {
-            position,
-            commands: vec![encode_command(&command)],
-            members: None,
-        }],
-        commit: position,
-        answer: true,
-        answers: Vec::new(),
-    }
+    let commands = vec![encode_command(&command)];
+    let entries = vec![ApplyEntry { position, commands, members: None }];
+    GroupApply { answer: true, ..GroupApply::new(GROUP, entries, position) }
 }
 
 fn apply(machine: &MapMachine, index: u64, nonce: &str) -> Answer {

@@ -5,7 +5,7 @@ use crate::types::{GroupId, ReplicaDesc, ReplicaId, ReplicaRole};
 
 /// Why a request was not answered with a result.
 ///
-/// Every variant but [`Error::Unknown`] means: *not applied*, now or later.
+/// Every variant but [`Error::Unknown`] and [`Error::Failed`] means: *not applied*, now or later.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// Ask the leader, if one is known.
@@ -42,6 +42,29 @@ pub enum Error {
         /// The group asked for.
         group: GroupId,
         /// What is damaged.
+        reason: String,
+    },
+    /// The state machine failed before, and this replica stopped at that entry; ask another.
+    #[error(
+        "group {group}: this replica stopped at entry {index}: its state machine failed: {reason}"
+    )]
+    Stopped {
+        /// The group asked for.
+        group: GroupId,
+        /// The entry that was not applied.
+        index: u64,
+        /// As told by the state machine.
+        reason: String,
+    },
+    /// The state machine failed here when the command was on its way through the log: another
+    /// replica may apply it, or may not.
+    #[error("group {group}: outcome unknown: the state machine failed at entry {index}: {reason}")]
+    Failed {
+        /// The group asked for.
+        group: GroupId,
+        /// The entry that was not applied: the command's own, or one before it.
+        index: u64,
+        /// As told by the state machine.
         reason: String,
     },
     /// The request itself is wrong; do not repeat it.
@@ -151,6 +174,14 @@ fn hint_text(leader: &Option<ReplicaDesc>) -> String {
     }
 }
 
+impl Error {
+    /// Whether the request may take effect all the same, now or later.
+    #[must_use]
+    pub const fn is_unknown(&self) -> bool {
+        matches!(self, Error::Unknown { .. } | Error::Failed { .. })
+    }
+}
+
 /// An error that this process must not survive: after it, memory and disk may differ.
 ///
 /// The first failed sync is one: never retried, because the kernel may have dropped the pages.
@@ -168,6 +199,41 @@ impl Fatal {
     pub fn new(what: impl Into<String>, reason: impl std::fmt::Display) -> Self {
         Fatal { what: what.into(), reason: reason.to_string() }
     }
+}
+
+/// Why committed entries were not read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadLogError {
+    /// Nothing of the group is on this store.
+    #[error("group {group}: not on this store")]
+    NoGroup {
+        /// The group asked for.
+        group: GroupId,
+    },
+    /// It comes later, if ever: wait for the state machine to be given it.
+    #[error("group {group}: entry {from} is not there yet: applied here up to {applied}")]
+    NotYet {
+        /// The group asked for.
+        group: GroupId,
+        /// The first index asked for.
+        from: u64,
+        /// The last index that can be read.
+        applied: u64,
+    },
+    /// The log is cut there: [`crate::StateMachine::log_needed`] did not hold it, or a snapshot brought the
+    /// replica here. Go on at `first`, or ask another replica.
+    #[error("group {group}: entry {from} is cut: the log begins at {first}")]
+    Cut {
+        /// The group asked for.
+        group: GroupId,
+        /// The first index asked for.
+        from: u64,
+        /// The first index that is in the log.
+        first: u64,
+    },
+    /// The log is damaged, or the disk fails.
+    #[error(transparent)]
+    Log(#[from] LogError),
 }
 
 /// Why a log could not be read.

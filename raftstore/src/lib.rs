@@ -18,6 +18,111 @@
 //! small object-safe trait, let the world in: [`Clock`], [`Transport`], [`LogStore`],
 //! [`SnapshotStore`] and [`StateMachine`]. The library knows groups and bytes, nothing about keys.
 //!
+//! # Embedding it
+//!
+//! A program brings a [`StateMachine`], starts one [`Store`] with [`StoreBuilder`], creates groups on it,
+//! and gives it commands. Three stores in one process, with one group that counts:
+//!
+//! ```
+//! use flotilla_raftstore::{
+//!     Answer, Bytes, Config, Fatal, GroupApply, GroupDesc, GroupId, GroupRecord, LogPosition,
+//!     MemoryNetwork, ReplicaId, Reply, StateMachine, StoreBuilder, StoreId, SystemClock,
+//! };
+//! use flotilla_raftstore::{log::MemoryLog, snapshot::MemorySnapshots};
+//! use std::io::{Read, Write};
+//! use std::sync::{Arc, Mutex};
+//! use std::time::Duration;
+//!
+//! /// How far the log is applied, and the sum of all commands.
+//! #[derive(Default)]
+//! struct Sum(Mutex<(u64, u64)>);
+//!
+//! impl StateMachine for Sum {
+//!     fn apply(&self, batch: &mut [GroupApply]) -> Result<(), Fatal> {
+//!         let (applied, sum) = &mut *self.0.lock().unwrap();
+//!         for group in batch {
+//!             group.each(|_, command| {
+//!                 *sum += command.first().copied().map(u64::from).ok_or("an empty command")?;
+//!                 Ok(Bytes::from(sum.to_string()))
+//!             });
+//!             *applied = group.applied().map_or(*applied, |position| position.index);
+//!         }
+//!         Ok(())
+//!     }
+//!
+//!     fn snapshot_save(&self, _: GroupId, out: &mut dyn Write) -> Result<Option<u64>, Fatal> {
+//!         let (applied, sum) = *self.0.lock().unwrap();
+//!         out.write_all(&sum.to_le_bytes()).map_err(|e| Fatal::new("save the sum", e))?;
+//!         Ok(Some(applied))
+//!     }
+//!
+//!     fn snapshot_load(&self, _: GroupId, at: LogPosition, from: &mut dyn Read) -> Result<(), Fatal> {
+//!         let mut sum = [0; 8];
+//!         from.read_exact(&mut sum).map_err(|e| Fatal::new("load the sum", e))?;
+//!         *self.0.lock().unwrap() = (at.index, u64::from_le_bytes(sum));
+//!         Ok(())
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let network = MemoryNetwork::new();
+//! let group = GroupDesc::of_voters(GroupId(1), (1..=3).map(StoreId));
+//! let mut stores = Vec::new();
+//! for id in 1..=3 {
+//!     let store = StoreBuilder {
+//!         config: Config { tick_interval_ms: 20, ..Config::default() },
+//!         store: StoreId(id),
+//!         clock: Arc::new(SystemClock),
+//!         transport: network.link(StoreId(id)),
+//!         log: MemoryLog::new(),
+//!         snapshots: MemorySnapshots::new(),
+//!         state_machine: Arc::new(Sum::default()),
+//!         on_fatal: Arc::new(|fatal| panic!("{fatal}")),
+//!         seed: id,
+//!     }
+//!     .start()?;
+//!     network.join(StoreId(id), Arc::new(store.clone()));
+//!     let (reply, created) = Reply::pending();
+//!     store.create_group(GroupRecord::new(group.clone(), ReplicaId(id)), reply);
+//!     created.wait(Duration::from_secs(10)).ok_or("too slow")??;
+//!     stores.push(store);
+//! }
+//!
+//! // The leader, once there is one, takes commands and answers when a majority has them on disk.
+//! let leader = loop {
+//!     let leads = |store: &&flotilla_raftstore::Store| {
+//!         store.group(GroupId(1)).is_some_and(|group| group.leading)
+//!     };
+//!     if let Some(leader) = stores.iter().find(leads) {
+//!         break leader;
+//!     }
+//! };
+//! let (reply, answer) = Reply::pending();
+//! leader.propose(GroupId(1), Bytes::from_static(&[5]), reply);
+//! let answer = answer.wait(Duration::from_secs(10)).ok_or("too slow")??;
+//! assert_eq!(answer, Answer::Applied(Bytes::from_static(b"5")));
+//! stores.iter().for_each(|store| store.shutdown());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! From there to production:
+//! - **State**: [`StateFiles`] keeps a small one in files; [`StateMachine`] says what one with its own
+//!   storage has to promise, and which callbacks there are (leadership, members, errors).
+//! - **Log and snapshots**: [`log::open`] and [`SnapshotDir`] instead of those in memory.
+//! - **Network**: `transport::grpc` (Cargo feature `grpc`), or any other [`Transport`].
+//! - **Requests**: many at once by [`Store::submit`], with one [`Completion`] for all their answers;
+//!   [`Pending`] is for one. [`Error`] says what a caller should do.
+//! - **Reads**: [`Store::read_barrier`], then read the state. The log itself: [`Store::read_log`].
+//! - **Members**: [`Store::change_members`], [`Store::transfer_leader`].
+//! - **What it does**: [`Store::describe`], [`Store::metrics`], and `tracing` events.
+//!
+//! The examples `counter` and `commit_log` are whole programs of three processes.
+//!
+//! All types here are this library's own, but for [`Bytes`] and the `prometheus` registry. The modules
+//! [`message`], and [`Shard`], [`LogWriter`], [`ApplyWorker`] and [`SnapshotWorker`], are for those who drive
+//! the library without its threads, as a simulator does.
+//!
 //! # Invariants
 //!
 //! - **I1** one group = one shard = one log order = one apply order.
@@ -50,6 +155,7 @@ pub mod members;
 pub mod message;
 mod metrics;
 pub mod mutant;
+mod pending;
 mod recovery;
 mod replica;
 mod router;
@@ -62,11 +168,14 @@ pub mod transport;
 mod types;
 
 pub use apply::worker::{ApplyDone, ApplyWorker};
-pub use apply::{AppliedState, ApplyEntry, GroupApply, LeaderStop, StateMachine};
+pub use apply::{
+    AppliedState, ApplyEntry, ApplyError, GroupApply, LeaderStop, StateFiles, StateMachine,
+};
+pub use bytes::Bytes;
 pub use clock::{Clock, SystemClock};
 pub use completion::{Answer, Completion, OnceCompletion, Outcome, Outcomes, Reply};
 pub use config::Config;
-pub use error::{Error, Fatal, LogError, TransferRefusal};
+pub use error::{Error, Fatal, LogError, ReadLogError, TransferRefusal};
 pub use log::reader;
 pub use log::writer::{LogDone, LogWriter};
 pub use log::{GroupLog, GroupWrite, Install, LogStore};
@@ -75,13 +184,14 @@ pub use members::{
     PendingChange, Priority, ReplicaDesc, ReplicaRole,
 };
 pub use message::Request;
+pub use pending::Pending;
 pub use recovery::{RecoveredGroup, recover};
 pub use shard::{Round, Shard, ShardConfig};
 pub use snapshot::{SnapshotDir, SnapshotId, SnapshotStore, SnapshotWorker};
 pub use start::{ShardTask, StartError, StoreBuilder};
 pub use status::{GroupView, PeerProgress, QueueStatus, ReplicaStatus, Role};
 pub use store::Store;
-pub use transport::{Alive, Blocks, Envelope, Inbound, Payload, Transport};
+pub use transport::{Alive, Blocks, Envelope, Inbound, MemoryNetwork, Payload, Transport};
 pub use types::{
     ClusterId, EntryKind, GroupId, HardState, LogEntry, LogPosition, Nanos, ReplicaId, StoreId,
 };

@@ -9,16 +9,18 @@
 //!                         └── Persisted, Applied, Fetched, SnapshotNote ──┘
 //! ```
 
-use crate::apply::{ApplyEntry, LeaderStop};
+use crate::apply::{ApplyEntry, ApplyError, LeaderStop};
 use crate::completion::Reply;
-use crate::error::LogError;
+use crate::error::{Error, LogError};
 use crate::log::GroupWrite;
-use crate::members::ChangeRequest;
+use crate::members::{ChangeRequest, GroupDesc};
 use crate::snapshot::{Content, Manifest, SnapshotId};
 use crate::status::ReplicaStatus;
 use crate::transport::Envelope;
 use crate::types::{GroupId, GroupRecord, LogEntry, LogPosition, ReplicaId, StoreId};
 use bytes::Bytes;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
 
 /// What a caller asks of one group.
 #[derive(Debug)]
@@ -108,8 +110,8 @@ pub enum ShardMessage {
     Persisted(Vec<Persisted>),
     /// From the apply worker, in order.
     Applied(Vec<Applied>),
-    /// From the maintenance thread: the state machine is durable up to these indexes.
-    DurableApplied(Vec<(GroupId, ReplicaId, u64)>),
+    /// From the maintenance thread: how far the state machine is durable.
+    DurableApplied(Vec<DurableApplied>),
     /// From the reader: entries for followers that lag behind the cache.
     Fetched(Vec<Fetched>),
     /// From the snapshot threads.
@@ -117,7 +119,7 @@ pub enum ShardMessage {
     /// One tick of time; several waiting ones count as one.
     Tick,
     /// Report every replica.
-    Describe(crossbeam::channel::Sender<Vec<ReplicaStatus>>),
+    Describe(Sender<Vec<ReplicaStatus>>),
     /// Hand over what is led here, and lead nothing from now on: the store is about to stop.
     Leave,
     /// Fail all callers and end.
@@ -164,13 +166,63 @@ pub struct Committed {
     pub callers: Vec<Reply>,
 }
 
-/// What the state machine is told of this replica's role, in the order of the log.
+/// A replica's part in its group, as its state machine is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RoleEvent {
-    /// Leads in this term, everything before is applied.
-    LeaderStart(u64),
-    /// Leads no longer.
-    LeaderStop(LeaderStop),
+pub enum Standing {
+    /// It neither leads nor follows anybody.
+    Idle {
+        /// In this term.
+        term: u64,
+    },
+    /// It follows.
+    Follows {
+        /// Whom.
+        leader: ReplicaId,
+        /// In this term.
+        term: u64,
+    },
+    /// It leads, and everything of earlier terms is handed to apply.
+    Leads {
+        /// In this term.
+        term: u64,
+    },
+}
+
+impl Default for Standing {
+    fn default() -> Self {
+        Standing::Idle { term: 0 }
+    }
+}
+
+impl Standing {
+    /// The term in which it is so.
+    #[must_use]
+    pub const fn term(self) -> u64 {
+        match self {
+            Standing::Idle { term } | Standing::Follows { term, .. } | Standing::Leads { term } => {
+                term
+            }
+        }
+    }
+
+    /// Neither leads nor follows.
+    #[must_use]
+    pub const fn is_idle(self) -> bool {
+        matches!(self, Standing::Idle { .. })
+    }
+}
+
+/// What the state machine is told beside the entries, in its place among them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The replica's part has changed.
+    Becomes(Standing),
+    /// It has no part any more.
+    Ends(LeaderStop),
+    /// These are the members: a snapshot brought them.
+    Members(Arc<GroupDesc>),
+    /// The replica was found damaged and stops; requests get this error.
+    Fails(Error),
     /// The replica was removed and its tombstone is durable: its state is to be destroyed.
     Destroy,
 }
@@ -191,11 +243,24 @@ pub struct ApplyTask {
     /// Bytes that these entries count for in the apply queue.
     pub bytes: usize,
     /// To be told after the entries.
-    pub role: Option<RoleEvent>,
+    pub notice: Option<Notice>,
+}
+
+impl ApplyTask {
+    /// No entries, only something to tell.
+    pub(crate) fn notice(
+        shard: usize,
+        group: GroupId,
+        replica: ReplicaId,
+        notice: Notice,
+    ) -> ApplyTask {
+        let (entries, commit) = (Vec::new(), LogPosition::default());
+        ApplyTask { shard, group, replica, entries, commit, bytes: 0, notice: Some(notice) }
+    }
 }
 
 /// Entries up to `index` are applied and their callers answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {
     /// The group.
     pub group: GroupId,
@@ -207,6 +272,21 @@ pub struct Applied {
     pub bytes: usize,
     /// The replica's state is gone, durably.
     pub destroyed: bool,
+    /// The state machine cannot apply what comes next: the replica stops.
+    pub failure: Option<ApplyError>,
+}
+
+/// How far one group's state machine is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DurableApplied {
+    /// The group.
+    pub group: GroupId,
+    /// The replica whose state it is.
+    pub replica: ReplicaId,
+    /// Everything up to here is durable.
+    pub index: u64,
+    /// See [`crate::StateMachine::log_needed`].
+    pub log_needed: u64,
 }
 
 /// A read of old entries for a follower.

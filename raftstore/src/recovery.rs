@@ -16,6 +16,8 @@ pub struct RecoveredGroup {
     pub applied: u64,
     /// Highest index known committed, from the log and the state machine.
     pub commit: u64,
+    /// See [`StateMachine::log_needed`].
+    pub log_needed: u64,
     /// Why it cannot take part.
     pub damage: Option<String>,
 }
@@ -136,7 +138,8 @@ fn check(log: GroupLog, state_machine: &dyn StateMachine) -> RecoveredGroup {
             None
         }
     });
-    RecoveredGroup { log, applied, commit, damage }
+    let log_needed = state_machine.log_needed(log.group);
+    RecoveredGroup { log, applied, commit, log_needed, damage }
 }
 
 #[cfg(test)]

@@ -115,7 +115,7 @@ impl StoreBuilder {
         }
         let threads = self.spawn(shards, ends, &unsynced, &shell, spawn)?;
         let threads = Arc::new(Mutex::new(Some(threads)));
-        Ok(Store { router, snapshots: self.snapshots, threads })
+        Ok(Store { router, unsynced, snapshots: self.snapshots, threads })
     }
 
     fn snapshot_worker(&self) -> SnapshotWorker {

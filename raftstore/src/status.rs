@@ -18,6 +18,8 @@ pub enum Role {
     PreCandidate,
     /// Damaged; takes no part.
     Quarantined,
+    /// Its state machine failed at an entry; takes no part until the next start.
+    Stopped,
 }
 
 impl Role {
@@ -30,6 +32,7 @@ impl Role {
             Role::Candidate => "candidate",
             Role::PreCandidate => "pre_candidate",
             Role::Quarantined => "quarantined",
+            Role::Stopped => "stopped",
         }
     }
 }
@@ -69,7 +72,7 @@ pub struct ReplicaStatus {
     pub installing: bool,
     /// It sleeps: nothing has happened for a while.
     pub asleep: bool,
-    /// Why it is quarantined, if it is.
+    /// Why it is quarantined or has stopped, if so. The figures are then those of its end.
     pub damage: Option<String>,
     /// How much it is wanted as the leader.
     pub priority: Priority,

@@ -1,9 +1,13 @@
 //! The handle to a running store.
 
+use crate::apply::ApplyEntry;
 use crate::completion::Reply;
+use crate::error::ReadLogError;
+use crate::log::committed;
 use crate::members::ChangeRequest;
 use crate::message::{Request, ShardMessage};
 use crate::router::Router;
+use crate::shard::sync::Unsynced;
 use crate::snapshot::{SnapshotId, SnapshotStore};
 use crate::start::Threads;
 use crate::status::{GroupView, QueueStatus, ReplicaStatus};
@@ -12,13 +16,14 @@ use crate::types::{GroupId, GroupRecord, ReplicaId, StoreId};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 /// A running store: cheap to clone; no call but `describe` and `shutdown` blocks.
 #[derive(Clone)]
 pub struct Store {
     pub(crate) router: Arc<Router>,
+    pub(crate) unsynced: Arc<Mutex<Unsynced>>,
     pub(crate) snapshots: Arc<dyn SnapshotStore>,
     pub(crate) threads: Arc<Mutex<Option<Threads>>>,
 }
@@ -81,6 +86,34 @@ impl Store {
         self.submit(vec![Request::CreateGroup { record, reply }]);
     }
 
+    /// Committed entries of the group's log from the index `from` on, in order: at least one, up to the one
+    /// with which their commands exceed `bytes_max` bytes, and none that the state machine here was not
+    /// given yet. A command whose answer has come is among them; after a [`Store::read_barrier`] so is
+    /// every command that was answered anywhere before.
+    ///
+    /// An index counts entries from 1, not commands: one entry holds all commands of its group and
+    /// round, a leader's first entry and a change of the members hold none. The state machine sees the
+    /// same entries and may note where what is. Blocks on the disk, on the caller's thread: no shard
+    /// waits for it.
+    ///
+    /// # Errors
+    /// `NotYet` from the next entry on; `Cut` when the log begins later (see
+    /// [`crate::StateMachine::log_needed`], which keeps it); `NoGroup`; `Log` for damage and a failing disk.
+    pub fn read_log(
+        &self,
+        group: GroupId,
+        from: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<ApplyEntry>, ReadLogError> {
+        let applied = self.unsynced.lock().applied(group);
+        let applied = match applied {
+            Some(applied) => applied,
+            None if self.group(group).is_some() => 0,
+            None => return Err(ReadLogError::NoGroup { group }),
+        };
+        committed::read(&*self.router.log, group, from..=applied, bytes_max)
+    }
+
     /// A group as last published, a moment old.
     #[must_use]
     pub fn group(&self, group: GroupId) -> Option<Arc<GroupView>> {
@@ -106,7 +139,7 @@ impl Store {
     /// not answer are left out.
     #[must_use]
     pub fn describe(&self) -> Vec<ReplicaStatus> {
-        let (sender, receiver) = crossbeam::channel::unbounded();
+        let (sender, receiver) = mpsc::channel();
         self.router.tell_all(|| ShardMessage::Describe(sender.clone()));
         drop(sender);
         let mut all = Vec::new();

@@ -1,8 +1,7 @@
 //! The words of the library as types: ids, log entries, group descriptions.
 //!
 //! Everything that crosses a seam ([`crate::Transport`], [`crate::LogStore`],
-//! [`crate::StateMachine`]) is made of these; the consensus library's own types stay in
-//! `replica/` and `log/storage.rs`.
+//! [`crate::StateMachine`]) is made of these; the consensus library's own types stay in `replica/`.
 
 pub use crate::members::{GroupDesc, GroupRecord, ReplicaDesc, ReplicaRole};
 

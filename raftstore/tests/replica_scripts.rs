@@ -17,28 +17,30 @@
 //! - `keep STORE` remembers what is sent to a store from now on, `replay STORE` sends it again.
 //! - `sync STORE` makes its state durable, so that its log can be cut; at most four entries of a log are
 //!   kept for a member that lags. `snapshot STORE` has one made.
+//! - `fail STORE TEXT` has its state machine fail at that command, `fail STORE` at none. `told STORE`
+//!   prints what its callbacks were told since the last time.
 //! - `status` prints every replica, `members STORE` the members as one knows them, `record STORE`
 //!   what its log has of the group.
 
 use bytes::Bytes;
 use flotilla_raftstore::log::MemoryLog;
 use flotilla_raftstore::message::{
-    ApplyTask, LogTask, ShardMessage, SnapshotEvent, SnapshotNote, SnapshotTask,
+    ApplyTask, DurableApplied, LogTask, ShardMessage, SnapshotEvent, SnapshotNote, SnapshotTask,
 };
 use flotilla_raftstore::snapshot::{MemorySnapshots, Receiving};
 use flotilla_raftstore::{
     Answer, AppliedState, ApplyWorker, Change, ChangeRequest, Completion, Config, Envelope, Fatal,
-    GroupApply, GroupDesc, GroupId, GroupRecord, LogPosition, LogStore, LogWriter, Membership,
-    Nanos, OperationId, Outcome, Priority, ReplicaDesc, ReplicaId, ReplicaRole, Reply, Request,
-    Role, Shard, ShardConfig, SnapshotStore, SnapshotWorker, StateMachine, StoreId, reader,
-    recover,
+    GroupApply, GroupDesc, GroupId, GroupRecord, LeaderStop, LogPosition, LogStore, LogWriter,
+    Membership, Nanos, OperationId, Outcome, Priority, ReplicaDesc, ReplicaId, ReplicaRole, Reply,
+    Request, Role, Shard, ShardConfig, SnapshotStore, SnapshotWorker, StateMachine, StoreId,
+    reader, recover,
 };
 use goldenscript::{Command, Context};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt::Write;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 const GROUP: GroupId = GroupId(1);
 const STORES: u64 = 5;
@@ -48,35 +50,54 @@ const TICKS_MAX: usize = 60;
 
 /// Answers with the commands applied so far, joined: the last one shows the order of all.
 #[derive(Default)]
-struct Journal(Mutex<(AppliedState, Vec<String>)>);
+struct Journal(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    applied: AppliedState,
+    commands: Vec<String>,
+    /// It fails at this one.
+    bad: Option<String>,
+    told: Vec<String>,
+}
+
+impl Journal {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    fn tell(&self, text: String) {
+        self.state().told.push(text);
+    }
+}
 
 impl StateMachine for Journal {
     fn recovered(&self, _group: GroupId) -> AppliedState {
-        self.0.lock().unwrap().0
+        self.state().applied
     }
 
     fn apply(&self, batch: &mut [GroupApply]) -> Result<(), Fatal> {
-        let (state, journal) = &mut *self.0.lock().unwrap();
+        let State { applied, commands, bad, .. } = &mut *self.state();
         for task in batch {
-            for entry in &task.entries {
-                assert_eq!(entry.position.index, state.applied + 1);
-                state.applied = entry.position.index;
-                for command in &entry.commands {
-                    journal.push(String::from_utf8_lossy(command).into_owned());
-                    task.answers.push(Bytes::from(journal.join(",")));
+            assert_eq!(task.entries[0].position.index, applied.applied + 1);
+            task.each(|_, command| {
+                let command = String::from_utf8_lossy(command).into_owned();
+                if bad.as_ref() == Some(&command) {
+                    return Err(format!("{command} is not for it"));
                 }
+                commands.push(command);
+                Ok(Bytes::from(commands.join(",")))
+            });
+            if let Some(last) = task.applied() {
+                *applied = AppliedState { applied: last.index, commit: task.commit };
             }
-            state.commit = task.commit;
         }
         Ok(())
     }
 
-    fn sync(&self) -> Result<(), Fatal> {
-        Ok(())
-    }
-
     fn destroy(&self, _group: GroupId) -> Result<(), Fatal> {
-        *self.0.lock().unwrap() = Default::default();
+        let told = std::mem::take(&mut self.state().told);
+        *self.state() = State { told, ..State::default() };
         Ok(())
     }
 
@@ -85,10 +106,10 @@ impl StateMachine for Journal {
         _group: GroupId,
         out: &mut dyn io::Write,
     ) -> Result<Option<u64>, Fatal> {
-        let (state, journal) = &*self.0.lock().unwrap();
-        let written = out.write_all(journal.join(",").as_bytes());
+        let state = self.state();
+        let written = out.write_all(state.commands.join(",").as_bytes());
         written.map_err(|e| Fatal::new("save", e))?;
-        Ok(Some(state.applied))
+        Ok(Some(state.applied.applied))
     }
 
     fn snapshot_load(
@@ -100,9 +121,35 @@ impl StateMachine for Journal {
         let mut text = String::new();
         from.read_to_string(&mut text).map_err(|e| Fatal::new("load", e))?;
         let commands = text.split(',').filter(|command| !command.is_empty());
-        let state = AppliedState { applied: position.index, commit: position };
-        *self.0.lock().unwrap() = (state, commands.map(str::to_owned).collect());
+        let mut state = self.state();
+        state.commands = commands.map(str::to_owned).collect();
+        state.applied = AppliedState { applied: position.index, commit: position };
         Ok(())
+    }
+
+    fn on_leader_start(&self, _group: GroupId, term: u64) {
+        let commands = self.state().commands.len();
+        self.tell(format!("leads in term {term}, {commands} commands applied"));
+    }
+
+    fn on_leader_stop(&self, _group: GroupId, reason: LeaderStop) {
+        self.tell(format!("leads no longer: {reason:?}"));
+    }
+
+    fn on_following_start(&self, _group: GroupId, leader: ReplicaId, term: u64) {
+        self.tell(format!("follows {leader} in term {term}"));
+    }
+
+    fn on_following_stop(&self, _group: GroupId, leader: ReplicaId, term: u64) {
+        self.tell(format!("follows {leader} in term {term} no longer"));
+    }
+
+    fn on_membership(&self, _group: GroupId, members: &GroupDesc) {
+        self.tell(format!("members of version {}", members.membership.version));
+    }
+
+    fn on_error(&self, _group: GroupId, error: &flotilla_raftstore::Error) {
+        self.tell(format!("error: {error}"));
     }
 }
 
@@ -123,6 +170,7 @@ struct Store {
     journal: Arc<Journal>,
     to_log: Vec<LogTask>,
     to_apply: Vec<ApplyTask>,
+    apply: ApplyWorker,
     /// One for all stores: whatever one has made, the others have received.
     snapshots: SnapshotWorker,
     frozen: bool,
@@ -146,6 +194,10 @@ fn record(store: StoreId) -> GroupRecord {
     };
     let desc = GroupDesc::new(GROUP, (1..=MEMBERS).map(replica).collect());
     GroupRecord::new(desc, ReplicaId(store.0 * 10))
+}
+
+fn apply_worker(journal: &Arc<Journal>) -> ApplyWorker {
+    ApplyWorker::new(Arc::clone(journal) as Arc<dyn StateMachine>)
 }
 
 fn open(
@@ -216,8 +268,7 @@ impl Store {
             held = done.held;
         }
         if !self.to_apply.is_empty() {
-            let mut worker = ApplyWorker::new(Arc::clone(&self.journal) as Arc<dyn StateMachine>);
-            let done = worker.run_once(std::mem::take(&mut self.to_apply))?;
+            let done = self.apply.run_once(std::mem::take(&mut self.to_apply))?;
             done.replies.into_iter().for_each(|(reply, outcome)| reply.send(outcome));
             let applied = done.applied.into_iter().map(|(_, list)| list);
             self.inbox.extend(applied.map(ShardMessage::Applied));
@@ -261,7 +312,11 @@ impl Store {
     fn status(&mut self) -> Option<String> {
         let statuses = self.shard.describe();
         let replica = statuses.first()?;
-        let role = if replica.role == Role::Leader { "leader" } else { "follower" };
+        let role = match replica.role {
+            Role::Leader => "leader",
+            Role::Stopped => "stopped",
+            _ => "follower",
+        };
         Some(format!(
             "store {}: {role} term={} commit={} applied={} persisted={} first={} last={}",
             self.id,
@@ -358,6 +413,7 @@ impl goldenscript::Runner for Cluster {
             let snapshots = SnapshotWorker::new(store, machine, 4);
             let shard = open(id, &log, &journal, &snapshots)?;
             let (inbox, to_log, to_apply) = (Vec::new(), Vec::new(), Vec::new());
+            let apply = apply_worker(&journal);
             let (frozen, cut, kept) = (false, false, None);
             let store = Store {
                 id,
@@ -367,6 +423,7 @@ impl goldenscript::Runner for Cluster {
                 journal,
                 to_log,
                 to_apply,
+                apply,
                 snapshots,
                 frozen,
                 cut,
@@ -434,15 +491,21 @@ impl goldenscript::Runner for Cluster {
             }
             "sync" => {
                 let target = self.store(&store)?;
-                let durable = target.journal.0.lock().unwrap().0.applied;
+                let durable = target.journal.recovered(GROUP).applied;
                 let replica = target.shard.statuses().first().ok_or("no replica")?.replica;
-                let durable = vec![(GROUP, replica, durable)];
-                target.inbox.push(ShardMessage::DurableApplied(durable));
+                let log_needed = target.journal.log_needed(GROUP);
+                let durable = DurableApplied { group: GROUP, replica, index: durable, log_needed };
+                target.inbox.push(ShardMessage::DurableApplied(vec![durable]));
                 self.settle()?;
             }
             "snapshot" => {
                 self.ask(&store, |reply| Request::Snapshot { group: GROUP, reply })?;
                 self.settle()?;
+            }
+            "fail" => self.store(&store)?.journal.state().bad = more,
+            "told" => {
+                let told = std::mem::take(&mut self.store(&store)?.journal.state().told);
+                told.iter().try_for_each(|text| writeln!(out, "store {store}: {text}"))?;
             }
             "keep" => self.store(&store)?.kept = Some(Vec::new()),
             "replay" => {
@@ -465,6 +528,7 @@ impl goldenscript::Runner for Cluster {
                 let store = self.store(&store)?;
                 store.shard = open(store.id, &store.log, &store.journal, &store.snapshots)?;
                 (store.inbox, store.to_log, store.to_apply) = (Vec::new(), Vec::new(), Vec::new());
+                store.apply = apply_worker(&store.journal);
                 store.frozen = false;
             }
             "status" => {
@@ -581,6 +645,18 @@ fn the_preferred_one_leads() {
 #[test]
 fn a_store_leads_nothing_when_it_stops() {
     script("leave");
+}
+
+/// In order, and each part ends before the next begins.
+#[test]
+fn callbacks() {
+    script("callbacks");
+}
+
+/// At the same entry again after a restart, and no further; the others go on.
+#[test]
+fn a_state_machine_that_fails_stops_its_replica() {
+    script("apply_fails");
 }
 
 #[test]

@@ -6,13 +6,13 @@ use flotilla_raftstore::log::MemoryLog;
 use flotilla_raftstore::snapshot::MemorySnapshots;
 use flotilla_raftstore::{
     Answer, AppliedState, Blocks, Change, ChangeRequest, Config, Envelope, Error, Fatal,
-    GroupApply, GroupDesc, GroupId, GroupRecord, Inbound, LogPosition, OnceCompletion, OperationId,
-    Outcome, ReplicaDesc, ReplicaId, ReplicaRole, Reply, SnapshotId, StateMachine, Store,
-    StoreBuilder, StoreId, SystemClock, Transport,
+    GroupApply, GroupDesc, GroupId, GroupRecord, Inbound, LeaderStop, LogPosition, OperationId,
+    Outcome, ReadLogError, ReplicaDesc, ReplicaId, ReplicaRole, Reply, Role, SnapshotId,
+    StateMachine, Store, StoreBuilder, StoreId, SystemClock, Transport,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read, Write};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 #[derive(Default)]
@@ -58,33 +58,50 @@ struct Journal {
     groups: Mutex<BTreeMap<GroupId, (u64, Vec<Bytes>)>>,
     /// Whoever holds it keeps the state from becoming durable.
     syncing: Mutex<()>,
+    /// It fails at this command of this group.
+    bad: Mutex<Option<(GroupId, Bytes)>>,
+    /// The first entry of every log that it still reads.
+    log_needed: Mutex<Option<u64>>,
+    /// What the callbacks were told.
+    told: Mutex<Vec<(GroupId, String)>>,
 }
 
 impl Journal {
     fn commands(&self, group: GroupId) -> Vec<Bytes> {
         self.groups.lock().unwrap().get(&group).map(|(_, c)| c.clone()).unwrap_or_default()
     }
+
+    fn tell(&self, group: GroupId, text: String) {
+        self.told.lock().unwrap().push((group, text));
+    }
+
+    fn told(&self, group: GroupId) -> Vec<String> {
+        let told = self.told.lock().unwrap();
+        told.iter().filter(|(of, _)| *of == group).map(|(_, text)| text.clone()).collect()
+    }
 }
 
 impl StateMachine for Journal {
-    fn recovered(&self, _group: GroupId) -> AppliedState {
-        AppliedState::default()
+    fn recovered(&self, group: GroupId) -> AppliedState {
+        let applied = self.groups.lock().unwrap().get(&group).map_or(0, |(applied, _)| *applied);
+        AppliedState { applied, ..AppliedState::default() }
     }
 
     fn apply(&self, batch: &mut [GroupApply]) -> Result<(), Fatal> {
         let mut groups = self.groups.lock().unwrap();
+        let bad = self.bad.lock().unwrap().clone();
         for apply in batch {
-            let (applied, commands) = groups.entry(apply.group).or_default();
-            for entry in &apply.entries {
-                assert_eq!(entry.position.index, *applied + 1);
-                *applied = entry.position.index;
-                for command in &entry.commands {
-                    commands.push(command.clone());
-                    if apply.answer {
-                        apply.answers.push(Bytes::from(commands.len().to_string()));
-                    }
+            let group = apply.group;
+            let (applied, commands) = groups.entry(group).or_default();
+            assert_eq!(apply.entries[0].position.index, *applied + 1);
+            apply.each(|_, command| {
+                if bad.as_ref().is_some_and(|(of, bad)| *of == group && bad == command) {
+                    return Err("not for it".to_owned());
                 }
-            }
+                commands.push(command.clone());
+                Ok(Bytes::from(commands.len().to_string()))
+            });
+            *applied = apply.applied().map_or(*applied, |position| position.index);
         }
         Ok(())
     }
@@ -121,12 +138,36 @@ impl StateMachine for Journal {
         self.groups.lock().unwrap().insert(group, (position.index, commands));
         Ok(())
     }
+
+    fn log_needed(&self, _group: GroupId) -> u64 {
+        self.log_needed.lock().unwrap().unwrap_or(u64::MAX)
+    }
+
+    fn on_leader_start(&self, group: GroupId, _term: u64) {
+        self.tell(group, "leads".to_owned());
+    }
+
+    fn on_leader_stop(&self, group: GroupId, reason: LeaderStop) {
+        self.tell(group, format!("leads no longer: {reason:?}"));
+    }
+
+    fn on_following_start(&self, group: GroupId, _leader: ReplicaId, _term: u64) {
+        self.tell(group, "follows".to_owned());
+    }
+
+    fn on_following_stop(&self, group: GroupId, _leader: ReplicaId, _term: u64) {
+        self.tell(group, "follows no longer".to_owned());
+    }
+
+    fn on_error(&self, group: GroupId, error: &Error) {
+        self.tell(group, error.to_string());
+    }
 }
 
 fn ask(submit: impl FnOnce(Reply)) -> Outcome {
-    let (sender, receiver) = mpsc::channel();
-    submit(OnceCompletion::reply(move |outcome| drop(sender.send(outcome))));
-    receiver.recv_timeout(Duration::from_secs(10)).expect("every request is answered")
+    let (reply, pending) = Reply::pending();
+    submit(reply);
+    pending.wait(Duration::from_secs(10)).expect("every request is answered")
 }
 
 fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
@@ -433,4 +474,111 @@ fn who_was_away_for_long_and_who_joins_gets_a_snapshot_and_the_rest() {
     }
     assert_eq!(ask(|r| cluster.leader(group).snapshot(group, r)), Ok(Answer::Accepted));
     cluster.stores.iter().for_each(Store::shutdown);
+}
+
+/// Whoever has an answer finds its command in the log; what nobody applied here yet is told apart.
+#[test]
+fn the_committed_log_is_read_on_every_store() {
+    let cluster = Cluster::start_stores(3, &Config::default());
+    let group = GroupId(1);
+    cluster.create(group);
+    let leader = cluster.leader(group);
+    let mut written = Vec::new();
+    for number in 0..50 {
+        written.push(Bytes::from(format!("{number}")));
+        assert!(propose(leader, group, &written[number]).is_ok());
+        let last = leader.describe()[0].applied.max(1);
+        let found = leader.read_log(group, last, usize::MAX).unwrap();
+        let found = found.iter().flat_map(|entry| entry.commands.clone()).next_back();
+        assert_eq!(found.as_ref(), written.last());
+    }
+    for store in &cluster.stores {
+        let read = || {
+            let entries = store.read_log(group, 1, usize::MAX).ok()?;
+            let commands: Vec<Bytes> = entries.into_iter().flat_map(|e| e.commands).collect();
+            (commands == written).then_some(())
+        };
+        until("the whole log", read);
+        let beyond = store.read_log(group, 1_000, usize::MAX).unwrap_err();
+        assert!(matches!(beyond, ReadLogError::NotYet { from: 1_000, .. }), "{beyond}");
+        let other = GroupId(77);
+        let nowhere = store.read_log(other, 1, usize::MAX);
+        assert_eq!(nowhere, Err(ReadLogError::NoGroup { group: other }));
+    }
+    cluster.stores.iter().for_each(Store::shutdown);
+}
+
+/// Whatever the limits of the log are; and only there.
+#[test]
+fn what_a_state_machine_reads_of_the_log_stays() {
+    let cluster = Cluster::start(&Config { group_log_entries_max: 10, ..Config::default() });
+    let group = GroupId(1);
+    *cluster.journals[0].log_needed.lock().unwrap() = Some(5);
+    cluster.create(group);
+    let leader = cluster.leader(group);
+    let write = |count: usize| {
+        (0..count).for_each(|number| {
+            propose(leader, group, &Bytes::from(format!("{number}"))).unwrap();
+        });
+    };
+    write(100);
+    for store in &cluster.stores[1..] {
+        until("cut", || {
+            let cut = store.read_log(group, 5, usize::MAX).err()?;
+            matches!(cut, ReadLogError::Cut { from: 5, first: 50.., .. }).then_some(())
+        });
+    }
+    let first = cluster.stores[0].describe()[0].first_index;
+    assert!((2..=5).contains(&first), "{first}: what is not needed goes");
+    assert_eq!(cluster.stores[0].read_log(group, 5, 0).unwrap()[0].position.index, 5);
+    *cluster.journals[0].log_needed.lock().unwrap() = None;
+    until("cut", || {
+        write(1);
+        (cluster.stores[0].describe()[0].first_index > 50).then_some(())
+    });
+    cluster.stores.iter().for_each(Store::shutdown);
+}
+
+/// Its callers hear it, its status shows it, other groups of the store and other replicas go on.
+#[test]
+fn a_failing_state_machine_stops_one_replica() {
+    let cluster = Cluster::start(&Config::default());
+    let (group, other) = (GroupId(1), GroupId(2));
+    cluster.create(group);
+    cluster.create(other);
+    let bad = Bytes::from_static(b"bad");
+    let leader = cluster.leader(group);
+    let at = leader.group(group).unwrap().record.replica.0 as usize % 10 - 1;
+    let journal = &cluster.journals[at];
+    assert!(propose(leader, group, &Bytes::from_static(b"good")).is_ok());
+    *journal.bad.lock().unwrap() = Some((group, bad.clone()));
+
+    let failed = propose(leader, group, &bad);
+    let Err(Error::Failed { index, reason, .. }) = &failed else { panic!("{failed:?}") };
+    assert_eq!(reason, "not for it");
+    let stopped = Error::Stopped { group, index: *index, reason: reason.clone() };
+    until("it has stopped", || {
+        (ask(|r| leader.propose(group, bad.clone(), r)) == Err(stopped.clone())).then_some(())
+    });
+    assert_eq!(ask(|r| leader.read_barrier(group, r)), Err(stopped.clone()));
+    let status = leader.describe().into_iter().find(|s| s.group == group).unwrap();
+    assert_eq!((status.role, status.applied), (Role::Stopped, index - 1));
+    assert_eq!(status.damage, Some(stopped.to_string()));
+    assert!(!leader.group(group).unwrap().leading);
+    assert_eq!(journal.commands(group), ["good"]);
+    let told = journal.told(group);
+    assert_eq!(told[told.len() - 2..], ["leads no longer: Failed".to_owned(), stopped.to_string()]);
+
+    let others = until("another leader", || {
+        cluster.stores.iter().find(|s| s.group(group).is_some_and(|g| g.leading))
+    });
+    until("on", || ask(|r| others.propose(group, Bytes::from_static(b"on"), r)).ok());
+    until("on", || ask(|r| cluster.leader(other).propose(other, bad.clone(), r)).ok());
+    until("the other group goes on", || journal.commands(other).contains(&bad).then_some(()));
+    cluster.stores.iter().for_each(Store::shutdown);
+    assert_eq!(journal.told(group), told, "nothing is told after the end");
+    for journal in &cluster.journals {
+        let last = journal.told(other).pop().unwrap();
+        assert!(last == "follows no longer" || last == "leads no longer: Closing", "{last}");
+    }
 }

@@ -60,13 +60,8 @@ fn batch(keys: &[Vec<Bytes>], round: u64) -> Vec<GroupApply> {
         let batch = Bytes::from(writes.encode_to_vec());
         let position = LogPosition { index: round, term: 1 };
         let command = Command { region: group, epoch: EPOCH, batch }.encode();
-        GroupApply {
-            group: GroupId(group),
-            entries: vec![ApplyEntry { position, commands: vec![command], members: None }],
-            commit: position,
-            answer: true,
-            answers: Vec::new(),
-        }
+        let entries = vec![ApplyEntry { position, commands: vec![command], members: None }];
+        GroupApply { answer: true, ..GroupApply::new(GroupId(group), entries, position) }
     };
     keys.iter().enumerate().map(apply).collect()
 }

@@ -115,6 +115,7 @@ impl Trio {
                 index,
                 bytes: task.bytes,
                 destroyed: false,
+                failure: None,
             });
             for reply in task.entries.into_iter().flat_map(|committed| committed.callers) {
                 reply.send(Ok(flotilla_raftstore::Answer::Applied(Bytes::new())));

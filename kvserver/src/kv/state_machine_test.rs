@@ -77,13 +77,9 @@ fn command(region: u64, writes: &[Write<'_>]) -> Bytes {
 
 fn task(group: u64, index: u64, commands: Vec<Bytes>) -> GroupApply {
     let position = LogPosition { index, term: 3 };
-    GroupApply {
-        group: GroupId(group),
-        entries: vec![ApplyEntry { position, commands, members: None }],
-        commit: LogPosition { index: index + 5, term: 3 },
-        answer: true,
-        answers: Vec::new(),
-    }
+    let entries = vec![ApplyEntry { position, commands, members: None }];
+    let commit = LogPosition { index: index + 5, term: 3 };
+    GroupApply { answer: true, ..GroupApply::new(GroupId(group), entries, commit) }
 }
 
 fn apply(machine: &KvStateMachine, group: u64, index: u64, commands: Vec<Bytes>) -> Vec<Answer> {

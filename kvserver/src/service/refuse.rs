@@ -28,9 +28,9 @@ impl Core {
                 ..error(Kind::NotLeader, message)
             },
             // Another replica of the region may well serve.
-            Error::Quarantined { .. } => error(Kind::NotLeader, message),
+            Error::Quarantined { .. } | Error::Stopped { .. } => error(Kind::NotLeader, message),
             Error::Busy { .. } => error(Kind::Busy, message),
-            Error::Unknown { .. } => error(Kind::Unknown, message),
+            Error::Unknown { .. } | Error::Failed { .. } => error(Kind::Unknown, message),
             Error::NoGroup { .. } => self.no_region(region),
             Error::Invalid { .. } => error(Kind::Invalid, message),
             // Who asks because an answer was lost is told by the hint that it is done.

@@ -359,6 +359,8 @@ async fn the_directory_prefers_the_later_term_and_hints_with_addresses() {
         (Error::NotLeader { group, leader: Some(leader) }, Kind::NotLeader),
         (Error::NotLeader { group, leader: None }, Kind::NotLeader),
         (Error::Quarantined { group, reason: "hole".into() }, Kind::NotLeader),
+        (Error::Stopped { group, index: 4, reason: "newer".into() }, Kind::NotLeader),
+        (Error::Failed { group, index: 4, reason: "newer".into() }, Kind::Unknown),
         (Error::Busy { group, what: "apply queue" }, Kind::Busy),
         (Error::Unknown { group }, Kind::Unknown),
         (Error::NoGroup { group }, Kind::EpochNotMatch),

@@ -1,10 +1,10 @@
-//! The apply worker: everything queued goes into the state machine in one atomic batch.
+//! The apply worker: everything queued goes into the state machine in one atomic batch, and the
+//! callbacks are told, in order.
 
-use super::{ApplyEntry, GroupApply, StateMachine};
+use super::{ApplyEntry, ApplyError, GroupApply, LeaderStop, StateMachine};
 use crate::completion::{Answer, Outcome, Reply};
-use crate::error::Fatal;
-use crate::members::GroupDesc;
-use crate::message::{Applied, ApplyTask, Committed, RoleEvent};
+use crate::error::{Error, Fatal};
+use crate::message::{Applied, ApplyTask, Committed, Notice, Standing};
 use crate::types::{GroupId, ReplicaId};
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
@@ -18,22 +18,21 @@ pub struct ApplyDone {
     pub applied: Vec<(usize, Vec<Applied>)>,
 }
 
-/// Pure bookkeeping around [`StateMachine::apply`].
+/// Bookkeeping around [`StateMachine::apply`]: who waits, who was told what, who failed.
 pub struct ApplyWorker {
     state_machine: Arc<dyn StateMachine>,
-}
-
-/// What the state machine is told behind the entries.
-enum Event {
-    Role(RoleEvent),
-    Members(Arc<GroupDesc>),
+    /// What each state machine was told last of its replica's part.
+    told: FxHashMap<GroupId, Standing>,
+    /// Nothing more is applied to these until they are destroyed.
+    failed: FxHashMap<GroupId, ApplyError>,
 }
 
 /// One group's share of the batch, while it is put together.
 struct Share {
     apply: GroupApply,
     callers: Vec<Vec<Reply>>,
-    events: Vec<Event>,
+    /// To be told behind the entries.
+    notices: Vec<Notice>,
     replica: ReplicaId,
     shard: usize,
     bytes: usize,
@@ -43,7 +42,7 @@ impl ApplyWorker {
     /// A worker for `state_machine`.
     #[must_use]
     pub fn new(state_machine: Arc<dyn StateMachine>) -> Self {
-        ApplyWorker { state_machine }
+        ApplyWorker { state_machine, told: FxHashMap::default(), failed: FxHashMap::default() }
     }
 
     /// See [`StateMachine::may_wait`].
@@ -56,43 +55,100 @@ impl ApplyWorker {
     pub fn run_once(&mut self, tasks: Vec<ApplyTask>) -> Result<ApplyDone, Fatal> {
         let mut done = ApplyDone::default();
         let shares = gather(tasks);
-        let (mut batch, rests): (Vec<GroupApply>, Vec<Rest>) =
+        let (mut batch, mut rests): (Vec<GroupApply>, Vec<Rest>) =
             shares.into_iter().map(Share::split).unzip();
-        let with_entries = batch.iter().any(|apply| !apply.entries.is_empty());
-        if with_entries {
-            batch.retain(|apply| !apply.entries.is_empty());
+        for (apply, rest) in batch.iter_mut().zip(&mut rests) {
+            if let Some(error) = self.failed.get(&apply.group) {
+                apply.entries.clear();
+                let callers = std::mem::take(&mut rest.callers);
+                refuse(apply.group, error, callers, &mut done);
+            }
+        }
+        batch.retain(|apply| !apply.entries.is_empty());
+        if !batch.is_empty() {
             self.state_machine.apply(&mut batch)?;
         }
         let mut applied = batch.into_iter().peekable();
         for rest in rests {
-            let index = match applied.next_if(|apply| apply.group == rest.group) {
-                Some(apply) => answer(apply, rest.callers, &mut done),
-                None => 0,
-            };
-            let Rest { group, replica, bytes, .. } = rest;
-            let mut destroyed = false;
-            for event in rest.events {
-                destroyed |= matches!(event, Event::Role(RoleEvent::Destroy));
-                self.tell(group, event)?;
+            let (mut index, mut failure) = (0, None);
+            if let Some(mut apply) = applied.next_if(|apply| apply.group == rest.group) {
+                index = apply.applied().map_or(0, |position| position.index);
+                failure = apply.failure.take();
+                answer(apply, failure.as_ref(), rest.callers, &mut done)?;
             }
-            let note = Applied { group, replica, index, bytes, destroyed };
-            match done.applied.iter_mut().find(|(shard, _)| *shard == rest.shard) {
+            let Rest { group, replica, bytes, notices, shard, .. } = rest;
+            let destroyed = self.tell(group, notices, failure.as_ref())?;
+            let note = Applied { group, replica, index, bytes, destroyed, failure };
+            match done.applied.iter_mut().find(|(known, _)| *known == shard) {
                 Some((_, list)) => list.push(note),
-                None => done.applied.push((rest.shard, vec![note])),
+                None => done.applied.push((shard, vec![note])),
             }
         }
         Ok(done)
     }
 
-    fn tell(&self, group: GroupId, event: Event) -> Result<(), Fatal> {
-        let machine = &self.state_machine;
-        match event {
-            Event::Role(RoleEvent::LeaderStart(term)) => machine.on_leader_start(group, term),
-            Event::Role(RoleEvent::LeaderStop(reason)) => machine.on_leader_stop(group, reason),
-            Event::Role(RoleEvent::Destroy) => machine.destroy(group)?,
-            Event::Members(members) => machine.on_membership(group, &members),
+    /// Tells what lies behind a group's entries; gives whether its state was destroyed. A group that
+    /// has just failed hears of what came before that, and of its end.
+    fn tell(
+        &mut self,
+        group: GroupId,
+        notices: Vec<Notice>,
+        failure: Option<&ApplyError>,
+    ) -> Result<bool, Fatal> {
+        if let Some(error) = failure {
+            let (index, reason) = (error.index, &error.reason);
+            tracing::error!(group = group.0, index, reason, "state machine failed, replica stops");
+            self.failed.insert(group, error.clone());
         }
-        Ok(())
+        let failed_at = self.failed.get(&group).map(|error| error.index);
+        let mut destroyed = false;
+        for notice in notices {
+            match notice {
+                Notice::Members(members)
+                    if failed_at.is_none_or(|at| members.membership.position.index < at) =>
+                {
+                    self.state_machine.on_membership(group, &members);
+                }
+                Notice::Becomes(next) if failed_at.is_none() => {
+                    self.becomes(group, next, LeaderStop::SteppedDown { term: next.term() });
+                }
+                Notice::Ends(reason) if failed_at.is_none() => {
+                    self.becomes(group, Standing::default(), reason);
+                }
+                Notice::Fails(error) if failed_at.is_none() => self.fails(group, &error),
+                Notice::Destroy => {
+                    self.state_machine.destroy(group)?;
+                    self.told.remove(&group);
+                    self.failed.remove(&group);
+                    destroyed = true;
+                }
+                _ => {}
+            }
+        }
+        if let Some(ApplyError { index, reason }) = failure.filter(|_| !destroyed).cloned() {
+            self.fails(group, &Error::Stopped { group, index, reason });
+        }
+        Ok(destroyed)
+    }
+
+    fn fails(&mut self, group: GroupId, error: &Error) {
+        self.becomes(group, Standing::default(), LeaderStop::Failed);
+        self.state_machine.on_error(group, error);
+    }
+
+    /// Ends the part that the state machine believes in, and begins the next.
+    fn becomes(&mut self, group: GroupId, next: Standing, reason: LeaderStop) {
+        let machine = &self.state_machine;
+        match self.told.insert(group, next).unwrap_or_default() {
+            Standing::Idle { .. } => {}
+            Standing::Leads { .. } => machine.on_leader_stop(group, reason),
+            Standing::Follows { leader, term } => machine.on_following_stop(group, leader, term),
+        }
+        match next {
+            Standing::Idle { .. } => {}
+            Standing::Leads { term } => machine.on_leader_start(group, term),
+            Standing::Follows { leader, term } => machine.on_following_start(group, leader, term),
+        }
     }
 }
 
@@ -100,7 +156,7 @@ struct Rest {
     group: GroupId,
     replica: ReplicaId,
     callers: Vec<Vec<Reply>>,
-    events: Vec<Event>,
+    notices: Vec<Notice>,
     shard: usize,
     bytes: usize,
 }
@@ -108,16 +164,11 @@ struct Rest {
 impl Share {
     /// Nothing yet, for the group of `task`.
     fn new(task: &ApplyTask) -> Self {
-        let apply = GroupApply {
-            group: task.group,
-            entries: Vec::with_capacity(task.entries.len()),
-            commit: task.commit,
-            answer: false,
-            answers: Vec::new(),
-        };
+        let entries = Vec::with_capacity(task.entries.len());
+        let apply = GroupApply::new(task.group, entries, task.commit);
         let callers = Vec::with_capacity(task.entries.len());
         let (replica, shard) = (task.replica, task.shard);
-        Share { apply, callers, events: Vec::new(), replica, shard, bytes: 0 }
+        Share { apply, callers, notices: Vec::new(), replica, shard, bytes: 0 }
     }
 
     fn add(&mut self, task: ApplyTask) {
@@ -127,11 +178,11 @@ impl Share {
         }
         for Committed { entry, callers } in task.entries {
             self.apply.answer |= !callers.is_empty();
-            self.events.extend(entry.members.clone().map(Event::Members));
+            self.notices.extend(entry.members.clone().map(Notice::Members));
             self.apply.entries.push(entry);
             self.callers.push(callers);
         }
-        self.events.extend(task.role.map(Event::Role));
+        self.notices.extend(task.notice);
     }
 
     fn split(self) -> (GroupApply, Rest) {
@@ -139,7 +190,7 @@ impl Share {
             group: self.apply.group,
             replica: self.replica,
             callers: self.callers,
-            events: self.events,
+            notices: self.notices,
             shard: self.shard,
             bytes: self.bytes,
         };
@@ -163,18 +214,34 @@ fn gather(tasks: Vec<ApplyTask>) -> Vec<Share> {
     shares
 }
 
-/// Pairs callers with answers; the last applied index.
-fn answer(apply: GroupApply, callers: Vec<Vec<Reply>>, done: &mut ApplyDone) -> u64 {
-    let commands: usize = apply.entries.iter().map(|e| e.commands.len()).sum();
-    assert!(
-        !apply.answer || apply.answers.len() == commands,
-        "group {}: {} answers for {commands} commands",
-        apply.group,
-        apply.answers.len()
-    );
-    let index = apply.entries.last().map_or(0, |e: &ApplyEntry| e.position.index);
-    let mut answers = apply.answers.into_iter();
-    for (entry, callers) in apply.entries.iter().zip(callers) {
+/// Pairs callers with answers. What the state machine says must fit what it was given.
+fn answer(
+    apply: GroupApply,
+    failure: Option<&ApplyError>,
+    mut callers: Vec<Vec<Reply>>,
+    done: &mut ApplyDone,
+) -> Result<(), Fatal> {
+    let GroupApply { group, entries, answer, answers, .. } = apply;
+    let broken = |reason: String| Err(Fatal::new(format!("apply to group {group}"), reason));
+    let reached = match failure {
+        None => entries.len(),
+        Some(error) => match entries.iter().position(|e| e.position.index == error.index) {
+            Some(at) => at,
+            None => return broken(format!("{error}, which it was not given")),
+        },
+    };
+    let commands = |entries: &[ApplyEntry]| entries.iter().map(|e| e.commands.len()).sum::<usize>();
+    let expected = commands(&entries[..reached]);
+    let fits = match failure {
+        None => answers.len() == expected,
+        Some(_) => answers.len() >= expected,
+    };
+    if answer && !fits {
+        return broken(format!("{} answers for {expected} commands", answers.len()));
+    }
+    let failed = callers.split_off(reached);
+    let mut answers = answers.into_iter();
+    for (entry, callers) in entries.iter().zip(callers) {
         let mut own = answers.by_ref().take(entry.commands.len());
         for caller in callers {
             let result = own.next().expect("one caller a command");
@@ -182,92 +249,19 @@ fn answer(apply: GroupApply, callers: Vec<Vec<Reply>>, done: &mut ApplyDone) -> 
         }
         own.for_each(drop);
     }
-    index
+    if let Some(error) = failure {
+        refuse(group, error, failed, done);
+    }
+    Ok(())
+}
+
+/// Their commands are in the log: other replicas may apply them.
+fn refuse(group: GroupId, error: &ApplyError, callers: Vec<Vec<Reply>>, done: &mut ApplyDone) {
+    let ApplyError { index, reason } = error;
+    let failed = || Error::Failed { group, index: *index, reason: reason.clone() };
+    done.replies.extend(callers.into_iter().flatten().map(|caller| (caller, Err(failed()))));
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::apply::AppliedState;
-    use crate::completion::OnceCompletion;
-    use crate::types::LogPosition;
-    use bytes::Bytes;
-    use parking_lot::Mutex;
-
-    /// Answers every command with itself.
-    #[derive(Default)]
-    struct Echo(Mutex<Vec<(GroupId, Vec<u64>)>>);
-
-    impl StateMachine for Echo {
-        fn recovered(&self, _group: GroupId) -> AppliedState {
-            AppliedState::default()
-        }
-
-        fn apply(&self, batch: &mut [GroupApply]) -> Result<(), Fatal> {
-            for apply in batch {
-                apply.answers = apply.entries.iter().flat_map(|e| e.commands.clone()).collect();
-                let indexes = apply.entries.iter().map(|e| e.position.index).collect();
-                self.0.lock().push((apply.group, indexes));
-            }
-            Ok(())
-        }
-
-        fn sync(&self) -> Result<(), Fatal> {
-            Ok(())
-        }
-
-        fn destroy(&self, _group: GroupId) -> Result<(), Fatal> {
-            Ok(())
-        }
-
-        fn snapshot_save(
-            &self,
-            _group: GroupId,
-            _out: &mut dyn std::io::Write,
-        ) -> Result<Option<u64>, Fatal> {
-            Ok(None)
-        }
-
-        fn snapshot_load(
-            &self,
-            _group: GroupId,
-            _position: LogPosition,
-            _from: &mut dyn std::io::Read,
-        ) -> Result<(), Fatal> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn tasks_of_a_group_merge_and_every_caller_gets_its_own_answer() {
-        let (sender, answers) = std::sync::mpsc::channel();
-        let task = |group: u64, index: u64| {
-            let position = LogPosition { index, term: 1 };
-            let (sender, command) = (sender.clone(), Bytes::from(format!("{group}/{index}")));
-            let asked = command.clone();
-            let caller = OnceCompletion::reply(move |got| sender.send((asked, got)).unwrap());
-            let entry = ApplyEntry { position, commands: vec![command], members: None };
-            let entries = vec![Committed { entry, callers: vec![caller] }];
-            let (group, shard) = (GroupId(group), group as usize % 2);
-            let (replica, role) = (ReplicaId(1), None);
-            ApplyTask { shard, group, replica, entries, commit: position, bytes: 10, role }
-        };
-        let machine = Arc::new(Echo::default());
-        let mut worker = ApplyWorker::new(machine.clone());
-        let order = [(3, 1), (2, 5), (3, 2), (1, 9), (2, 6)];
-        let done = worker.run_once(order.map(|(group, index)| task(group, index)).into()).unwrap();
-
-        let applied = [(GroupId(3), vec![1, 2]), (GroupId(2), vec![5, 6]), (GroupId(1), vec![9])];
-        assert_eq!(*machine.0.lock(), applied, "groups in the order in which they first came");
-        let note = |group, index, bytes| {
-            let (group, replica) = (GroupId(group), ReplicaId(1));
-            Applied { group, replica, index, bytes, destroyed: false }
-        };
-        let odd = vec![note(3, 2, 20), note(1, 9, 10)];
-        assert_eq!(done.applied, [(1, odd), (0, vec![note(2, 6, 20)])]);
-        Reply::send_all(done.replies);
-        for (asked, got) in answers.try_iter() {
-            assert_eq!(got, Ok(Answer::Applied(asked)));
-        }
-    }
-}
+#[path = "worker_test.rs"]
+mod tests;

@@ -5,10 +5,12 @@
 //! 3. [`LogStore::write`] makes it durable in one synced write.
 //! 4. The shard hears `Persisted`; only then do held messages leave.
 //!
-//! Reads come through `storage.rs` (the consensus library's view), first from `cache.rs`.
+//! Reads of the consensus library come through `replica/storage.rs`, first from `cache.rs`; those of
+//! users through `committed.rs`.
 
 pub(crate) mod cache;
 mod choice;
+pub(crate) mod committed;
 mod engine;
 mod extent;
 mod fence;

@@ -211,6 +211,15 @@ impl GroupDesc {
         GroupDesc { group, replicas, membership: Membership::default() }
     }
 
+    /// A new group with a voter on each of `stores`, whose id is the store's: for a group whose first members
+    /// are the same everywhere, as in a file. Later members take larger ids.
+    #[must_use]
+    pub fn of_voters(group: GroupId, stores: impl IntoIterator<Item = StoreId>) -> Self {
+        let role = ReplicaRole::Voter;
+        let voter = |store: StoreId| ReplicaDesc { replica: ReplicaId(store.0), store, role };
+        GroupDesc::new(group, stores.into_iter().map(voter).collect())
+    }
+
     /// The member on `store`, if any.
     #[must_use]
     pub fn on_store(&self, store: StoreId) -> Option<ReplicaDesc> {

@@ -2,7 +2,8 @@
 //!
 //! Each replica tells the others its durable applied index (the library has no such message). The
 //! log is cut behind the smallest, so whoever was down finds everything it needs (invariant I5); but
-//! beyond a limit of bytes or entries it is cut all the same, and who lags gets a snapshot.
+//! beyond a limit of bytes or entries it is cut all the same, and who lags gets a snapshot. What this
+//! store's state machine reads from the log stays.
 
 use super::Replica;
 use crate::log::GroupWrite;
@@ -25,6 +26,8 @@ pub(super) struct Durable {
     news: bool,
     /// The store's log is nearly full.
     crowded: bool,
+    /// The first index that the state machine reads from the log.
+    log_needed: u64,
 }
 
 impl Durable {
@@ -36,6 +39,7 @@ impl Durable {
             ticks_since_told: 0,
             news: true,
             crowded: false,
+            log_needed: u64::MAX,
         }
     }
 
@@ -69,6 +73,12 @@ impl Replica {
     /// The state machine holds everything up to `index` on disk.
     pub(crate) fn on_durable_applied(&mut self, index: u64) {
         self.durable.own = self.durable.own.max(index);
+        self.durable.news = true;
+    }
+
+    /// The state machine reads the log from `first` on: that stays, whatever the limits say.
+    pub(crate) fn hold_log(&mut self, first: u64) {
+        self.durable.log_needed = first;
         self.durable.news = true;
     }
 
@@ -134,7 +144,8 @@ impl Replica {
             everywhere.min().unwrap_or(0).min(self.durable.own)
         };
         let truncated = self.raw.store().terms().truncated();
-        let index = index.max(self.crowded_out()).min(self.snapshot_floor());
+        let held = self.durable.log_needed.saturating_sub(1);
+        let index = index.max(self.crowded_out()).min(self.snapshot_floor()).min(held);
         let installing = self.snapshots.installing() || self.snapshots.waits();
         if installing || index < truncated.index + self.config.truncate_entries_min {
             return;

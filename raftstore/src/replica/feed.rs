@@ -8,7 +8,7 @@ use crate::apply::ApplyEntry;
 use crate::commands::unpack;
 use crate::error::LogError;
 use crate::log::storage::Wanted;
-use crate::message::{ApplyTask, Committed, Fetched, RoleEvent};
+use crate::message::{ApplyTask, Committed, Fetched, Notice, Standing};
 use crate::shard::Round;
 use crate::types::{EntryKind, LogEntry, LogPosition};
 use raft::StateRole;
@@ -87,7 +87,7 @@ impl Replica {
     fn hand(&mut self, entries: Vec<LogEntry>, round: &mut Round) {
         let group = self.group();
         let mut bytes = 0;
-        let mut role = None;
+        let mut notice = None;
         let mut committed = Vec::with_capacity(entries.len());
         for entry in entries {
             assert_eq!(entry.index, self.feed.handed + 1, "apply order has a hole");
@@ -96,10 +96,10 @@ impl Replica {
             let raft = &self.raw.raft;
             if raft.state == StateRole::Leader
                 && entry.term == raft.term
-                && self.announced != Some(raft.term)
+                && self.told != (Standing::Leads { term: raft.term })
             {
-                self.announced = Some(raft.term);
-                role = Some(RoleEvent::LeaderStart(raft.term));
+                self.told = Standing::Leads { term: raft.term };
+                notice = Some(Notice::Becomes(self.told));
             }
             committed.push(self.committed_entry(entry, round));
             if self.members.removed {
@@ -108,7 +108,7 @@ impl Replica {
         }
         let commit = self.commit_position();
         let (shard, replica, entries) = (round.shard, self.me.replica, committed);
-        round.apply.push(ApplyTask { shard, group, replica, entries, commit, bytes, role });
+        round.apply.push(ApplyTask { shard, group, replica, entries, commit, bytes, notice });
     }
 
     fn committed_entry(&mut self, entry: LogEntry, round: &mut Round) -> Committed {
@@ -138,17 +138,14 @@ impl Replica {
         LogPosition { index, term }
     }
 
-    /// Tells the state machine about its role, in its place in the log.
-    pub(super) fn tell_role(&mut self, event: RoleEvent, round: &mut Round) {
-        round.apply.push(ApplyTask {
-            shard: round.shard,
-            group: self.group(),
-            replica: self.me.replica,
-            entries: Vec::new(),
-            commit: LogPosition::default(),
-            bytes: 0,
-            role: Some(event),
-        });
+    /// Tells the state machine what its replica's part is now, unless it knows, in its place in the log.
+    pub(super) fn tell_standing(&mut self, next: Standing, round: &mut Round) {
+        let both_idle = self.told.is_idle() && next.is_idle();
+        if next != self.told && !both_idle {
+            self.told = next;
+            let notice = Notice::Becomes(next);
+            round.apply.push(ApplyTask::notice(round.shard, self.group(), self.me.replica, notice));
+        }
     }
 
     /// Everything up to `index` is applied and its callers are answered.

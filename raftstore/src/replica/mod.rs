@@ -31,6 +31,7 @@ use crate::log::storage::ReplicaStorage;
 use crate::log::terms::Terms;
 use crate::log::{GroupLog, LogStore};
 use crate::members::Priority;
+use crate::message::Standing;
 use crate::status::{GroupView, PeerProgress, ReplicaStatus, Role};
 use crate::types::{GroupId, GroupRecord, HardState, Nanos, ReplicaDesc, ReplicaId, StoreId};
 use durable::Durable;
@@ -92,8 +93,8 @@ pub(crate) struct Replica {
     /// Term and vote as last handed to the log writer.
     saved: HardState,
     seen: RoleView,
-    /// The term for which the state machine was told that we lead.
-    announced: Option<u64>,
+    /// What the state machine was told last of this replica's part.
+    told: Standing,
 }
 
 /// What a shard gives a new replica.
@@ -153,7 +154,7 @@ impl Replica {
             vote_ready: 0,
             saved: hard_state,
             seen,
-            announced: None,
+            told: Standing::default(),
         };
         replica.ask_for_beginning();
         Ok(replica)
@@ -167,9 +168,14 @@ impl Replica {
         self.me.replica
     }
 
-    /// Which leadership the state machine believes in, and forgets.
-    pub(crate) fn take_announced(&mut self) -> bool {
-        self.announced.take().is_some()
+    /// Whether the state machine believes that this replica has a part in its group.
+    pub(crate) fn has_standing(&self) -> bool {
+        !self.told.is_idle()
+    }
+
+    /// Its state is being replaced by a snapshot.
+    pub(crate) fn installing(&self) -> bool {
+        self.snapshots.installing()
     }
 
     pub(crate) fn record(&self) -> &GroupRecord {

@@ -8,10 +8,9 @@
 //! 4. Committed entries go to apply; confirmed reads wait for apply.
 
 use super::{Replica, RoleView, codec};
-use crate::apply::LeaderStop;
 use crate::log::GroupWrite;
 use crate::log::storage::{Wanted, from_raft};
-use crate::message::{FetchTask, LogTask, RoleEvent};
+use crate::message::{FetchTask, LogTask, Standing};
 use crate::shard::Round;
 use crate::transport::{Envelope, Payload};
 use crate::types::{HardState, LogEntry, Nanos, ReplicaId, StoreId};
@@ -185,7 +184,7 @@ impl Replica {
     }
 
     /// Notices a change of role, term or leader: reads fail, writes wait for a while only, and the
-    /// state machine hears that leadership is over.
+    /// state machine hears of it.
     fn note_role(&mut self, now: Nanos, round: &mut Round) {
         let raft = &self.raw.raft;
         let view = RoleView { term: raft.term, leader: raft.leader_id, role: raft.state };
@@ -202,14 +201,22 @@ impl Replica {
         }
         let error = self.not_leader();
         self.reads.fail_all(&error);
-        if !was_leader {
-            return;
+        if was_leader {
+            let patience = self.config.election_ticks as u64 * self.config.tick_interval_ms;
+            self.writes.step_down(Nanos(now.0 + patience * 1_000_000));
         }
-        let patience = self.config.election_ticks as u64 * self.config.tick_interval_ms;
-        self.writes.step_down(Nanos(now.0 + patience * 1_000_000));
-        if self.announced.take().is_some() {
-            let stop = LeaderStop::SteppedDown { term: view.term };
-            self.tell_role(RoleEvent::LeaderStop(stop), round);
+        self.tell_standing(self.standing(), round);
+    }
+
+    /// A leader has a part only when its first entry is committed: `feed.rs` says so.
+    fn standing(&self) -> Standing {
+        let RoleView { term, leader, role } = self.seen;
+        match role {
+            StateRole::Leader if self.told == (Standing::Leads { term }) => self.told,
+            StateRole::Follower if leader != raft::INVALID_ID => {
+                Standing::Follows { leader: ReplicaId(leader), term }
+            }
+            _ => Standing::Idle { term },
         }
     }
 }

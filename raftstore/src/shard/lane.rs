@@ -119,8 +119,7 @@ mod tests {
     use crate::log::MemoryLog;
     use crate::metrics::Metrics;
     use crate::router::Router;
-    use crate::snapshot::SnapshotId;
-    use crate::transport::{Blocks, Envelope, Transport};
+    use crate::transport::MemoryNetwork;
     use crate::types::StoreId;
     use std::sync::atomic::AtomicBool;
     use std::thread::{self, ThreadId};
@@ -164,21 +163,11 @@ mod tests {
         }
     }
 
-    struct Nowhere;
-
-    impl Transport for Nowhere {
-        fn send(&self, _to: StoreId, _envelopes: Vec<Envelope>) {}
-
-        fn fetch(&self, _from: StoreId, _id: SnapshotId, _first: u64) -> std::io::Result<Blocks> {
-            Err(std::io::ErrorKind::NotConnected.into())
-        }
-    }
-
     fn shell() -> Shell {
         let config = Arc::new(Config::default());
         Shell {
             router: Arc::new(Router::new(config, Vec::new(), MemoryLog::new(), Metrics::new())),
-            transport: Arc::new(Nowhere),
+            transport: MemoryNetwork::new().link(StoreId(1)),
             clock: Arc::new(SystemClock),
             on_fatal: Arc::new(|fatal| panic!("{fatal}")),
         }

@@ -13,7 +13,7 @@ use crate::completion::{Answer, OnceCompletion, Reply};
 use crate::error::Error;
 use crate::log::{GroupLog, GroupWrite};
 use crate::members::codec;
-use crate::message::{ApplyTask, LogTask, REMOVAL, RoleEvent, SnapshotTask};
+use crate::message::{ApplyTask, LogTask, Notice, REMOVAL, SnapshotTask};
 use crate::replica::members_note;
 use crate::shard::Round;
 use crate::snapshot::SnapshotId;
@@ -81,11 +81,10 @@ impl Shard {
             let snapshots = live.replica.take_snapshots();
             round.snapshots.extend(snapshots.into_iter().map(SnapshotTask::Remove));
         }
-        if let Some(Slot::Live(live)) = self.slots.get_mut(&group)
-            && live.replica.take_announced()
+        if let Some(Slot::Live(live)) = self.slots.get(&group)
+            && live.replica.has_standing()
         {
-            let stop = RoleEvent::LeaderStop(LeaderStop::Removed);
-            round.apply.push(self.notice(group, record.replica, stop));
+            self.tell(group, record.replica, Notice::Ends(LeaderStop::Removed), round);
         }
         round.gone.push((group, record.replica));
         round.log.push(LogTask {
@@ -99,16 +98,15 @@ impl Shard {
         self.place(group, Slot::Gone(Box::new(Gone::new(record, Stage::Writing, loading))));
     }
 
-    fn notice(&self, group: GroupId, replica: ReplicaId, event: RoleEvent) -> ApplyTask {
-        ApplyTask {
-            shard: self.parts.shard,
-            group,
-            replica,
-            entries: Vec::new(),
-            commit: LogPosition::default(),
-            bytes: 0,
-            role: Some(event),
-        }
+    /// Tells the group's state machine something, behind all that was handed to it.
+    pub(super) fn tell(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        notice: Notice,
+        round: &mut Round,
+    ) {
+        round.apply.push(ApplyTask::notice(self.parts.shard, group, replica, notice));
     }
 
     /// A tombstone is durable: nothing of the state is needed any more.
@@ -120,7 +118,7 @@ impl Shard {
             }
             gone.stage = Stage::Destroying;
             let replica = gone.record.replica;
-            round.apply.push(self.notice(group, replica, RoleEvent::Destroy));
+            self.tell(group, replica, Notice::Destroy, round);
         }
     }
 

@@ -3,7 +3,7 @@ use crate::completion::Outcome;
 use crate::config::Config;
 use crate::log::MemoryLog;
 use crate::members::PendingChange;
-use crate::message::{Applied, Persisted, Request, ShardMessage};
+use crate::message::{Applied, DurableApplied, Persisted, Request, ShardMessage};
 use crate::shard::ShardConfig;
 use crate::types::{Nanos, ReplicaDesc, ReplicaRole};
 use bytes::Bytes;
@@ -39,7 +39,8 @@ fn applied(round: &Round) -> ShardMessage {
         replica: task.replica,
         index: task.entries.last().map_or(0, |c| c.entry.position.index),
         bytes: task.bytes,
-        destroyed: matches!(task.role, Some(RoleEvent::Destroy)),
+        destroyed: matches!(task.notice, Some(Notice::Destroy)),
+        failure: None,
     };
     ShardMessage::Applied(round.apply.iter().map(note).collect())
 }
@@ -137,12 +138,13 @@ fn late_notes_of_a_removed_replica_are_ignored() {
     let members = [(2, 2, ReplicaRole::Voter), (3, 1, ReplicaRole::Learner)];
     stepped.work(vec![told(&desc(1, 6, &members), 3)]);
     let (group, replica) = (GroupId(1), ReplicaId(1));
-    let late = Applied { group, replica, index: 70, bytes: 0, destroyed: false };
+    let late = Applied { group, replica, index: 70, bytes: 0, destroyed: false, failure: None };
+    let durable = DurableApplied { group, replica, index: 70, log_needed: u64::MAX };
     for _ in 0..2 {
         stepped.round(vec![
             ShardMessage::Persisted(vec![Persisted { group, replica, ready: 50 }]),
-            ShardMessage::Applied(vec![late]),
-            ShardMessage::DurableApplied(vec![(group, replica, 70)]),
+            ShardMessage::Applied(vec![late.clone()]),
+            ShardMessage::DurableApplied(vec![durable]),
             ShardMessage::Tick,
         ]);
         let status = &stepped.shard.describe()[0];

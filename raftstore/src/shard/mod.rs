@@ -29,7 +29,7 @@ use turns::Turns;
 use crate::config::Config;
 use crate::error::{Error, Fatal};
 use crate::log::{GroupLog, LogStore};
-use crate::message::{Asker, Request, ShardMessage, SnapshotNote};
+use crate::message::{Asker, DurableApplied, Notice, Request, ShardMessage, SnapshotNote};
 use crate::recovery::RecoveredGroup;
 use crate::replica::{Refused, Replica, ReplicaParts};
 use crate::status::{GroupView, ReplicaStatus};
@@ -62,6 +62,8 @@ pub struct Shard {
     slots: FxHashMap<GroupId, Slot>,
     /// Groups whose replica had applied its removal before the start; its tombstone is not written.
     left: Vec<GroupRecord>,
+    /// Groups found damaged at the start, whose state machines are not told yet.
+    damaged: Vec<GroupId>,
     dirty: Vec<GroupId>,
     last: RoundSize,
     /// Groups whose committed entries wait for room in the apply queue.
@@ -85,6 +87,7 @@ impl Shard {
             parts,
             slots: FxHashMap::default(),
             left: Vec::new(),
+            damaged: Vec::new(),
             dirty: Vec::new(),
             last: RoundSize::new(shard_number),
             parked: BTreeSet::new(),
@@ -99,8 +102,8 @@ impl Shard {
             let slot = match group.damage {
                 Some(reason) => {
                     tracing::error!(group = id.0, reason, "replica quarantined at start");
-                    let record = group.log.record;
-                    Slot::Quarantined(Box::new(Quarantined::new(record, reason)))
+                    shard.damaged.push(id);
+                    Slot::Quarantined(Box::new(Quarantined::found(group.log.record, reason)))
                 }
                 None if group.log.record.removed => {
                     Slot::Gone(Box::new(Gone::recovered(group.log.record)))
@@ -110,9 +113,10 @@ impl Shard {
                     continue;
                 }
                 None => {
-                    let replica = shard
+                    let mut replica = shard
                         .replica(&group.log, group.applied, group.commit)
                         .map_err(|e| Fatal::new("start of a replica", e))?;
+                    replica.hold_log(group.log_needed);
                     Slot::Live(Box::new(Live::new(replica)))
                 }
             };
@@ -173,6 +177,9 @@ impl Shard {
         for record in std::mem::take(&mut self.left) {
             self.remove(record.desc.group, record, &mut round);
         }
+        for group in std::mem::take(&mut self.damaged) {
+            self.tell_quarantine(group, &mut round);
+        }
         let mut ticked = false;
         for message in inbox {
             match message {
@@ -211,11 +218,16 @@ impl Shard {
             ShardMessage::Persisted(list) => {
                 list.into_iter().for_each(|p| self.persisted(p, round));
             }
-            ShardMessage::Applied(list) => list.into_iter().for_each(|a| self.applied(a)),
+            ShardMessage::Applied(list) => {
+                list.into_iter().for_each(|a| self.applied(a, round));
+            }
             ShardMessage::DurableApplied(list) => {
-                list.into_iter().for_each(|(group, id, index)| {
-                    self.touch_same(group, id, |replica| replica.on_durable_applied(index));
-                })
+                for DurableApplied { group, replica, index, log_needed } in list {
+                    self.touch_same(group, replica, |replica| {
+                        replica.hold_log(log_needed);
+                        replica.on_durable_applied(index);
+                    });
+                }
             }
             ShardMessage::Fetched(list) => list.into_iter().for_each(|f| {
                 self.touch_same(f.group, f.replica, |replica| replica.on_fetched(f));
@@ -237,6 +249,7 @@ impl Shard {
             ShardMessage::Stop => {
                 self.live().for_each(|live| live.replica().close(&Error::Closed));
                 self.stopped = true;
+                self.tell_closing(round);
             }
             ShardMessage::Tick => unreachable!("ticks are counted by the round"),
         }
@@ -254,8 +267,8 @@ impl Shard {
         match self.slots.get(&group) {
             Some(Slot::Live(_)) => {}
             Some(Slot::Quarantined(q)) => {
-                let reason = q.reason.clone();
-                return refuse(request, &Error::Quarantined { group, reason });
+                let error = q.error.clone();
+                return refuse(request, &error);
             }
             Some(Slot::Gone(_)) | None => {
                 return match request {
@@ -303,15 +316,22 @@ impl Shard {
         let snapshot = note.id;
         let mut here = false;
         let mut damage = None;
+        let mut members = None;
         self.touch_same(group, id, |replica| {
             here = true;
+            let loading = replica.loading().is_some();
             damage = replica.on_snapshot(note, round);
+            let loaded = loading && replica.loading().is_none() && !replica.installing();
+            members = loaded.then(|| Arc::new(replica.record().desc.clone()));
         });
+        if let Some(members) = members {
+            self.tell(group, id, Notice::Members(members), round);
+        }
         if !here {
             self.snapshot_of_gone(group, snapshot, round);
         }
         if let Some(reason) = damage {
-            self.quarantine(group, reason);
+            self.quarantine(group, reason, round);
         }
     }
 
@@ -341,16 +361,14 @@ impl Shard {
                 self.touch(group, |replica| replica.tell_removed(sender, from, round));
             }
             Some(Err(Refused::Removed(record))) => self.remove(group, *record, round),
-            Some(Err(Refused::Damaged(reason))) => self.quarantine(group, reason),
+            Some(Err(Refused::Damaged(reason))) => self.quarantine(group, reason, round),
         }
     }
 
-    fn quarantine(&mut self, group: GroupId, reason: String) {
+    fn quarantine(&mut self, group: GroupId, reason: String, round: &mut Round) {
         tracing::error!(group = group.0, reason, "replica quarantined");
-        self.close(group, &Error::Quarantined { group, reason: reason.clone() });
-        let Some(Slot::Live(live)) = self.slots.get(&group) else { return };
-        let record = live.replica.record().clone();
-        self.place(group, Slot::Quarantined(Box::new(Quarantined::new(record, reason))));
+        self.end(group, Error::Quarantined { group, reason }, round);
+        self.tell_quarantine(group, round);
     }
 
     /// Ends the work of a live replica, whose place something else takes: nobody waits for it now.

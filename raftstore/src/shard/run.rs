@@ -11,7 +11,7 @@ use crate::completion::{Answer, Reply};
 use crate::error::Fatal;
 use crate::log::writer::LogWriter;
 use crate::log::{LogStore, reader};
-use crate::message::{ApplyTask, FetchTask, LogTask, RoleEvent, ShardMessage};
+use crate::message::{ApplyTask, FetchTask, LogTask, Notice, ShardMessage};
 use crate::router::Router;
 use crate::snapshot::run::SnapshotQueues;
 use crate::transport::Transport;
@@ -153,7 +153,7 @@ impl Work for Applier {
 
     /// The end of a group's state deletes all of it and syncs.
     fn may_wait(&self, tasks: &[ApplyTask]) -> bool {
-        let destroys = |task: &ApplyTask| matches!(task.role, Some(RoleEvent::Destroy));
+        let destroys = |task: &ApplyTask| matches!(task.notice, Some(Notice::Destroy));
         self.worker.may_wait() || tasks.iter().any(destroys)
     }
 
@@ -164,11 +164,14 @@ impl Work for Applier {
         let replay = tasks.iter().map(replay_time).sum();
         let done = self.worker.run_once(tasks)?;
         metrics.apply_seconds.observe(seconds_since(start, shell));
+        {
+            // Whoever has an answer may read its entry.
+            let mut unsynced = self.unsynced.lock();
+            unsynced.replay += replay;
+            done.applied.iter().for_each(|(_, applied)| unsynced.note(applied));
+        }
         Reply::send_all(done.replies);
-        let mut unsynced = self.unsynced.lock();
-        unsynced.replay += replay;
         for (shard, applied) in done.applied {
-            unsynced.note(&applied);
             shell.router.inboxes[shard].push(ShardMessage::Applied(applied));
         }
         Ok(())

@@ -3,10 +3,12 @@
 
 use super::Shard;
 use super::membership::Gone;
-use crate::message::{Applied, Persisted, REMOVAL};
+use crate::apply::{ApplyError, LeaderStop};
+use crate::error::Error;
+use crate::message::{Applied, Notice, Persisted, REMOVAL};
 use crate::replica::{Mood, Replica};
 use crate::shard::Round;
-use crate::status::{ReplicaStatus, Role};
+use crate::status::{GroupView, ReplicaStatus, Role};
 use crate::transport::{Envelope, Payload};
 use crate::types::{GroupId, GroupRecord, ReplicaId};
 
@@ -49,22 +51,74 @@ impl Live {
     }
 }
 
-/// A replica that takes no part.
+/// A replica that takes no part: it is damaged, or its state machine failed.
 pub(super) struct Quarantined {
     pub(super) record: GroupRecord,
-    pub(super) reason: String,
+    /// What every request gets.
+    pub(super) error: Error,
+    /// As it was at its end.
+    status: ReplicaStatus,
     /// Ticks until the others are told again.
     quiet: usize,
 }
 
 impl Quarantined {
-    pub(super) fn new(record: GroupRecord, reason: String) -> Self {
-        Quarantined { record, reason, quiet: 0 }
+    /// One that a start found damaged.
+    pub(super) fn found(record: GroupRecord, reason: String) -> Self {
+        let group = record.desc.group;
+        let status = ReplicaStatus {
+            group,
+            replica: record.replica,
+            role: Role::Quarantined,
+            term: 0,
+            leader: None,
+            commit: 0,
+            applied: 0,
+            persisted: 0,
+            durable_applied: 0,
+            first_index: 0,
+            last_index: 0,
+            cache_bytes: 0,
+            waiting_proposals: 0,
+            waiting_reads: 0,
+            installing: false,
+            asleep: false,
+            damage: Some(reason.clone()),
+            priority: record.desc.priority(record.replica),
+            ticks_silent: 0,
+            ticks_to_campaign: 0,
+            transfer_to: None,
+            peers: Vec::new(),
+        };
+        Quarantined { record, error: Error::Quarantined { group, reason }, status, quiet: 0 }
     }
 
-    /// Tells the others once an election timeout: whoever leads may rebuild it, and whoever knows
-    /// that it was removed says so.
+    /// One that ends while it lives.
+    fn ended(replica: &Replica, error: Error) -> Self {
+        let last = ReplicaStatus { leader: None, peers: Vec::new(), ..replica.status() };
+        let status = match &error {
+            Error::Stopped { index, .. } => ReplicaStatus {
+                role: Role::Stopped,
+                applied: index - 1,
+                damage: Some(error.to_string()),
+                ..last
+            },
+            Error::Quarantined { reason, .. } => {
+                ReplicaStatus { role: Role::Quarantined, damage: Some(reason.clone()), ..last }
+            }
+            other => {
+                ReplicaStatus { role: Role::Quarantined, damage: Some(other.to_string()), ..last }
+            }
+        };
+        Quarantined { record: replica.record().clone(), error, status, quiet: 0 }
+    }
+
+    /// One that is damaged tells the others once an election timeout: whoever leads may rebuild it, and
+    /// whoever knows that it was removed says so.
     pub(super) fn tick(&mut self, election_ticks: usize, round: &mut Round) {
+        if !matches!(self.error, Error::Quarantined { .. }) {
+            return;
+        }
         self.quiet = match self.quiet.checked_sub(1) {
             Some(quiet) => quiet,
             None => {
@@ -90,35 +144,11 @@ pub(super) enum Slot {
 impl Slot {
     /// As its store tells it; nothing of a replica that was removed.
     pub(super) fn status(&self) -> Option<ReplicaStatus> {
-        let q = match self {
-            Slot::Live(live) => return Some(live.replica.status()),
-            Slot::Quarantined(q) => q,
-            Slot::Gone(_) => return None,
-        };
-        Some(ReplicaStatus {
-            group: q.record.desc.group,
-            replica: q.record.replica,
-            role: Role::Quarantined,
-            term: 0,
-            leader: None,
-            commit: 0,
-            applied: 0,
-            persisted: 0,
-            durable_applied: 0,
-            first_index: 0,
-            last_index: 0,
-            cache_bytes: 0,
-            waiting_proposals: 0,
-            waiting_reads: 0,
-            installing: false,
-            asleep: false,
-            damage: Some(q.reason.clone()),
-            priority: q.record.desc.priority(q.record.replica),
-            ticks_silent: 0,
-            ticks_to_campaign: 0,
-            transfer_to: None,
-            peers: Vec::new(),
-        })
+        match self {
+            Slot::Live(live) => Some(live.replica.status()),
+            Slot::Quarantined(q) => Some(q.status.clone()),
+            Slot::Gone(_) => None,
+        }
     }
 }
 
@@ -158,16 +188,48 @@ impl Shard {
     }
 
     /// So does every replica in which nobody waits for it: the callers have their answers.
-    pub(super) fn applied(&mut self, note: Applied) {
+    pub(super) fn applied(&mut self, note: Applied, round: &mut Round) {
         self.apply_bytes -= note.bytes;
         if note.destroyed {
             return self.state_destroyed(note.group);
         }
         let Some(live) = self.same(note.group, note.replica) else { return };
+        if let Some(ApplyError { index, reason }) = note.failure {
+            let group = note.group;
+            return self.end(group, Error::Stopped { group, index, reason }, round);
+        }
         if live.mood.awaits_applied {
             self.touch(note.group, |replica| replica.on_applied(note.index));
         } else {
             live.applied = live.applied.max(note.index);
+        }
+    }
+
+    /// Ends a live replica: every request gets `error` from now on.
+    pub(super) fn end(&mut self, group: GroupId, error: Error, round: &mut Round) {
+        self.close(group, &error);
+        let Some(Slot::Live(live)) = self.slots.get(&group) else { return };
+        let view = GroupView { leader: None, leading: false, ..live.replica.group_view() };
+        round.views.push(view);
+        let ended = Quarantined::ended(&live.replica, error);
+        self.place(group, Slot::Quarantined(Box::new(ended)));
+    }
+
+    /// Tells the state machine why its replica is quarantined.
+    pub(super) fn tell_quarantine(&self, group: GroupId, round: &mut Round) {
+        if let Some(Slot::Quarantined(q)) = self.slots.get(&group) {
+            self.tell(group, q.record.replica, Notice::Fails(q.error.clone()), round);
+        }
+    }
+
+    /// Tells the state machines that their replicas' parts end with the store.
+    pub(super) fn tell_closing(&self, round: &mut Round) {
+        for (group, slot) in &self.slots {
+            if let Slot::Live(live) = slot
+                && live.replica.has_standing()
+            {
+                self.tell(*group, live.replica.id(), Notice::Ends(LeaderStop::Closing), round);
+            }
         }
     }
 

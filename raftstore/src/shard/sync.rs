@@ -6,7 +6,7 @@
 
 use super::run::{Shell, seconds_since};
 use crate::apply::StateMachine;
-use crate::message::{Applied, ApplyTask, ShardMessage};
+use crate::message::{Applied, ApplyTask, DurableApplied, ShardMessage};
 use crate::types::{GroupId, ReplicaId};
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 use parking_lot::Mutex;
@@ -25,7 +25,7 @@ const REPLAY_PER_KIB: Duration = Duration::from_micros(4);
 /// Looks at what is applied in one interval.
 const LOOKS: u32 = 4;
 
-/// What is applied.
+/// What is applied, for the sync thread and for readers of the log.
 #[derive(Default)]
 pub(crate) struct Unsynced {
     /// Everything, also what is durable.
@@ -40,6 +40,11 @@ impl Unsynced {
     /// What a start has found.
     pub(crate) fn new(applied: BTreeMap<GroupId, (ReplicaId, u64)>) -> Self {
         Unsynced { applied, changed: true, replay: Duration::ZERO }
+    }
+
+    /// The last index that is applied here.
+    pub(crate) fn applied(&self, group: GroupId) -> Option<u64> {
+        self.applied.get(&group).map(|(_, index)| *index)
     }
 
     pub(super) fn note(&mut self, applied: &[Applied]) {
@@ -88,12 +93,9 @@ pub(crate) fn run_sync(
             (unsynced.changed, unsynced.replay) = (false, Duration::ZERO);
             unsynced.applied.clone()
         };
-        let changed: Vec<(GroupId, ReplicaId, u64)> = applied
-            .iter()
-            .filter(|(group, state)| synced.get(*group) != Some(*state))
-            .map(|(group, (replica, index))| (*group, *replica, *index))
-            .collect();
-        if !changed.is_empty() {
+        let news =
+            |(group, state): &(&GroupId, &(ReplicaId, u64))| synced.get(*group) != Some(*state);
+        if applied.iter().any(|state| news(&state)) {
             let start = shell.clock.now();
             if let Err(fatal) = state_machine.sync() {
                 return (shell.on_fatal)(fatal);
@@ -101,8 +103,18 @@ pub(crate) fn run_sync(
             let seconds = seconds_since(start, shell);
             shell.router.metrics.sync_seconds.observe(seconds);
             took = Duration::from_secs_f64(seconds);
+            let durable: Vec<DurableApplied> = applied
+                .iter()
+                .filter(news)
+                .map(|(group, (replica, index))| DurableApplied {
+                    group: *group,
+                    replica: *replica,
+                    index: state_machine.recovered(*group).applied.min(*index),
+                    log_needed: state_machine.log_needed(*group),
+                })
+                .collect();
             synced = applied;
-            shell.router.tell_all(|| ShardMessage::DurableApplied(changed.clone()));
+            shell.router.tell_all(|| ShardMessage::DurableApplied(durable.clone()));
         }
         if ended {
             return;

@@ -14,6 +14,9 @@ use std::io;
 
 #[cfg(feature = "grpc")]
 pub mod grpc;
+mod memory;
+
+pub use memory::MemoryNetwork;
 
 /// What one replica tells another.
 #[derive(Clone, Debug, PartialEq, Eq)]

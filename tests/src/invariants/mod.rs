@@ -167,6 +167,14 @@ impl Invariants {
                 problems.push(format!("I9: {}: quarantined without damage: {damage}", place()));
                 continue;
             }
+            if status.role == Role::Stopped {
+                let failed = store.process.as_ref().and_then(|p| p.watched.failed_at(group));
+                if failed != Some(status.applied + 1) {
+                    problems
+                        .push(format!("{}: stopped, failed at {failed:?}: {status:?}", place()));
+                }
+                continue;
+            }
             if status.role == Role::Leader {
                 let leader = *self.leaders.entry((group, status.term)).or_insert(node);
                 if leader != node {

@@ -5,10 +5,8 @@ use super::codec::NO_TICKET;
 use super::net::Fate;
 use super::world::{Event, Work, World};
 use crate::invariants::wire;
-use flotilla_raftstore::message::ShardMessage;
-use flotilla_raftstore::{
-    Envelope, Fatal, GroupId, Nanos, Payload, ReplicaId, StateMachine, StoreId, reader,
-};
+use flotilla_raftstore::message::{DurableApplied, ShardMessage};
+use flotilla_raftstore::{Envelope, Fatal, Nanos, Payload, StateMachine, StoreId, reader};
 use rand::Rng;
 use std::collections::BTreeMap;
 
@@ -227,6 +225,10 @@ impl World {
         process.apply.done = Some(done);
         let entries = process.watched.take_applied();
         let (told, destroyed) = (process.watched.take_told(), process.watched.take_destroyed());
+        self.violations.extend(process.watched.take_violations());
+        let failures = process.apply.done.iter().flat_map(|done| &done.applied);
+        let failures = failures.flat_map(|(_, applied)| applied).filter(|a| a.failure.is_some());
+        self.counts.add_many("state machines failed at an entry", failures.count() as u64);
         for entry in &entries {
             let (group, position, commit) = (entry.group, entry.position, entry.commit);
             self.trace.remark(|| format!("apply: group {group} {position:?} commit {commit}"));
@@ -286,10 +288,12 @@ impl World {
         let Some(process) = &mut target.process else { return Ok(()) };
         target.engine.complete_sync();
         let durable = process.syncing.take().unwrap_or_default();
-        let mut by_shard: BTreeMap<usize, Vec<(GroupId, ReplicaId, u64)>> = BTreeMap::new();
+        let mut by_shard: BTreeMap<usize, Vec<DurableApplied>> = BTreeMap::new();
         let groups = durable.len() as u64;
         for (group, (replica, index)) in durable {
-            by_shard.entry(process.shard_of(group)).or_default().push((group, replica, index));
+            let log_needed = process.watched.log_needed(group);
+            let durable = DurableApplied { group, replica, index, log_needed };
+            by_shard.entry(process.shard_of(group)).or_default().push(durable);
         }
         self.note("engine durable", node, [groups, 0, 0]);
         for (shard, durable) in by_shard {

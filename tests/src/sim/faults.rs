@@ -77,6 +77,22 @@ impl World {
         self.after(end, Event::Leave(node, self.nodes[node].incarnation, down_for));
     }
 
+    /// A state machine fails at an entry. Some time later its process starts again, and it fails no more.
+    pub(super) fn next_apply_failure(&mut self) {
+        if !self.stormy {
+            return;
+        }
+        let node = self.rng.random_range(0..self.nodes.len());
+        let (draw, mean) = (self.rng.random(), self.plan.apply_failure_interval);
+        let end = self.rng.random_range(500 * MILLIS..8 * SECONDS);
+        let next = self.rng.random_range(mean / 2..mean * 2);
+        if let Some(process) = &self.nodes[node].process {
+            process.watched.fail_next(draw);
+            self.after(end, Event::Leave(node, self.nodes[node].incarnation, SECONDS));
+        }
+        self.after(next, Event::ApplyFails);
+    }
+
     /// The end of a store that was told to stop.
     pub(super) fn leave(&mut self, node: usize, incarnation: u64, down_for: u64) {
         if self.nodes[node].incarnation == incarnation {
@@ -150,7 +166,8 @@ impl World {
                 process.shards.iter_mut().for_each(|slot| slot.stalled_until = 0);
             }
             self.resume(node);
-            if self.nodes[node].leaves {
+            let failing = self.nodes[node].process.as_ref().is_some_and(|p| p.watched.is_failing());
+            if self.nodes[node].leaves || failing {
                 self.crash(node, false, SECONDS);
             }
             self.start(node);

@@ -132,6 +132,8 @@ impl World {
             Err(Error::NotTransferred { .. }) => self.counts.add("leader transfers refused"),
             Err(Error::Busy { .. }) => self.counts.add("busy answers"),
             Err(Error::Unknown { .. }) => self.counts.add("unknown outcomes"),
+            Err(Error::Failed { .. }) => self.counts.add("answers of failed state machines"),
+            Err(Error::Stopped { .. }) => self.counts.add("refusals of stopped replicas"),
             Err(_) => {}
         }
         self.clients.attempts.remove(&ticket);
@@ -194,7 +196,7 @@ impl World {
                 )),
             },
             Ok(other) => self.violations.push(format!("a write was answered with {other:?}")),
-            Err(Error::Unknown { .. }) => self.end(operation, history::Outcome::Unknown),
+            Err(error) if error.is_unknown() => self.end(operation, history::Outcome::Unknown),
             Err(Error::Invalid { group, reason }) => {
                 self.violations
                     .push(format!("group {group}: a good request was invalid: {reason}"));

@@ -83,6 +83,9 @@ impl World {
             self.after(MILLIS * client as u64, Event::Next(client));
         }
         self.after(self.plan.fault_interval, Event::Fault);
+        if self.plan.apply_failure_interval > 0 {
+            self.after(self.plan.apply_failure_interval, Event::ApplyFails);
+        }
         if self.plan.change_interval > 0 {
             self.after(self.plan.change_interval, Event::Change);
         }

@@ -86,6 +86,8 @@ pub struct Plan {
     pub think_max: u64,
     /// Bytes of the table over the engine of every store; 0 = no table.
     pub table_bytes_max: usize,
+    /// Mean time between state machines that fail at an entry, in nanoseconds; 0 = they never do.
+    pub apply_failure_interval: u64,
     /// Share of received snapshots that a disk damages; of blocks on the way it is a quarter.
     pub snapshot_damage: f64,
 }
@@ -119,13 +121,18 @@ impl Plan {
             clients: rng.random_range(2..=4),
             think_max: *pick(rng, &[40 * MILLIS, 200 * MILLIS, 600 * MILLIS]),
             table_bytes_max: *pick(rng, &[0, 0, 400, 4_000, 1 << 20]),
+            apply_failure_interval: 0,
             snapshot_damage: 0.0,
         };
         let plan = if rng.random_bool(0.25) { plan.with_changes(rng) } else { plan };
         let plan = plan.with_snapshots();
         // Drawn apart: the other seeds stay as they are.
         let rng = &mut SmallRng::seed_from_u64(seed ^ 0x1eade5);
-        let plan = Plan { kills_in_order: rng.random_bool(0.25), ..plan };
+        let mut plan = Plan { kills_in_order: rng.random_bool(0.25), ..plan };
+        let own = &mut SmallRng::seed_from_u64(seed ^ 0xfa_11ed);
+        if own.random_bool(0.2) {
+            plan.apply_failure_interval = own.random_range(2..10) * SECONDS;
+        }
         if plan.change_interval == 0 && rng.random_bool(0.2) {
             let change_interval = rng.random_range(SECONDS..8 * SECONDS);
             return Plan { change_interval, members_stay: true, ..plan };

@@ -78,6 +78,8 @@ pub enum Event {
     Next(usize),
     /// The next fault.
     Fault,
+    /// The next state machine that fails at an entry.
+    ApplyFails,
     /// The next change of a group's members.
     Change,
     /// A learner of a region (by place) goes again, soon after it was added.
@@ -224,6 +226,7 @@ impl World {
             Event::Again(operation) => self.client_again(operation),
             Event::Next(client) => self.client_next(client),
             Event::Fault => self.next_fault(),
+            Event::ApplyFails => self.next_apply_failure(),
             Event::Change => self.next_change(),
             Event::Regret(region, replica) => self.regret(region, replica),
             Event::Leave(node, incarnation, time) => self.leave(node, incarnation, time),

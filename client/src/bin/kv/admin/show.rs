@@ -85,7 +85,7 @@ fn figures(replicas: &[(u64, pb::ReplicaState)]) -> comfy_table::Table {
 fn lines(store: u64, replica: &pb::ReplicaState) -> Vec<String> {
     let mut lines = Vec::new();
     if !replica.damage.is_empty() {
-        lines.push(format!("store {store}: quarantined: {}", replica.damage));
+        lines.push(format!("store {store}: {}: {}", replica.role, replica.damage));
     }
     if replica.role == "leader" {
         let member = |m: &pb::Member| {
