@@ -33,7 +33,7 @@ PROFILE_FLAGS ?=
 BUDGET_FLAGS ?=
 
 .PHONY: bench bench-full bench-peers bench-report idle inside microbench counts counts-update profile budget
-.PHONY: deps announce build demo test fmt clippy doc unit sweep sim mutants clean help
+.PHONY: deps announce build demo test fmt seams clippy doc unit sweep sim mutants clean help
 
 deps: ## install what a build needs and is missing (without root: say how)
 	@scripts/deps
@@ -49,11 +49,14 @@ build: deps announce ## build all programs
 demo: build ## a cluster of processes on real metadata, with a kill -9 (at most 3 minutes)
 	@$(BIN)/demo
 
-test: deps fmt build clippy doc unit sweep ## everything that must hold before a push
+test: deps fmt seams build clippy doc unit sweep ## everything that must hold before a push
 	@echo 'make test: all passed'
 
 fmt: ## check the formatting
 	cargo fmt --all --check
+
+seams: ## each library behind a seam of raftstore is used in one folder
+	@scripts/seams
 
 clippy: ## lint everything, warnings are errors
 	cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings

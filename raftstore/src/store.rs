@@ -19,7 +19,7 @@ use std::io;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-/// A running store: cheap to clone; no call but `describe` and `shutdown` blocks.
+/// A running store: cheap to clone. No call blocks but those that say so.
 #[derive(Clone)]
 pub struct Store {
     pub(crate) router: Arc<Router>,

@@ -19,7 +19,6 @@ mod groups;
 mod memory;
 pub mod reader;
 mod rocks;
-pub(crate) mod storage;
 pub(crate) mod terms;
 mod wal;
 pub(crate) mod writer;

@@ -6,7 +6,8 @@
 //!
 //! Layout: type byte, flag byte, then unsigned LEB128 varints and length-prefixed bytes.
 
-use crate::snapshot::{Manifest, conf_snapshot};
+use super::storage::conf_snapshot;
+use crate::snapshot::Manifest;
 use bytes::{Buf, Bytes};
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 

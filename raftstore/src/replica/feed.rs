@@ -4,10 +4,10 @@
 //! entries dropped, and read again when there is room (from the cache or the log).
 
 use super::Replica;
+use super::storage::Wanted;
 use crate::apply::ApplyEntry;
 use crate::commands::unpack;
 use crate::error::LogError;
-use crate::log::storage::Wanted;
 use crate::message::{ApplyTask, Committed, Fetched, Notice, Standing};
 use crate::shard::Round;
 use crate::types::{EntryKind, LogEntry, LogPosition};

@@ -5,11 +5,11 @@
 //! that join have caught up, and leaves a joint configuration. All it goes by is the replicated
 //! description, so any leader goes on where the last one stopped.
 
+use super::storage::{CHANGE, LEAVE, conf_state};
 use super::{Refused, Replica};
 use crate::completion::{Answer, Reply};
 use crate::error::Error;
 use crate::log::GroupWrite;
-use crate::log::storage::{CHANGE, LEAVE, conf_state};
 use crate::members::{
     Begun, Change, ChangeRequest, Live, OperationId, begin, codec, leave, may_switch, switch,
 };

@@ -22,12 +22,12 @@ mod read;
 mod ready;
 mod snapshot;
 mod step;
+mod storage;
 mod timer;
 mod transfer;
 
 use crate::config::Config;
 use crate::error::Error;
-use crate::log::storage::ReplicaStorage;
 use crate::log::terms::Terms;
 use crate::log::{GroupLog, LogStore};
 use crate::members::Priority;
@@ -44,6 +44,7 @@ use read::Reads;
 use snapshot::Snapshots;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use storage::ReplicaStorage;
 use timer::ElectionTimer;
 use transfer::Transfers;
 

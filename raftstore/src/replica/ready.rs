@@ -7,9 +7,9 @@
 //! 3. Term, vote and entries go to the log in one write; a commit-only change goes nowhere.
 //! 4. Committed entries go to apply; confirmed reads wait for apply.
 
+use super::storage::{Wanted, from_raft};
 use super::{Replica, RoleView, codec};
 use crate::log::GroupWrite;
-use crate::log::storage::{Wanted, from_raft};
 use crate::message::{FetchTask, LogTask, Standing};
 use crate::shard::Round;
 use crate::transport::{Envelope, Payload};

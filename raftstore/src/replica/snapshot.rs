@@ -1,9 +1,9 @@
 //! Snapshots, as this replica makes, offers and installs them. The flow is in [`crate::snapshot`].
 
 use super::Replica;
+use super::storage::Offer;
 use crate::completion::{Answer, Reply};
 use crate::error::Error;
-use crate::log::storage::Offer;
 use crate::log::{GroupWrite, Install};
 use crate::message::{Asker, LogTask, SnapshotEvent, SnapshotNote, SnapshotTask};
 use crate::shard::Round;

@@ -7,7 +7,7 @@
 //! Until then the clock stands still at the election timeout, from where on the library takes a
 //! silent leader for dead and lets others have its vote.
 
-use crate::log::storage::ReplicaStorage;
+use super::storage::ReplicaStorage;
 use raft::{INVALID_ID, RawNode};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};

@@ -7,11 +7,9 @@
 //!
 //! Numbers are little endian.
 
-use crate::log::storage::conf_state;
 use crate::members::{GroupDesc, codec};
 use crate::types::LogPosition;
 use bytes::{Buf, BufMut, Bytes};
-use raft::eraftpb::Snapshot;
 use std::fmt;
 
 const FORMAT: u8 = 1;
@@ -95,17 +93,6 @@ impl Manifest {
         }
         Ok(Manifest { id, desc, position, content })
     }
-}
-
-/// The snapshot as the consensus library knows it.
-pub(crate) fn conf_snapshot(manifest: &Manifest) -> Snapshot {
-    let mut snapshot = Snapshot::default();
-    snapshot.set_data(manifest.encode());
-    let metadata = snapshot.mut_metadata();
-    metadata.set_conf_state(conf_state(&manifest.desc));
-    metadata.index = manifest.position.index;
-    metadata.term = manifest.position.term;
-    snapshot
 }
 
 #[cfg(test)]

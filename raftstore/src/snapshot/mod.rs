@@ -25,7 +25,6 @@ mod worker;
 
 pub(crate) use dir::BLOCK_BYTES_MAX;
 pub use dir::SnapshotDir;
-pub(crate) use manifest::conf_snapshot;
 pub use manifest::{Content, Manifest, SnapshotId};
 pub use memory::MemorySnapshots;
 pub use worker::{LoadError, Receiving, SnapshotWorker};

@@ -5,11 +5,11 @@
 //! leave a [`Wanted`] behind, and are repeated when the reader thread has brought the entries.
 //! Every other read is inline.
 
-use super::LogStore;
-use super::cache::Cache;
-use super::terms::Terms;
 use crate::error::LogError;
-use crate::snapshot::{Manifest, conf_snapshot};
+use crate::log::LogStore;
+use crate::log::cache::Cache;
+use crate::log::terms::Terms;
+use crate::snapshot::Manifest;
 use crate::types::{
     EntryKind, GroupDesc, GroupId, HardState, LogEntry, LogPosition, ReplicaDesc, ReplicaId,
     ReplicaRole,
@@ -22,15 +22,15 @@ use std::sync::Arc;
 
 /// A read for a lagging follower that the reader thread is to do.
 #[derive(Debug)]
-pub(crate) struct Wanted {
-    pub(crate) low: u64,
-    pub(crate) high: u64,
-    pub(crate) bytes_max: usize,
-    pub(crate) context: GetEntriesContext,
+pub(super) struct Wanted {
+    pub(super) low: u64,
+    pub(super) high: u64,
+    pub(super) bytes_max: usize,
+    pub(super) context: GetEntriesContext,
 }
 
 /// See the module.
-pub(crate) struct ReplicaStorage {
+pub(super) struct ReplicaStorage {
     group: GroupId,
     log: Arc<dyn LogStore>,
     initial: RaftState,
@@ -47,24 +47,24 @@ pub(crate) struct ReplicaStorage {
 }
 
 /// A snapshot that followers may have.
-pub(crate) struct Offer {
+pub(super) struct Offer {
     manifest: Manifest,
     snapshot: Snapshot,
 }
 
 impl Offer {
-    pub(crate) fn new(manifest: Manifest) -> Self {
+    pub(super) fn new(manifest: Manifest) -> Self {
         let snapshot = conf_snapshot(&manifest);
         Offer { manifest, snapshot }
     }
 
-    pub(crate) fn manifest(&self) -> &Manifest {
+    pub(super) fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 }
 
 impl ReplicaStorage {
-    pub(crate) fn new(
+    pub(super) fn new(
         desc: &GroupDesc,
         hard_state: HardState,
         terms: Terms,
@@ -95,75 +95,75 @@ impl ReplicaStorage {
         }
     }
 
-    pub(crate) fn offer(&self) -> Option<&Offer> {
+    pub(super) fn offer(&self) -> Option<&Offer> {
         self.offer.as_ref()
     }
 
     /// Gives the one before.
-    pub(crate) fn set_offer(&mut self, offer: Option<Offer>) -> Option<Offer> {
+    pub(super) fn set_offer(&mut self, offer: Option<Offer>) -> Option<Offer> {
         std::mem::replace(&mut self.offer, offer)
     }
 
-    pub(crate) fn take_offered(&mut self) -> bool {
+    pub(super) fn take_offered(&mut self) -> bool {
         self.offered.take()
     }
 
-    pub(crate) fn take_snapshot_wanted(&mut self) -> Vec<u64> {
+    pub(super) fn take_snapshot_wanted(&mut self) -> Vec<u64> {
         std::mem::take(self.snapshot_wanted.get_mut())
     }
 
     /// A snapshot up to `position` takes the place of all entries.
-    pub(crate) fn begin_anew(&mut self, position: LogPosition) {
+    pub(super) fn begin_anew(&mut self, position: LogPosition) {
         self.terms = Terms::new(position, &[], position.index);
         self.cache = Cache::default();
         self.fetched.clear();
     }
 
-    pub(crate) fn terms(&self) -> &Terms {
+    pub(super) fn terms(&self) -> &Terms {
         &self.terms
     }
 
     /// Bytes of the log on disk, approximately.
-    pub(crate) fn log_bytes(&self) -> u64 {
+    pub(super) fn log_bytes(&self) -> u64 {
         self.log.group_bytes(self.group)
     }
 
-    pub(crate) fn cache_bytes(&self) -> usize {
+    pub(super) fn cache_bytes(&self) -> usize {
         self.cache.bytes()
     }
 
     /// Shows `entry` from now on, and forgets what it overwrites.
-    pub(crate) fn append(&mut self, entry: LogEntry) {
+    pub(super) fn append(&mut self, entry: LogEntry) {
         self.terms.append(entry.index, entry.term);
         self.fetched.clear();
         self.cache.append(entry);
     }
 
-    pub(crate) fn truncate(&mut self, position: LogPosition) {
+    pub(super) fn truncate(&mut self, position: LogPosition) {
         self.terms.truncate(position);
         self.cache.trim(position.index, 0);
     }
 
     /// Frees cached entries up to `index` beyond `bytes_max`.
-    pub(crate) fn trim_cache(&mut self, index: u64, bytes_max: usize) {
+    pub(super) fn trim_cache(&mut self, index: u64, bytes_max: usize) {
         self.cache.trim(index, bytes_max);
     }
 
-    pub(crate) fn take_wanted(&mut self) -> Vec<Wanted> {
+    pub(super) fn take_wanted(&mut self) -> Vec<Wanted> {
         std::mem::take(self.wanted.get_mut())
     }
 
     /// Keeps what the reader brought, for the repeated read.
-    pub(crate) fn put_fetched(&mut self, entries: Vec<LogEntry>) {
+    pub(super) fn put_fetched(&mut self, entries: Vec<LogEntry>) {
         self.fetched = entries;
     }
 
-    pub(crate) fn drop_fetched(&mut self) {
+    pub(super) fn drop_fetched(&mut self) {
         self.fetched.clear();
     }
 
     /// Entries `[low, high)`, inline, at least one, up to about `bytes_max`.
-    pub(crate) fn read(
+    pub(super) fn read(
         &self,
         low: u64,
         high: u64,
@@ -195,8 +195,19 @@ impl ReplicaStorage {
     }
 }
 
+/// The snapshot as the consensus library knows it.
+pub(super) fn conf_snapshot(manifest: &Manifest) -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    snapshot.set_data(manifest.encode());
+    let metadata = snapshot.mut_metadata();
+    metadata.set_conf_state(conf_state(&manifest.desc));
+    metadata.index = manifest.position.index;
+    metadata.term = manifest.position.term;
+    snapshot
+}
+
 /// A group's members as the library's, in ascending order.
-pub(crate) fn conf_state(desc: &GroupDesc) -> ConfState {
+pub(super) fn conf_state(desc: &GroupDesc) -> ConfState {
     let joint = desc.is_joint();
     let ids = |wanted: &dyn Fn(&ReplicaDesc) -> bool| -> Vec<u64> {
         let mut ids: Vec<u64> =
@@ -216,11 +227,11 @@ pub(crate) fn conf_state(desc: &GroupDesc) -> ConfState {
 /// empty, or an empty one, which leaves a joint configuration. It looks at nothing else: what the
 /// change is stands in our own form in the entry's context, so that the protobuf decoder never
 /// meets bytes from a peer. Equally long, because the library counts these bytes.
-pub(crate) const CHANGE: &[u8] = &[0x12, 2, 0x10, 1];
-pub(crate) const LEAVE: &[u8] = &[0x1a, 2, 0, 0];
+pub(super) const CHANGE: &[u8] = &[0x12, 2, 0x10, 1];
+pub(super) const LEAVE: &[u8] = &[0x1a, 2, 0, 0];
 
 /// Our entry as the library's.
-pub(crate) fn to_raft(entry: LogEntry) -> Entry {
+pub(super) fn to_raft(entry: LogEntry) -> Entry {
     let LogEntry { index, term, kind, data } = entry;
     match kind {
         EntryKind::Normal => Entry { index, term, data, ..Entry::default() },
@@ -236,7 +247,7 @@ pub(crate) fn to_raft(entry: LogEntry) -> Entry {
 }
 
 /// The library's entry as ours.
-pub(crate) fn from_raft(entry: Entry) -> LogEntry {
+pub(super) fn from_raft(entry: Entry) -> LogEntry {
     let (kind, data) = match entry.get_entry_type() {
         EntryType::EntryNormal => (EntryKind::Normal, entry.data),
         EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
