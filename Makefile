@@ -33,7 +33,7 @@ PROFILE_FLAGS ?=
 BUDGET_FLAGS ?=
 
 .PHONY: bench bench-full bench-peers bench-report idle inside microbench counts counts-update profile budget
-.PHONY: deps announce build demo test fmt seams clippy doc unit sweep sim mutants clean help
+.PHONY: deps announce build demo examples test fmt seams clippy doc unit sweep sim mutants clean help
 
 deps: ## install what a build needs and is missing (without root: say how)
 	@scripts/deps
@@ -43,11 +43,14 @@ announce:
 	  'the first build compiles RocksDB and takes 10 to 20 minutes on 2 cores (kept in $(CARGO_TARGET_DIR))'
 
 build: deps announce ## build all programs
-	cargo build $(CARGO_FLAGS) --workspace --bins
+	cargo build $(CARGO_FLAGS) --workspace --bins --examples
 	@scripts/built-from '$(BIN)'
 
 demo: build ## a cluster of processes on real metadata, with a kill -9 (at most 3 minutes)
 	@$(BIN)/demo
+
+examples: build ## a replicated counter and a commit log of three processes each, with kill -9
+	cargo test $(CARGO_FLAGS) --workspace --test examples -- --nocapture --test-threads 1
 
 test: deps fmt seams build clippy doc unit sweep ## everything that must hold before a push
 	@echo 'make test: all passed'

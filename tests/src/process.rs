@@ -16,7 +16,8 @@ const POLL: Duration = Duration::from_millis(20);
 /// Below the range that outgoing connections take their ports from.
 const PORTS: std::ops::Range<u16> = 10_000..32_000;
 
-/// A program that this workspace builds, from the folder that the test itself was built into.
+/// A program that this workspace builds, or `examples/NAME`, from the folder that the test itself was
+/// built into.
 ///
 /// # Panics
 /// When it is not there, with what to do.
@@ -29,7 +30,8 @@ pub fn program(name: &str) -> PathBuf {
     let path = folder.join(name);
     assert!(
         path.exists(),
-        "{} is missing: run `cargo build --release --workspace --bins` first (`make test` does)",
+        "{} is missing: run `cargo build --release --workspace --bins --examples` first \
+         (`make build` does)",
         path.display()
     );
     path

@@ -45,6 +45,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 
 /// Version of hello and frames; both ends must have the same.
 pub const PROTOCOL: u32 = 3;
@@ -274,6 +276,28 @@ impl GrpcTransport {
             .max_decoding_message_size(ENVELOPE_BYTES_MAX + PACKET_SLACK_BYTES)
     }
 
+    /// Serves other stores on `listener`, by a server of its own and until [`Self::shutdown`]: for a
+    /// process that has no other server there to add [`Self::service`] to.
+    ///
+    /// # Errors
+    /// The listener cannot be used.
+    pub fn serve(self: &Arc<Self>, listener: std::net::TcpListener) -> io::Result<()> {
+        listener.set_nonblocking(true)?;
+        let _on_it = self.runtime.enter();
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let mut closed = self.shared.closed();
+        let end = async move { _ = closed.wait_for(|closed| *closed).await };
+        let server = tune(Server::builder()).add_service(self.service());
+        let store = self.shared.store;
+        self.runtime.spawn(async move {
+            if let Err(error) = server.serve_with_incoming_shutdown(incoming, end).await {
+                tracing::error!(store = store.0, %error, "serving other stores ended");
+            }
+        });
+        Ok(())
+    }
+
     /// Every store whose address was told or that was sent to, by id.
     #[must_use]
     pub fn peers(&self) -> Vec<PeerStatus> {
@@ -415,7 +439,7 @@ fn status(peer: &Peer) -> PeerStatus {
 /// Gives `server` the HTTP/2 settings that frames of several MiB want: wide windows, large HTTP/2
 /// frames, no delay, and probes that end the connections of stores that are gone.
 #[must_use]
-pub fn tune(server: tonic::transport::Server) -> tonic::transport::Server {
+pub fn tune(server: Server) -> Server {
     let config = GrpcConfig::default();
     server
         .tcp_nodelay(true)
