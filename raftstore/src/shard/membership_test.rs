@@ -189,7 +189,8 @@ fn a_damaged_replica_complains_until_it_is_removed_or_gives_way() {
         let record = GroupRecord::new(desc(1, 2, &voters), ReplicaId(1));
         let reply = stepped.reply("created");
         stepped.work(vec![ShardMessage::Requests(vec![Request::CreateGroup { record, reply }])]);
-        stepped.shard.quarantine(GroupId(1), "planted".to_owned());
+        let reason = "planted".to_owned();
+        stepped.shard.quarantine(GroupId(1), reason, &mut Round::default());
         let told_in = |stepped: &mut Stepped, ticks| -> Vec<u64> {
             (0..ticks).flat_map(|_| complains(&stepped.round(vec![ShardMessage::Tick]))).collect()
         };

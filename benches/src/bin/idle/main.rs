@@ -61,7 +61,7 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<(), Error> {
     let interrupt = Interrupt::listen()?;
-    println!("{}\n", machine::describe());
+    println!("{}\n", machine::describe(None));
     println!("| groups | all led after | process | CPU of a core | memory | a replica |");
     println!("|--:|--:|---|--:|--:|--:|");
     let base = measure(1, cli, &interrupt)?;
