@@ -191,6 +191,10 @@ impl Replica {
         if self.snapshots.installing() {
             return Err("a snapshot comes while another one is installed".to_owned());
         }
+        // The library would go back to those, and this replica's record would not.
+        if manifest.desc.membership.version < self.record.desc.membership.version {
+            return Err("a snapshot with older members than are known here".to_owned());
+        }
         let leader = ReplicaId(message.from);
         let known = self.snapshots.incoming.as_ref().filter(|i| i.manifest == manifest);
         let stage = match known.map(|incoming| incoming.stage) {
@@ -358,6 +362,10 @@ impl Replica {
             return;
         }
         let incoming = self.snapshots.incoming.as_mut().expect("it is here");
+        if incoming.manifest.desc.membership.version < self.record.desc.membership.version {
+            // Members have come by the log meanwhile.
+            return self.snapshots.forget_incoming();
+        }
         if let Some(message) = incoming.message.take() {
             // An error means that it is of no use.
             let _ = self.raw.step(message);
@@ -454,7 +462,11 @@ impl Replica {
 
     fn offer_is_old(&self) -> bool {
         let cut = self.raw.store().terms().truncated().index;
-        self.raw.store().offer().is_some_and(|offer| offer.manifest().position.index < cut)
+        let members = self.record.desc.membership.version;
+        self.raw.store().offer().is_some_and(|offer| {
+            let Manifest { position, desc, .. } = offer.manifest();
+            position.index < cut || desc.membership.version < members
+        })
     }
 
     /// A follower that takes a snapshot is told of it again in less than this.
