@@ -29,6 +29,17 @@ pub struct Described {
     pub replicas: std::result::Result<Vec<pb::ReplicaState>, String>,
 }
 
+/// A snapshot that was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotMade {
+    /// The store that made it.
+    pub store: u64,
+    /// The last entry that is in it.
+    pub index: u64,
+    /// Its size.
+    pub bytes: u64,
+}
+
 /// How one attempt ended.
 enum Attempt {
     Answered(Option<pb::Error>),
@@ -41,6 +52,16 @@ enum Attempt {
 /// Orders to groups. Its calls keep the client's deadline.
 pub struct Admin<'a> {
     client: &'a Client,
+}
+
+/// Who is to carry an order out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Whom {
+    /// The store that leads the group. Once the order may have been begun, it is done when this replica
+    /// leads; 0 = none.
+    Leader(u64),
+    /// This store.
+    Store(u64),
 }
 
 /// An order that is not given up when its answer is lost: it may be sent twice.
@@ -85,7 +106,30 @@ impl Admin<'_> {
             let request = self.client.request(request.clone());
             admin.change_members(request).await.map(|answer| answer.into_inner().error)
         };
-        self.order(group, 0, Lost::Repeat, send).await
+        self.order(group, Whom::Leader(0), Lost::Repeat, send).await
+    }
+
+    /// Has a snapshot of `group` made: of its leader's state, or of the state that `store` has.
+    ///
+    /// # Errors
+    /// As [`Admin::change_members`].
+    pub async fn snapshot(&self, group: u64, store: Option<u64>) -> Result<SnapshotMade> {
+        let made = std::sync::Mutex::new(pb::SnapshotResponse::default());
+        let store = store.unwrap_or_default();
+        let send = async |mut admin: AdminClient<Channel>| {
+            let request = self.client.request(pb::SnapshotRequest { group, store });
+            admin.snapshot(request).await.map(|answer| {
+                let mut answer = answer.into_inner();
+                let error = answer.error.take();
+                *made.lock().expect("nobody panics with it") = answer;
+                error
+            })
+        };
+        let whom = if store == 0 { Whom::Leader(0) } else { Whom::Store(store) };
+        self.order(group, whom, Lost::Unknown, send).await?;
+        let pb::SnapshotResponse { store, index, bytes, .. } =
+            made.into_inner().expect("nobody panics with it");
+        Ok(SnapshotMade { store, index, bytes })
     }
 
     /// Hands the leadership of `group` to the replica `to`; done when that one leads.
@@ -97,15 +141,14 @@ impl Admin<'_> {
             let request = self.client.request(pb::TransferLeaderRequest { group, to });
             admin.transfer_leader(request).await.map(|answer| answer.into_inner().error)
         };
-        self.order(group, to, Lost::Unknown, send).await
+        self.order(group, Whom::Leader(to), Lost::Unknown, send).await
     }
 
-    /// Sends an order to the store that leads `group`, wherever that is. `wanted`: once it may have
-    /// been begun, it is done when this replica leads.
+    /// Sends an order about `group` to whom it is for, wherever that is.
     async fn order(
         &self,
         group: u64,
-        wanted: u64,
+        whom: Whom,
         lost: Lost,
         send: impl AsyncFn(
             AdminClient<Channel>,
@@ -119,7 +162,7 @@ impl Admin<'_> {
         for turn in 0.. {
             let address = match hint.take() {
                 Some(address) => address,
-                None => self.address_of(group, turn).await?,
+                None => self.address_of(group, whom, turn).await?,
             };
             let attempt = timeout_at(deadline, attempt(&address, &send)).await;
             let attempt =
@@ -128,12 +171,13 @@ impl Admin<'_> {
                 Attempt::Answered(None) => return Ok(()),
                 Attempt::Answered(Some(error)) => {
                     let leader = error.leader.clone().unwrap_or_default();
-                    if begun && wanted != 0 && leader.replica == wanted {
+                    if begun && leader.replica != 0 && whom == Whom::Leader(leader.replica) {
                         return Ok(());
                     }
                     begun |= error.kind() == Kind::Unknown;
                     last = refusal(&address, &error)?;
-                    hint = Some(leader.address).filter(|address| !address.is_empty());
+                    let led = matches!(whom, Whom::Leader(_)) && !leader.address.is_empty();
+                    hint = led.then_some(leader.address);
                 }
                 Attempt::Unsent(why) => last = Error::unavailable(why),
                 Attempt::Lost(why) => {
@@ -152,8 +196,17 @@ impl Admin<'_> {
     }
 
     /// Whom to ask: the store that is said to lead, then the others in turn.
-    async fn address_of(&self, group: u64, turn: usize) -> Result<String> {
+    async fn address_of(&self, group: u64, whom: Whom, turn: usize) -> Result<String> {
         let routes = self.client.routes().await?;
+        let address = |store: u64| {
+            routes.stores.iter().find(|known| known.store == store).map(|s| s.address.clone())
+        };
+        if let Whom::Store(store) = whom {
+            return address(store).ok_or_else(|| {
+                let message = format!("store {store} is unknown: `kv stores` lists the stores");
+                Error::NotApplied { kind: Refusal::Refused, message }
+            });
+        }
         let Some(region) = routes.regions.iter().find(|region| region.group == group) else {
             let message = format!("group {group} is unknown: `kv regions` lists the groups");
             return Err(Error::NotApplied { kind: Refusal::Refused, message });
@@ -165,10 +218,8 @@ impl Admin<'_> {
             stores.insert(0, region.leader_store);
         }
         let store = stores.get(turn % stores.len().max(1)).copied().unwrap_or_default();
-        let known = routes.stores.iter().find(|known| known.store == store);
-        known
-            .map(|known| known.address.clone())
-            .ok_or_else(|| Error::unavailable(format!("nobody knows the address of store {store}")))
+        let unknown = || Error::unavailable(format!("nobody knows the address of store {store}"));
+        address(store).ok_or_else(unknown)
     }
 }
 

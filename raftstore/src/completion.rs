@@ -16,6 +16,13 @@ pub enum Answer {
     ReadReady,
     /// An order (leader transfer, group creation) was accepted.
     Accepted,
+    /// A snapshot was made.
+    SnapshotMade {
+        /// The last entry that is in it.
+        index: u64,
+        /// Its size.
+        bytes: u64,
+    },
 }
 
 /// A result or its typed refusal.

@@ -67,11 +67,18 @@ pub struct Config {
     pub snapshot_block_bytes: usize,
     /// Threads that make snapshots: so many are made at a time. Default 1.
     pub snapshot_makes_max: usize,
-    /// Threads that receive and install snapshots: so many at a time. Default 2.
+    /// Threads that receive snapshots: so many come at a time, one is installed at a time. Default 2.
     pub snapshot_receives_max: usize,
-    /// Bytes of snapshots a second that each of these threads makes, receives or installs.
-    /// Default 64 MiB. Larger: sooner done, and felt by the other groups.
+    /// Bytes a second of all snapshots that are made here, of all that come, and of all that are
+    /// installed. Default 128 MiB. Larger: sooner done, and felt by the other groups.
     pub snapshot_bytes_per_second: u64,
+    /// Bytes of all snapshots on this store's disk, made here or on their way here. What does not fit
+    /// is not made, or not fetched, until others are gone. Default 32 GiB; at least the largest
+    /// group's size, or that group's snapshots never come.
+    pub snapshot_disk_bytes_max: u64,
+    /// Seconds after which a leader makes a snapshot of each group that was written to, so that one is at
+    /// hand when it is needed. 0 = only when one is needed. Default 0.
+    pub snapshot_interval_s: u64,
     /// A follower that has not taken a snapshot after so many ticks is told of it again.
     /// Default 50.
     pub snapshot_retry_ticks: u64,
@@ -111,7 +118,9 @@ impl Default for Config {
             snapshot_block_bytes: 1 << 20,
             snapshot_makes_max: 1,
             snapshot_receives_max: 2,
-            snapshot_bytes_per_second: 64 << 20,
+            snapshot_bytes_per_second: 128 << 20,
+            snapshot_disk_bytes_max: 32 << 30,
+            snapshot_interval_s: 0,
             snapshot_retry_ticks: 50,
             snapshot_keep_ticks: 600,
             rebuild_damaged: true,
@@ -140,6 +149,7 @@ impl Config {
             ("snapshot_makes_max", self.snapshot_makes_max as u64),
             ("snapshot_receives_max", self.snapshot_receives_max as u64),
             ("snapshot_bytes_per_second", self.snapshot_bytes_per_second),
+            ("snapshot_disk_bytes_max", self.snapshot_disk_bytes_max),
             ("snapshot_retry_ticks", self.snapshot_retry_ticks),
         ];
         if let Some((field, _)) = positive.iter().find(|(_, value)| *value == 0) {

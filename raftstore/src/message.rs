@@ -60,8 +60,8 @@ pub enum Request {
         /// The way back.
         reply: Reply,
     },
-    /// Make a snapshot of the group's state here; answered with [`crate::Answer::Accepted`] once it
-    /// is made, on any replica.
+    /// Make a snapshot of the group's state here; answered with [`crate::Answer::SnapshotMade`], on any
+    /// replica.
     Snapshot {
         /// The group.
         group: GroupId,
@@ -116,6 +116,8 @@ pub enum ShardMessage {
     Fetched(Vec<Fetched>),
     /// From the snapshot threads.
     Snapshots(Vec<SnapshotNote>),
+    /// A snapshot cannot be read here: whoever offers it makes another one.
+    SnapshotDamaged(SnapshotId),
     /// One tick of time; several waiting ones count as one.
     Tick,
     /// Report every replica.

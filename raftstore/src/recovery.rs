@@ -3,7 +3,7 @@
 use crate::apply::StateMachine;
 use crate::log::{GroupLog, GroupWrite, LogStore};
 use crate::members::codec;
-use crate::snapshot::{LoadError, SnapshotWorker};
+use crate::snapshot::{LoadError, Manifest, SnapshotWorker};
 use crate::start::StartError;
 use crate::types::LogPosition;
 
@@ -20,11 +20,13 @@ pub struct RecoveredGroup {
     pub log_needed: u64,
     /// Why it cannot take part.
     pub damage: Option<String>,
+    /// Snapshots of which something was received before the stop.
+    pub snapshots: Vec<Manifest>,
 }
 
-/// Reads all groups, ends the installs of snapshots that a stop has cut off, deletes all other snapshots,
-/// and checks each group (invariants I4 and I5; the consensus library aborts on a
-/// state that breaks them).
+/// Reads all groups, ends the installs of snapshots that a stop has cut off, deletes what else there is of
+/// snapshots, but for those that were on their way here, and checks each group (invariants I4 and I5;
+/// the consensus library aborts on a state that breaks them).
 pub fn recover(
     log: &dyn LogStore,
     state_machine: &dyn StateMachine,
@@ -56,7 +58,9 @@ pub fn recover(
         // The log may be cut behind the entries that they were taken from.
         log.write(&missed)?;
     }
-    tidy(&groups, snapshots);
+    if let Err(error) = tidy(&mut groups, snapshots) {
+        tracing::warn!(%error, "cannot delete old snapshots");
+    }
     Ok(groups)
 }
 
@@ -85,22 +89,29 @@ fn finish_install(
     }
 }
 
-/// Deletes what nobody knows any more. A damaged group keeps what is left of it.
-fn tidy(groups: &[RecoveredGroup], snapshots: &SnapshotWorker) {
-    let kept: Vec<_> = groups
-        .iter()
-        .filter(|group| group.damage.is_some())
-        .filter_map(|group| group.log.installing)
-        .collect();
-    let delete = || -> std::io::Result<()> {
-        for id in snapshots.store().list()?.iter().filter(|id| !kept.contains(id)) {
-            snapshots.store().remove(*id)?;
+/// Finds the snapshots that were on their way here, and deletes the others. A damaged group keeps what is
+/// left of its install.
+fn tidy(groups: &mut [RecoveredGroup], snapshots: &SnapshotWorker) -> std::io::Result<()> {
+    for id in snapshots.store().list()? {
+        let kept = |group: &RecoveredGroup| group.log.installing == Some(id);
+        if groups.iter().any(|group| group.damage.is_some() && kept(group)) {
+            continue;
         }
-        Ok(())
-    };
-    if let Err(error) = delete() {
-        tracing::warn!(%error, "cannot delete old snapshots");
+        let coming = snapshots.partial(id);
+        let needs = |group: &&mut RecoveredGroup, manifest: &Manifest| {
+            let live = group.damage.is_none() && !group.log.record.removed;
+            let Manifest { desc, position, .. } = manifest;
+            live && group.log.group == desc.group && position.index > group.commit
+        };
+        if let Some(manifest) = coming
+            && let Some(group) = groups.iter_mut().find(|group| needs(group, &manifest))
+        {
+            group.snapshots.push(manifest);
+        } else {
+            snapshots.store().remove(id)?;
+        }
     }
+    Ok(())
 }
 
 /// Takes the members from the log that the record misses: an entry may be applied, durably, before
@@ -139,7 +150,7 @@ fn check(log: GroupLog, state_machine: &dyn StateMachine) -> RecoveredGroup {
         }
     });
     let log_needed = state_machine.log_needed(log.group);
-    RecoveredGroup { log, applied, commit, log_needed, damage }
+    RecoveredGroup { log, applied, commit, log_needed, damage, snapshots: Vec::new() }
 }
 
 #[cfg(test)]
@@ -328,6 +339,12 @@ mod tests {
                 store.seal(id, &manifest.encode()).unwrap();
             }
             store.write(other, 0, b"left over").unwrap();
+            // On its way here, and one that is of no use any more.
+            let coming = Manifest { id: SnapshotId(7), ..manifest.clone() };
+            let coming = Manifest { position: LogPosition { index: 12, term: 2 }, ..coming };
+            store.seal(coming.id, &coming.encode()).unwrap();
+            let late = Manifest { id: SnapshotId(8), ..manifest.clone() };
+            store.seal(late.id, &late.encode()).unwrap();
             let install = Some(Install::Begin(position, id));
             let write = GroupWrite { group: GroupId(1), install, ..GroupWrite::default() };
             log.write(&[write]).unwrap();
@@ -336,7 +353,8 @@ mod tests {
             match (expected, &found[0].damage) {
                 (Ok(applied), None) => {
                     assert_eq!((found[0].applied, found[0].commit), (applied, applied));
-                    assert_eq!(store.list().unwrap(), []);
+                    assert_eq!(store.list().unwrap(), [coming.id]);
+                    assert_eq!(found[0].snapshots, [coming]);
                 }
                 (Err(why), Some(damage)) => {
                     assert!(damage.contains(why), "{damage}");

@@ -17,7 +17,7 @@ use crate::shard::run::{Applier, Queues, Shell, run_reader, run_shard, run_ticke
 use crate::shard::sync::{Unsynced, run_sync};
 use crate::shard::{Shard, ShardConfig};
 use crate::snapshot::run::{SnapshotQueues, SnapshotThread};
-use crate::snapshot::{SnapshotStore, SnapshotWorker};
+use crate::snapshot::{Rate, SnapshotStore, SnapshotWorker, Traffic};
 use crate::store::Store;
 use crate::transport::Transport;
 use crate::types::StoreId;
@@ -108,12 +108,16 @@ impl StoreBuilder {
             on_fatal: Arc::clone(&self.on_fatal),
         };
         let unsynced = unsynced(&groups);
+        let traffic = Traffic::new(config.snapshot_disk_bytes_max);
+        for manifest in groups.iter().flat_map(|group| &group.snapshots) {
+            traffic.found(manifest.id, manifest.content.bytes);
+        }
         let shards = self.shards(&config, groups)?;
         for shard in &shards {
             router.publish(shard.views());
             router.retract(&shard.tombstones());
         }
-        let threads = self.spawn(shards, ends, &unsynced, &shell, spawn)?;
+        let threads = self.spawn(shards, ends, &unsynced, traffic, &shell, spawn)?;
         let threads = Arc::new(Mutex::new(Some(threads)));
         Ok(Store { router, unsynced, snapshots: self.snapshots, threads })
     }
@@ -126,18 +130,21 @@ impl StoreBuilder {
     /// The snapshot threads, and the queues to them.
     fn spawn_snapshots(
         &self,
+        traffic: Traffic,
         shell: &Shell,
         stopped: &Receiver<()>,
         threads: &mut Threads,
     ) -> Result<SnapshotQueues, StartError> {
-        let own = SnapshotThread {
-            worker: self.snapshot_worker(),
-            bytes_per_second: self.config.snapshot_bytes_per_second,
-            stopped: stopped.clone(),
-            shell: shell.clone(),
-        };
+        let traffic = Arc::new(traffic);
         let mut pool = |name: &str, count: usize| -> Result<Sender<SnapshotTask>, StartError> {
             let (sender, queue) = unbounded();
+            let own = SnapshotThread {
+                worker: self.snapshot_worker(),
+                traffic: Arc::clone(&traffic),
+                rate: Arc::new(Rate::new(self.config.snapshot_bytes_per_second)),
+                stopped: stopped.clone(),
+                shell: shell.clone(),
+            };
             for _ in 0..count {
                 let (own, queue) = (own.clone(), queue.clone());
                 threads.snapshots.push(thread(name, move || own.run(&queue))?);
@@ -145,8 +152,9 @@ impl StoreBuilder {
             Ok(sender)
         };
         let makes = pool("snapshot-save", self.config.snapshot_makes_max)?;
-        let receives = pool("snapshot-load", self.config.snapshot_receives_max)?;
-        Ok(SnapshotQueues { makes, receives })
+        let fetches = pool("snapshot-fetch", self.config.snapshot_receives_max)?;
+        let loads = pool("snapshot-load", 1)?;
+        Ok(SnapshotQueues { makes, fetches, loads, traffic })
     }
 
     fn shards(
@@ -176,6 +184,7 @@ impl StoreBuilder {
         shards: Vec<Shard>,
         inboxes: Vec<InboxEnd>,
         unsynced: &Arc<Mutex<Unsynced>>,
+        traffic: Traffic,
         shell: &Shell,
         spawn: &dyn Fn(ShardTask) -> std::io::Result<()>,
     ) -> Result<Threads, StartError> {
@@ -198,7 +207,7 @@ impl StoreBuilder {
 
         let (stop_snapshots, snapshots_stopped) = unbounded();
         threads.stop_snapshots = stop_snapshots;
-        let snapshots = self.spawn_snapshots(shell, &snapshots_stopped, &mut threads)?;
+        let snapshots = self.spawn_snapshots(traffic, shell, &snapshots_stopped, &mut threads)?;
         let queues = Queues { log, apply, fetch, snapshots };
         for (shard, inbox) in shards.into_iter().zip(inboxes) {
             let run = run_shard(shard, inbox, queues.clone(), shell.clone());

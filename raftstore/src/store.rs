@@ -71,7 +71,7 @@ impl Store {
         self.submit(vec![Request::ChangeMembers { group, request, reply }]);
     }
 
-    /// Makes a snapshot of the group's state here. [`crate::Answer::Accepted`] says that it is made and
+    /// Makes a snapshot of the group's state here. [`crate::Answer::SnapshotMade`] says that it is
     /// at hand for followers for a while.
     ///
     /// Errors: `Busy` when nothing is applied durably yet, or the members change; `NoGroup`,
@@ -210,7 +210,12 @@ impl Inbound for Store {
     }
 
     fn snapshot_block(&self, id: SnapshotId, number: u64) -> io::Result<Bytes> {
-        self.snapshots.read(id, number)
+        let block = self.snapshots.read(id, number);
+        if matches!(&block, Err(error) if error.kind() == io::ErrorKind::InvalidData) {
+            tracing::error!(snapshot = %id, number, "a block of a snapshot is damaged here");
+            self.router.tell_all(|| ShardMessage::SnapshotDamaged(id));
+        }
+        block
     }
 
     fn unreachable(&self, store: StoreId) {

@@ -242,7 +242,8 @@ impl Store {
             SnapshotTask::Fetch { asker, manifest, .. } => {
                 let id = manifest.id;
                 let receiving = Receiving::resume(self.snapshots.store(), manifest);
-                let received = receiving.finish().map_err(|error| error.to_string());
+                let received = receiving.and_then(Receiving::finish);
+                let received = received.map_err(|error| error.to_string());
                 (asker, id, SnapshotEvent::Received(received))
             }
             SnapshotTask::Load { asker, manifest } => {

@@ -1,7 +1,7 @@
 //! A cluster of real processes: one placement member and stores, each killed and restarted at
 //! will. Everything listens on 127.0.0.1 and lives in a temporary folder.
 
-use crate::process::{Process, free_ports};
+use crate::process::{Process, free_ports, write_file};
 use flotilla_client::Client;
 use flotilla_client::pb::Region;
 use std::path::{Path, PathBuf};
@@ -22,11 +22,19 @@ pub struct Options {
     pub storage: &'static str,
     /// `rocksdb` or `raft-engine`.
     pub log_engine: &'static str,
+    /// Settings of all stores, as TOML.
+    pub settings: &'static str,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { stores: 3, regions: 6, storage: "rocksdb", log_engine: "raft-engine" }
+        Options {
+            stores: 3,
+            regions: 6,
+            storage: "rocksdb",
+            log_engine: "raft-engine",
+            settings: "",
+        }
     }
 }
 
@@ -57,11 +65,13 @@ impl Cluster {
             dir,
         };
         cluster.placement.start();
+        let settings = write_file(cluster.dir(), "stores.toml", options.settings);
         for number in 1..=options.stores {
             let mut words = run_words(&cluster.store_dir(number - 1), base_port + number);
             words.extend(["--placement".to_owned(), placement.clone()]);
             words.extend(["--storage".to_owned(), options.storage.to_owned()]);
             words.extend(["--log-engine".to_owned(), options.log_engine.to_owned()]);
+            words.extend(["--config".to_owned(), settings.display().to_string()]);
             let name = format!("store-{number}");
             let log = log(cluster.dir.path(), &name);
             cluster.stores.push(Process::new(&name, "kvserver", words, log));

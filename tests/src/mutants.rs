@@ -49,6 +49,7 @@ pub const MUTANTS: &[Mutant] = &[
     mutant("read_rides_on_older_entry", "a read waits for an entry older than itself", 400),
     mutant("tombstone_forgotten", "a removed replica comes back by an old invitation", 400),
     mutant("members_applied_twice", "a restart applies membership entries again", 50),
+    mutant("cut_forgets_members", "the log is cut, a lost record's only source with it", 400),
     mutant("removed_leader_serves", "a leader that applies its own removal goes on", 300),
     mutant("second_change_while_pending", "a change is accepted while one is under way", 100),
     mutant("learner_in_quorum", "a restarted replica counts learners as voters", 100),
@@ -63,6 +64,7 @@ pub const MUTANTS: &[Mutant] = &[
     ),
     mutant("install_not_recorded", "the log does not say that an install began", 100),
     mutant("install_not_resumed", "a start leaves an install as a crash left it", 200),
+    mutant("install_state_first", "the state of a snapshot is stored before its records", 100),
     mutant("install_truncates_wrong", "the log begins one entry too early after an install", 50),
     mutant("reuse_read_context", "all reads of a term share one read context", 3_000),
 ];

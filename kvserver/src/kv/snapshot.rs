@@ -97,7 +97,7 @@ impl<'a> Reading<'a> {
         Ok(Reading { from, group, meta, state })
     }
 
-    /// Writes all records to `engine`, whose range is empty.
+    /// Writes all records to `engine`, whose range is empty. Those who apply have room at any time.
     pub fn copy_records(&mut self, engine: &dyn Engine) -> Result<(), Fatal> {
         let group = self.group;
         let fatal = |e: io::Error| Fatal::new(format!("read a snapshot of group {group}"), e);
@@ -112,6 +112,9 @@ impl<'a> Reading<'a> {
             }
             if room >= STEP_BYTES || (ended && !changes.is_empty()) {
                 let changes = std::mem::take(&mut changes);
+                if engine.may_wait() {
+                    engine.sync()?;
+                }
                 engine.write(&[GroupChanges { group, changes }])?;
                 room = 0;
             }

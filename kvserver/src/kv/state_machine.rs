@@ -37,6 +37,8 @@ struct Table {
     regions: FxHashMap<u64, Arc<Group>>,
     /// Start key → group. Regions do not overlap.
     by_start: BTreeMap<Bytes, GroupId>,
+    /// Regions whose snapshot is being loaded: their place is taken.
+    loading: FxHashMap<GroupId, RegionMeta>,
 }
 
 struct Group {
@@ -80,17 +82,29 @@ impl KvStateMachine {
     /// created. Blocks on the disk, once for all of them.
     pub fn create_regions(&self, metas: &[RegionMeta]) -> Result<(), Fatal> {
         let _one_at_a_time = self.creation.lock();
-        let known =
-            |meta: &&RegionMeta| self.region(meta.region).is_some_and(|k| k.group == meta.group);
-        let new: Vec<&RegionMeta> = metas.iter().filter(|meta| !known(meta)).collect();
+        let new: Vec<&RegionMeta> = {
+            let table = self.table.read();
+            let known = |meta: &RegionMeta| {
+                table.meta(meta.group).is_some_and(|known| known.region == meta.region)
+            };
+            metas.iter().filter(|meta| !known(meta)).collect()
+        };
         let mut together = Table::default();
         for meta in &new {
             self.table.read().refuse_overlap(meta)?;
             together.refuse_overlap(meta)?;
             together.insert((*meta).clone(), GroupState::default());
         }
+        if new.is_empty() {
+            return Ok(());
+        }
         let state = |meta: &RegionMeta| GroupState { epoch: meta.epoch, ..GroupState::default() };
-        self.begin_regions(&new.into_iter().map(|meta| (meta, state(meta))).collect::<Vec<_>>())
+        let regions: Vec<_> = new.into_iter().map(|meta| (meta, state(meta))).collect();
+        self.write_regions(&regions)?;
+        self.engine.sync()?;
+        let mut table = self.table.write();
+        regions.into_iter().for_each(|(meta, state)| table.insert(meta.clone(), state));
+        Ok(())
     }
 
     /// Deletes a region with all its records, durably: the records first, so that a region that is
@@ -119,11 +133,8 @@ impl KvStateMachine {
         }
     }
 
-    /// Writes each region with its state in one, durably, and shows them.
-    fn begin_regions(&self, regions: &[(&RegionMeta, GroupState)]) -> Result<(), Fatal> {
-        if regions.is_empty() {
-            return Ok(());
-        }
+    /// Writes each region with its state in one; nobody sees them yet.
+    fn write_regions(&self, regions: &[(&RegionMeta, GroupState)]) -> Result<(), Fatal> {
         let system = |key, value| Change { column: Column::System, key, value: Some(value) };
         let changes = |(meta, state): &(&RegionMeta, GroupState)| GroupChanges {
             group: meta.group,
@@ -132,22 +143,24 @@ impl KvStateMachine {
                 system(keys::state(meta.group), state.encode()),
             ],
         };
-        self.engine.write(&regions.iter().map(changes).collect::<Vec<_>>())?;
-        self.engine.sync()?;
-        let mut table = self.table.write();
-        regions.iter().for_each(|(meta, state)| table.insert((*meta).clone(), *state));
-        Ok(())
+        self.engine.write(&regions.iter().map(changes).collect::<Vec<_>>())
     }
 
-    /// Every region of this store, ascending by start key.
+    /// The region as the engine has it, shown or not.
+    fn stored(&self, group: GroupId) -> Result<Option<RegionMeta>, Fatal> {
+        let text = self.engine.view(group).get(Column::System, &keys::meta(group))?;
+        text.map(|text| RegionMeta::decode(group, &text)).transpose()
+    }
+
+    /// Every region of this store, also one that a snapshot is just bringing, ascending by start
+    /// key.
     #[must_use]
     pub fn regions(&self) -> Vec<RegionMeta> {
         let table = self.table.read();
-        let by_start = table.by_start.values().filter_map(|group| table.groups.get(group));
-        by_start.map(|group| (*group.meta()).clone()).collect()
+        table.by_start.values().filter_map(|group| table.meta(*group)).collect()
     }
 
-    /// One region, if this store has it.
+    /// One region, if this store has it whole.
     #[must_use]
     pub fn region(&self, region: u64) -> Option<Arc<RegionMeta>> {
         self.table.read().regions.get(&region).map(|group| group.meta())
@@ -185,27 +198,42 @@ impl KvStateMachine {
 }
 
 impl Table {
+    /// The region of a group, shown or being loaded.
+    fn meta(&self, group: GroupId) -> Option<RegionMeta> {
+        let shown = self.groups.get(&group).map(|group| (*group.meta()).clone());
+        shown.or_else(|| self.loading.get(&group).cloned())
+    }
+
     /// Another region is in the place of `meta`.
     fn refuse_overlap(&self, meta: &RegionMeta) -> Result<(), Fatal> {
-        let same_id = self.groups.get(&meta.group).or_else(|| self.regions.get(&meta.region));
+        let same_id = self.regions.get(&meta.region).map(|group| (*group.meta()).clone());
         let before = self.by_start.range(..=meta.start.clone()).next_back();
         let behind = self.by_start.range(meta.start.clone()..).next();
         let neighbours = before.into_iter().chain(behind);
-        let overlaps = |group: &&Arc<Group>| group.meta().overlaps(&meta.start, &meta.end);
-        let overlapping = neighbours.filter_map(|(_, group)| self.groups.get(group)).find(overlaps);
-        let Some(known) = same_id.or(overlapping).map(|group| group.meta()) else { return Ok(()) };
+        let overlapping = neighbours
+            .filter_map(|(_, group)| self.meta(*group))
+            .find(|known| known.overlaps(&meta.start, &meta.end));
+        let known = self.meta(meta.group).or(same_id).or(overlapping);
+        let Some(known) = known else { return Ok(()) };
         Err(Fatal::new(
             format!("place region {} of group {}", meta.region, meta.group),
             format!("region {} of group {} is in its place", known.region, known.group),
         ))
     }
 
+    /// The place of a region is taken from now on.
+    fn load(&mut self, meta: RegionMeta) {
+        self.by_start.insert(meta.start.clone(), meta.group);
+        self.loading.insert(meta.group, meta);
+    }
+
     fn remove(&mut self, group: GroupId) {
-        if let Some(gone) = self.groups.remove(&group) {
-            let meta = gone.meta();
-            self.regions.remove(&meta.region);
+        if let Some(meta) = self.meta(group) {
             self.by_start.remove(&meta.start);
+            self.regions.remove(&meta.region);
         }
+        self.loading.remove(&group);
+        self.groups.remove(&group);
     }
 
     fn insert(&mut self, meta: RegionMeta, state: GroupState) {
@@ -214,6 +242,7 @@ impl Table {
         self.by_start.insert(start, group);
         self.regions.insert(region, entry.clone());
         self.groups.insert(group, entry);
+        self.loading.remove(&group);
     }
 }
 
@@ -256,10 +285,10 @@ impl StateMachine for KvStateMachine {
 
     fn destroy(&self, group: GroupId) -> Result<(), Fatal> {
         let _one_at_a_time = self.creation.lock();
-        let Some(known) = self.group(group) else { return Ok(()) };
         // Readers find no region from here on.
         self.table.write().remove(group);
-        self.destroy_region(&known.meta())
+        // One that a snapshot was to replace is not shown, but there.
+        self.stored(group)?.map_or(Ok(()), |meta| self.destroy_region(&meta))
     }
 
     fn snapshot_save(&self, group: GroupId, out: &mut dyn Write) -> Result<Option<u64>, Fatal> {
@@ -268,6 +297,8 @@ impl StateMachine for KvStateMachine {
 
     /// What is here goes first, then the new records come, then region and state in one: a crash
     /// in between leaves no state that reaches the snapshot.
+    /// What is here goes first. Then the new region is there, with nothing applied, so that whoever ends
+    /// it after a crash knows its range; then the records come, and the state last.
     fn snapshot_load(
         &self,
         group: GroupId,
@@ -281,19 +312,27 @@ impl StateMachine for KvStateMachine {
             let reason = format!("it is of {meta:?} at {}", state.recovered().applied);
             return Err(Fatal::new(what, reason));
         }
-        if let Some(known) = self.group(group) {
-            // Readers find no region from here on.
-            self.table.write().remove(group);
-            self.destroy_region(&known.meta())?;
-        }
         let state = GroupState { commit: position, ..state };
-        // Left by an attempt that was cut off.
-        self.table.read().refuse_overlap(&meta)?;
+        let empty = GroupState { epoch: meta.epoch, ..GroupState::default() };
+        {
+            let _one_at_a_time = self.creation.lock();
+            let mut table = self.table.write();
+            // Readers find no region from here on.
+            table.remove(group);
+            table.refuse_overlap(&meta)?;
+            table.load(meta.clone());
+        }
+        if let Some(before) = self.stored(group)? {
+            self.delete_records(&before)?;
+        }
+        let early = mutant::active("install_state_first");
+        self.write_regions(&[(&meta, if early { state } else { empty })])?;
         self.delete_records(&meta)?;
         reading.copy_records(&*self.engine)?;
-        let _one_at_a_time = self.creation.lock();
-        self.table.read().refuse_overlap(&meta)?;
-        self.begin_regions(&[(&meta, state)])
+        self.write_regions(&[(&meta, state)])?;
+        self.engine.sync()?;
+        self.table.write().insert(meta, state);
+        Ok(())
     }
 
     fn may_wait(&self) -> bool {

@@ -436,6 +436,16 @@ fn a_snapshot_replaces_a_region_on_every_engine_and_after_every_cut() {
                     assert!(loaded.is_err(), "cut at {cut}");
                     machine.sync().unwrap();
                     assert!(machine.recovered(GroupId(1)).applied < index);
+                    let begun = cut >= 400;
+                    let taken = machine.create_region(&region(3, b"a", b"b")).is_err();
+                    assert_eq!(taken, begun || cut % 40 == 0, "cut at {cut}: its place is taken");
+                    machine.destroy(GroupId(3)).unwrap();
+                    if begun {
+                        // Placement orders what it misses: the region is on its way.
+                        assert_eq!(machine.regions().len(), 2);
+                        machine.create_region(&region(1, b"", b"m")).unwrap();
+                        assert_eq!(machine.region(1), None);
+                    }
                 }
                 drop(machine);
                 let machine = open(dir.path());
@@ -452,6 +462,34 @@ fn a_snapshot_replaces_a_region_on_every_engine_and_after_every_cut() {
                 assert_eq!(*expected.get_or_insert(content), content);
                 assert_eq!(snapshot_of(&machine, GroupId(1)).0, index, "and it goes on from here");
                 apply(&machine, 1, 41, vec![command(1, &[("later", Some("1"))])]);
+            }
+        }
+    });
+}
+
+/// A replica may be removed in the middle of it: nothing of what was loaded stays behind.
+#[test]
+fn a_load_that_was_cut_off_leaves_nothing_when_its_group_ends() {
+    each(|source| {
+        apply(&source, 1, 1, vec![command(1, &[("a", Some("1")), ("b", Some("2"))])]);
+        source.sync().unwrap();
+        let (index, bytes) = snapshot_of(&source, GroupId(1));
+        let position = LogPosition { index, term: 3 };
+        for open in [open_rocks_direct, open_table, open_memory] {
+            for reopened in [false, true] {
+                let dir = tempfile::tempdir().unwrap();
+                let mut machine = open(dir.path());
+                let cut = &bytes[..bytes.len() - 1];
+                assert!(machine.snapshot_load(GroupId(1), position, &mut &cut[..]).is_err());
+                if reopened {
+                    machine.sync().unwrap();
+                    drop(machine);
+                    machine = open(dir.path());
+                }
+                machine.destroy(GroupId(1)).unwrap();
+                machine.create_region(&region(1, b"", b"m")).unwrap();
+                assert_eq!(get(&machine, 1, "a").1, None);
+                assert_eq!(get(&machine, 1, "b").1, None);
             }
         }
     });

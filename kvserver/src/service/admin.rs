@@ -13,8 +13,8 @@ use flotilla_client::pb::admin_server::Admin;
 use flotilla_client::pb::change::What;
 use flotilla_client::pb::error::Kind;
 use flotilla_raftstore::{
-    Change, ChangeRequest, Error, GroupId, GroupView, OperationId, Priority, ReplicaDesc,
-    ReplicaId, ReplicaStatus, Reply, Store, StoreId,
+    Answer as Answered, Change, ChangeRequest, Error, GroupId, GroupView, OperationId, Priority,
+    ReplicaDesc, ReplicaId, ReplicaStatus, Reply, Store, StoreId,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -58,11 +58,11 @@ impl AdminService {
         }
     }
 
-    async fn outcome(&self, submit: impl FnOnce(Reply)) -> Result<(), pb::Error> {
+    async fn outcome(&self, submit: impl FnOnce(Reply)) -> Result<Answered, pb::Error> {
         let (reply, outcome) = oneshot_reply();
         submit(reply);
         match outcome.await {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(answer)) => Ok(answer),
             Ok(Err(cause)) => Err(self.refusal(&cause)),
             Err(_) => Err(error(Kind::Unknown, "the store ended before it answered")),
         }
@@ -90,7 +90,37 @@ impl AdminService {
             }
         }
         let request = ChangeRequest { operation, changes, force: request.force };
-        self.outcome(|reply| self.core.store.change_members(group, request, reply)).await
+        self.outcome(|reply| self.core.store.change_members(group, request, reply)).await.map(drop)
+    }
+
+    async fn transfer(&self, request: pb::TransferLeaderRequest) -> Result<(), pb::Error> {
+        let (group, to) = (GroupId(request.group), ReplicaId(request.to));
+        self.led(group)?;
+        self.outcome(|reply| self.core.store.transfer_leader(group, to, reply)).await.map(drop)
+    }
+
+    async fn make_snapshot(
+        &self,
+        request: pb::SnapshotRequest,
+    ) -> Result<pb::SnapshotResponse, pb::Error> {
+        let (group, own) = (GroupId(request.group), self.core.directory.store());
+        match request.store {
+            0 => drop(self.led(group)?),
+            store if store != own.0 => {
+                return Err(error(Kind::Refused, format!("this is store {own}, not {store}")));
+            }
+            _ if self.core.store.group(group).is_none() => {
+                let what = format!("store {own} has no replica of group {group}");
+                return Err(error(Kind::Refused, what));
+            }
+            _ => {}
+        }
+        match self.outcome(|reply| self.core.store.snapshot(group, reply)).await? {
+            Answered::SnapshotMade { index, bytes } => {
+                Ok(pb::SnapshotResponse { error: None, store: own.0, index, bytes })
+            }
+            _ => Err(error(Kind::Unknown, "the answer is for another request")),
+        }
     }
 }
 
@@ -128,12 +158,17 @@ impl Admin for AdminService {
 
     async fn transfer_leader(&self, request: Request<pb::TransferLeaderRequest>) -> Answer {
         self.core.check_cluster(request.metadata())?;
-        let pb::TransferLeaderRequest { group, to } = request.into_inner();
-        let (group, to) = (GroupId(group), ReplicaId(to));
-        if let Err(error) = self.led(group) {
-            return answer(Err(error));
-        }
-        answer(self.outcome(|reply| self.core.store.transfer_leader(group, to, reply)).await)
+        answer(self.transfer(request.into_inner()).await)
+    }
+
+    async fn snapshot(
+        &self,
+        request: Request<pb::SnapshotRequest>,
+    ) -> Result<Response<pb::SnapshotResponse>, Status> {
+        self.core.check_cluster(request.metadata())?;
+        let made = self.make_snapshot(request.into_inner()).await;
+        let refused = |error| pb::SnapshotResponse { error: Some(error), ..Default::default() };
+        Ok(Response::new(made.unwrap_or_else(refused)))
     }
 }
 
@@ -196,6 +231,7 @@ fn state_to_pb(status: &ReplicaStatus, view: &GroupView, region: u64) -> pb::Rep
         members_version: desc.membership.version,
         replica_max: desc.replica_max().0,
         operation: operation.unwrap_or_default(),
+        installing: status.installing,
         peers: status
             .peers
             .iter()

@@ -166,7 +166,9 @@ impl Core {
                 Some(Written::Refused(refusal)) => self.refusal(flight.region, refusal),
                 None => error(Kind::Unknown, "the state machine's answer cannot be read"),
             },
-            Ok(Answer::Accepted) => error(Kind::Unknown, "the answer is for another request"),
+            Ok(Answer::Accepted | Answer::SnapshotMade { .. }) => {
+                error(Kind::Unknown, "the answer is for another request")
+            }
             Err(cause) => self.raft_error(flight.region, &cause),
         };
         Step::Done(refused(id, error))

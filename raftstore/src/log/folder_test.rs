@@ -3,10 +3,11 @@
 use super::*;
 use crate::log::contract_test::{append, create, entries, once_free, record};
 use crate::log::{
-    GroupWrite, LogEngine, LogOptions, LogStore, RaftEngineLog, RaftEngineLogOptions, RocksLog,
-    RocksLogOptions, open,
+    GroupWrite, Install, LogEngine, LogOptions, LogStore, RaftEngineLog, RaftEngineLogOptions,
+    RocksLog, RocksLogOptions, open,
 };
-use crate::types::{GroupId, HardState};
+use crate::snapshot::SnapshotId;
+use crate::types::{GroupId, HardState, LogPosition};
 use std::sync::Arc;
 
 fn open_with(engine: LogEngine, dir: &Path) -> Result<Arc<dyn LogStore>, LogError> {
@@ -53,12 +54,12 @@ fn a_newer_format_and_other_engines_are_refused_untouched() {
         let dir = tempfile::tempdir().unwrap();
         drop(open_with(own, dir.path()).unwrap());
         let format = dir.path().join(FORMAT_FILE);
-        let line = format!("flotilla-raft-log {engine} 2 ready\n");
+        let line = format!("flotilla-raft-log {engine} 3 ready\n");
         assert_eq!(fs::read_to_string(&format).unwrap(), line);
         for (line, text) in [
             (
-                format!("flotilla-raft-log {engine} 3 ready"),
-                "newer format 3, and this build reads up to format 2".to_owned(),
+                format!("flotilla-raft-log {engine} 4 ready"),
+                "newer format 4, and this build reads up to format 3".to_owned(),
             ),
             (
                 format!("flotilla-raft-log {other} 1 ready"),
@@ -114,7 +115,7 @@ fn a_folder_of_format_1_is_taken_over_where_it_is() {
         let found = log.load().unwrap();
         assert_eq!((found.len(), &found[0].damage, found[0].last_index), (1, &None, 3));
         assert_eq!((&found[0].record, found[0].hard_state), (&record(1), state));
-        let line = format!("flotilla-raft-log {} 2 ready\n", engine.name());
+        let line = format!("flotilla-raft-log {} 3 ready\n", engine.name());
         assert_eq!(fs::read_to_string(dir.path().join(FORMAT_FILE)).unwrap(), line);
         // It goes on with what only the new format holds, beside a group that stays as it was.
         let mut later = record(1);
@@ -127,6 +128,30 @@ fn a_folder_of_format_1_is_taken_over_where_it_is() {
         log.entries(GroupId(1), 1, 5, usize::MAX, &mut held).unwrap();
         assert_eq!(held[..3], entries(1, &[1, 1, 1], 20));
         assert_eq!(held[3..], entries(4, &[1], 20));
+    }
+}
+
+/// Format 2 has no installs: an older build must not meet one.
+#[test]
+fn a_folder_of_format_2_is_taken_over_where_it_is() {
+    for engine in LogEngine::ALL {
+        let dir = tempfile::tempdir().unwrap();
+        let reopen = || once_free(|| open_with(engine, dir.path())).unwrap();
+        let log = reopen();
+        log.write(&[GroupWrite { append: entries(1, &[1, 1, 1], 20), ..create(1) }]).unwrap();
+        drop(log);
+        // Without an install its content is that of format 2.
+        let line = |version| format!("flotilla-raft-log {} {version} ready\n", engine.name());
+        once_free(|| open_with(engine, dir.path()).map(drop)).unwrap();
+        fs::write(dir.path().join(FORMAT_FILE), line(2)).unwrap();
+        let log = reopen();
+        assert_eq!(fs::read_to_string(dir.path().join(FORMAT_FILE)).unwrap(), line(3));
+        assert_eq!(log.load().unwrap()[0].last_index, 3);
+        let install = Install::Begin(LogPosition { index: 9, term: 2 }, SnapshotId(7));
+        log.write(&[GroupWrite { install: Some(install), ..append(1, 0, &[]) }]).unwrap();
+        drop(log);
+        let held = &reopen().load().unwrap()[0];
+        assert_eq!((held.installing, held.last_index), (Some(SnapshotId(7)), 9));
     }
 }
 

@@ -144,8 +144,11 @@ impl Replica {
             everywhere.min().unwrap_or(0).min(self.durable.own)
         };
         let truncated = self.raw.store().terms().truncated();
+        let (allowed, urgent) = self.crowded_out();
+        // Who takes a snapshot needs what comes behind it, as long as the store has room for it.
+        let floor = if urgent { u64::MAX } else { self.snapshot_floor() };
         let held = self.durable.log_needed.saturating_sub(1);
-        let index = index.max(self.crowded_out()).min(self.snapshot_floor()).min(held);
+        let index = index.max(allowed).min(floor).min(held);
         let installing = self.snapshots.installing() || self.snapshots.waits();
         if installing || index < truncated.index + self.config.truncate_entries_min {
             return;
@@ -153,11 +156,16 @@ impl Replica {
         let term = self.raw.store().terms().term(index).expect("a durable index is in the log");
         let position = LogPosition { index, term };
         self.raw.mut_store().truncate(position);
+        // The entry that made the members may go, and a crash may have lost the record behind it.
+        let made = self.record.desc.membership.position.index;
+        let goes = (truncated.index + 1..=index).contains(&made)
+            && !crate::mutant::active("cut_forgets_members");
         round.log.push(LogTask {
             shard: round.shard,
             replica: self.me.replica,
             write: GroupWrite {
                 group: self.group(),
+                record: goes.then(|| self.record.clone()),
                 truncate: Some(position),
                 ..GroupWrite::default()
             },
@@ -167,23 +175,25 @@ impl Replica {
         });
     }
 
-    /// The log grew beyond its limits: how much goes, whoever lags. Half of what is allowed stays, so that
-    /// a member that is nearly up to date needs no snapshot.
-    fn crowded_out(&mut self) -> u64 {
+    /// The log grew beyond its limits: how much goes, whoever lags, and whether that is because the store's
+    /// log is nearly full. Half of what is allowed stays, so that a member that is nearly up to date
+    /// needs no snapshot.
+    fn crowded_out(&mut self) -> (u64, bool) {
         let terms = self.raw.store().terms();
         let (first, last) = (terms.truncated().index, terms.last_index());
         let (entries, bytes) = (last - first, self.raw.store().log_bytes());
         let (entries_max, mut bytes_max) =
             (self.config.group_log_entries_max, self.config.group_log_bytes_max);
-        if std::mem::take(&mut self.durable.crowded) {
+        let crowded = std::mem::take(&mut self.durable.crowded);
+        if crowded {
             bytes_max = bytes_max.min(bytes / 2);
         }
         if entries <= entries_max && bytes <= bytes_max {
-            return 0;
+            return (0, crowded);
         }
         let of_bytes = u128::from(entries) * u128::from(bytes_max) / u128::from(bytes.max(1));
         let kept = (entries_max / 2).min(u64::try_from(of_bytes / 2).unwrap_or(u64::MAX));
-        last.saturating_sub(kept).min(self.durable.own)
+        (last.saturating_sub(kept).min(self.durable.own), crowded)
     }
 
     /// The store's log is nearly full, and this group's is among the largest.

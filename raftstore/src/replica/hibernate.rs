@@ -79,6 +79,7 @@ impl Replica {
             && self.writes.waiting() == 0
             && self.reads.waiting() == 0
             && self.raw.store().offer().is_none()
+            && self.offers.idle()
             && self.snapshots.idle()
     }
 

@@ -10,13 +10,15 @@
 //! 6. `transfer.rs` hands leadership over, by order or to whom it belongs.
 //! 7. `durable.rs` learns how far everybody's state is on disk and cuts the log behind it.
 //! 8. `hibernate.rs` lets an idle group sleep.
-//! 9. `snapshot.rs` has snapshots made, for members that then lack entries, and installs them.
+//! 9. `offer.rs` has snapshots made, for members that then lack entries; `snapshot.rs` takes and installs
+//!    those of others.
 
 pub(crate) mod codec;
 mod durable;
 mod feed;
 mod hibernate;
 mod membership;
+mod offer;
 mod propose;
 mod read;
 mod ready;
@@ -38,6 +40,7 @@ use durable::Durable;
 use feed::Feed;
 use hibernate::Rest;
 use membership::Members;
+use offer::Offers;
 use propose::Writes;
 use raft::{ProgressState, RawNode, StateRole};
 use read::Reads;
@@ -85,6 +88,7 @@ pub(crate) struct Replica {
     acknowledged: Vec<u64>,
     members: Members,
     transfers: Transfers,
+    offers: Offers,
     snapshots: Snapshots,
     rest: Rest,
     /// Ready numbers whose log write is under way, ascending; 0 = the group's creation.
@@ -149,7 +153,8 @@ impl Replica {
             acknowledged: Vec::new(),
             members: Members::default(),
             transfers: Transfers::default(),
-            snapshots: Snapshots::new(seed),
+            offers: Offers::new(seed),
+            snapshots: Snapshots::default(),
             rest: Rest::default(),
             unpersisted: VecDeque::new(),
             vote_ready: 0,
@@ -243,6 +248,7 @@ impl Replica {
         self.reads.expire(now, self.group());
         self.durable.tick();
         self.members.tick();
+        self.offers.tick();
         self.snapshots.tick();
     }
 
@@ -278,7 +284,7 @@ impl Replica {
     pub(crate) fn close(&mut self, error: &Error) {
         self.writes.close(self.group(), error);
         self.members.close(&Error::Unknown { group: self.group() });
-        self.snapshots.close(error);
+        self.offers.close(error);
         self.reads.fail_all(error);
         self.transfers.close(Error::Unknown { group: self.group() });
     }

@@ -1,38 +1,26 @@
-//! Snapshots, as this replica makes, offers and installs them. The flow is in [`crate::snapshot`].
+//! Snapshots of other replicas: on their way here, and their install. The flow is in
+//! [`crate::snapshot`].
 
 use super::Replica;
-use super::storage::Offer;
-use crate::completion::{Answer, Reply};
-use crate::error::Error;
 use crate::log::{GroupWrite, Install};
-use crate::message::{Asker, LogTask, SnapshotEvent, SnapshotNote, SnapshotTask};
+use crate::message::{LogTask, SnapshotEvent, SnapshotNote, SnapshotTask};
 use crate::shard::Round;
-use crate::snapshot::{Content, Manifest, SnapshotId};
+use crate::snapshot::{Manifest, SnapshotId};
 use crate::transport::{Envelope, Payload};
 use crate::types::{HardState, LogPosition, ReplicaId, StoreId};
 use raft::eraftpb::Message;
-use raft::{ProgressState, SnapshotStatus};
-use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
-use std::collections::BTreeMap;
+
+/// Fetches that may fail before a snapshot whose blocks were damaged here counts as lost, one every
+/// `snapshot_retry_ticks`.
+const REPAIRS_MAX: u32 = 10;
 
 /// See the module.
+#[derive(Default)]
 pub(super) struct Snapshots {
-    rng: SmallRng,
     ticks: u64,
-    /// A tick has passed since the last look.
-    due: bool,
-    /// Being made.
-    making: Option<SnapshotId>,
-    /// Followers that get it as soon as it is made.
-    waiting: Vec<u64>,
-    /// Who waits for one.
-    callers: Vec<Reply>,
-    /// The tick at which the one at hand was last of use.
-    used: u64,
-    /// Since when each follower is waited for.
-    sent: BTreeMap<u64, u64>,
     incoming: Option<Incoming>,
+    /// Those of which a start found something: their blocks may be of use still.
+    found: Vec<SnapshotId>,
     /// Blocks to delete.
     garbage: Vec<SnapshotId>,
 }
@@ -61,48 +49,30 @@ enum Stage {
     Written,
     /// The state machine takes it.
     Loading,
-    /// Its blocks were damaged: the same are being fetched again.
-    Repairing,
+    /// Its blocks were damaged: the same are being fetched again; how often that failed.
+    Repairing(u32),
+    /// It failed: it begins again at this tick.
+    Resting(u32, u64),
 }
 
 impl Snapshots {
-    pub(super) fn new(seed: u64) -> Self {
-        Snapshots {
-            rng: SmallRng::seed_from_u64(seed ^ 0x736e_6170),
-            ticks: 0,
-            due: false,
-            making: None,
-            waiting: Vec::new(),
-            callers: Vec::new(),
-            used: 0,
-            sent: BTreeMap::new(),
-            incoming: None,
-            garbage: Vec::new(),
-        }
-    }
-
     pub(super) fn tick(&mut self) {
         self.ticks += 1;
-        self.due = true;
     }
 
-    pub(super) fn close(&mut self, error: &Error) {
-        self.callers.drain(..).for_each(|reply| reply.send(Err(error.clone())));
+    pub(super) fn throw_away(&mut self, id: SnapshotId) {
+        self.garbage.push(id);
     }
 
-    /// Nothing is being made, sent, fetched or installed, and nobody waits.
+    /// Nothing is on its way here.
     pub(super) fn idle(&self) -> bool {
-        self.making.is_none()
-            && self.callers.is_empty()
-            && self.waiting.is_empty()
-            && self.sent.is_empty()
-            && self.incoming.is_none()
+        self.incoming.is_none()
     }
 
     /// The log begins behind a state that is not there yet.
     pub(super) fn installing(&self) -> bool {
         self.stage().is_some_and(|stage| {
-            matches!(stage, Stage::Writing(_) | Stage::Written | Stage::Loading | Stage::Repairing)
+            !matches!(stage, Stage::New | Stage::Fetching | Stage::Failed | Stage::Here)
         })
     }
 
@@ -168,11 +138,6 @@ impl Replica {
         }
     }
 
-    /// An operator asks for one.
-    pub(crate) fn make_snapshot(&mut self, reply: Reply) {
-        self.snapshots.callers.push(reply);
-    }
-
     /// A leader offers a snapshot. The library hears of it when all of it is here.
     pub(super) fn offered(&mut self, store: StoreId, message: Message) -> Result<(), String> {
         let manifest = Manifest::decode(message.get_snapshot().get_data())?;
@@ -191,10 +156,10 @@ impl Replica {
         if self.snapshots.installing() {
             return Err("a snapshot comes while another one is installed".to_owned());
         }
-        // The library would go back to those, and this replica's record would not.
         if manifest.desc.membership.version < self.record.desc.membership.version {
             return Err("a snapshot with older members than are known here".to_owned());
         }
+        self.snapshots.found.retain(|id| *id != manifest.id);
         let leader = ReplicaId(message.from);
         let known = self.snapshots.incoming.as_ref().filter(|i| i.manifest == manifest);
         let stage = match known.map(|incoming| incoming.stage) {
@@ -210,12 +175,9 @@ impl Replica {
         Ok(())
     }
 
-    /// A follower could not get the snapshot.
-    pub(super) fn snapshot_failed(&mut self, from: ReplicaId) {
-        if self.is_leader() {
-            self.snapshots.sent.remove(&from.0);
-            self.raw.report_snapshot(from.0, SnapshotStatus::Failure);
-        }
+    /// A start found something of these.
+    pub(crate) fn find_snapshots(&mut self, found: &[Manifest]) {
+        self.snapshots.found = found.iter().map(|manifest| manifest.id).collect();
     }
 
     /// What a snapshot thread has done.
@@ -232,67 +194,29 @@ impl Replica {
                 self.snapshots.set(Stage::Failed);
                 self.tell_failed(round);
             }
-            (SnapshotEvent::Received(Ok(())), Some(Stage::Repairing)) => {
+            (SnapshotEvent::Received(Ok(())), Some(Stage::Repairing(_))) => {
                 self.snapshots.set(Stage::Written);
             }
-            (SnapshotEvent::Received(Err(reason)), Some(Stage::Repairing)) => {
-                return Some(format!("its snapshot is damaged, and not to be had again: {reason}"));
+            (SnapshotEvent::Received(Err(reason)), Some(Stage::Repairing(failures))) => {
+                if failures + 1 >= REPAIRS_MAX {
+                    return Some(format!(
+                        "its snapshot is damaged, and not to be had again: {reason}"
+                    ));
+                }
+                let until = self.snapshots.ticks + self.config.snapshot_retry_ticks;
+                self.snapshots.set(Stage::Resting(failures + 1, until));
             }
             (SnapshotEvent::Loaded(Ok(())), Some(Stage::Loading)) => self.installed(round),
             (SnapshotEvent::Loaded(Err(reason)), Some(Stage::Loading)) => {
                 tracing::error!(group = self.group().0, reason, "snapshot damaged here");
-                self.snapshots.set(Stage::Repairing);
+                self.snapshots.set(Stage::Repairing(0));
                 self.fetch(round);
             }
             // Of one that another took the place of.
-            (SnapshotEvent::Received(_), None) => self.snapshots.garbage.push(note.id),
+            (SnapshotEvent::Received(_), None) => self.snapshots.throw_away(note.id),
             _ => {}
         }
         None
-    }
-
-    fn made(&mut self, id: SnapshotId, made: Result<(u64, Content), String>) {
-        if self.snapshots.making != Some(id) {
-            self.snapshots.garbage.push(id);
-            return;
-        }
-        self.snapshots.making = None;
-        let callers = std::mem::take(&mut self.snapshots.callers);
-        let outcome = made.and_then(|(index, content)| self.offer(id, index, content));
-        let waiting = std::mem::take(&mut self.snapshots.waiting);
-        let send = outcome.is_ok() && self.is_leader();
-        for follower in waiting.into_iter().filter(|_| send) {
-            if let Some(progress) = self.raw.raft.mut_prs().get_mut(follower) {
-                progress.resume();
-                self.raw.raft.send_append(follower);
-            }
-        }
-        let group = self.group();
-        match outcome {
-            Ok(()) => callers.into_iter().for_each(|reply| reply.send(Ok(Answer::Accepted))),
-            Err(reason) => {
-                self.snapshots.garbage.push(id);
-                tracing::info!(group = group.0, reason, "no snapshot made");
-                let error = Error::Busy { group, what: "no snapshot could be made now" };
-                callers.into_iter().for_each(|reply| reply.send(Err(error.clone())));
-            }
-        }
-    }
-
-    /// Has the new snapshot at hand for followers, in the place of an older one.
-    fn offer(&mut self, id: SnapshotId, index: u64, content: Content) -> Result<(), String> {
-        let terms = self.raw.store().terms();
-        let term = terms.term(index).ok_or_else(|| format!("entry {index} is cut by now"))?;
-        if self.record.desc.membership.position.index > index {
-            return Err("the members have changed meanwhile".to_owned());
-        }
-        let desc = self.record.desc.clone();
-        let position = LogPosition { index, term };
-        let manifest = Manifest { id, desc, position, content };
-        let before = self.raw.mut_store().set_offer(Some(Offer::new(manifest)));
-        self.snapshots.garbage.extend(before.map(|offer| offer.manifest().id));
-        self.snapshots.used = self.snapshots.ticks;
-        Ok(())
     }
 
     fn tell_failed(&self, round: &mut Round) {
@@ -307,10 +231,6 @@ impl Replica {
         }
     }
 
-    fn asker(&self, round: &Round) -> Asker {
-        Asker { shard: round.shard, group: self.group(), replica: self.me.replica }
-    }
-
     fn fetch(&self, round: &mut Round) {
         if let Some(incoming) = &self.snapshots.incoming {
             let (asker, from) = (self.asker(round), incoming.from);
@@ -321,26 +241,11 @@ impl Replica {
 
     /// What is to be done about snapshots, in each round before the ready.
     pub(crate) fn drive_snapshots(&mut self, round: &mut Round) {
-        if std::mem::take(&mut self.snapshots.due) {
-            self.look_after_followers();
-        }
-        for follower in self.raw.mut_store().take_snapshot_wanted() {
-            if !self.snapshots.waiting.contains(&follower) {
-                self.snapshots.waiting.push(follower);
-            }
-        }
-        let wanted = !self.snapshots.waiting.is_empty();
-        if self.raw.mut_store().take_offered() {
-            self.snapshots.used = self.snapshots.ticks;
-        }
-        if (wanted || !self.snapshots.callers.is_empty())
-            && self.snapshots.making.is_none()
-            && !self.snapshots.installing()
-        {
-            let id = SnapshotId(self.snapshots.rng.random());
-            self.snapshots.making = Some(id);
-            let asker = self.asker(round);
-            round.snapshots.push(SnapshotTask::Make { asker, id });
+        self.drive_offers(round);
+        self.ask_for_beginning();
+        if self.snapshots.ticks > self.config.snapshot_keep_ticks {
+            let found = std::mem::take(&mut self.snapshots.found);
+            self.snapshots.garbage.extend(found);
         }
         match self.snapshots.stage() {
             Some(Stage::New) => {
@@ -349,6 +254,10 @@ impl Replica {
             }
             Some(Stage::Here) => self.begin_install(),
             Some(Stage::Written) => self.load(round),
+            Some(Stage::Resting(failures, until)) if self.snapshots.ticks >= until => {
+                self.snapshots.set(Stage::Repairing(failures));
+                self.fetch(round);
+            }
             _ => {}
         }
         let garbage = self.snapshots.garbage.drain(..);
@@ -380,8 +289,7 @@ impl Replica {
         let incoming = self.snapshots.incoming.as_mut().expect("one that this replica stepped");
         incoming.stage = Stage::Writing(number);
         let Manifest { id, desc, position, .. } = incoming.manifest.clone();
-        let newer = desc.membership.version > self.record.desc.membership.version;
-        if newer {
+        if desc.membership.version > self.record.desc.membership.version {
             self.adopt(desc, round);
         }
         let late = u64::from(crate::mutant::active("install_truncates_wrong"));
@@ -393,7 +301,7 @@ impl Replica {
         tracing::info!(group = self.group().0, index = position.index, "snapshot is installed");
         GroupWrite {
             group: self.group(),
-            record: newer.then(|| self.record.clone()),
+            record: Some(self.record.clone()),
             hard_state: Some(self.saved),
             install: install.filter(|_| !crate::mutant::active("install_not_recorded")),
             ..GroupWrite::default()
@@ -432,65 +340,15 @@ impl Replica {
         });
     }
 
-    /// Once a tick: whoever did not take a snapshot in time is told of it again, and the one at hand goes
-    /// when nobody needs it.
-    fn look_after_followers(&mut self) {
-        self.ask_for_beginning();
-        let ticks = self.snapshots.ticks;
-        let waiting: Vec<u64> = if self.is_leader() {
-            let in_snapshot = |(id, progress): (&u64, &raft::Progress)| {
-                (progress.state == ProgressState::Snapshot).then_some(*id)
-            };
-            self.raw.raft.prs().iter().filter_map(in_snapshot).collect()
-        } else {
-            Vec::new()
-        };
-        self.snapshots.sent.retain(|id, _| waiting.contains(id));
-        for id in waiting {
-            let since = *self.snapshots.sent.entry(id).or_insert(ticks);
-            if ticks - since >= self.config.snapshot_retry_ticks {
-                self.snapshots.sent.remove(&id);
-                self.raw.report_snapshot(id, SnapshotStatus::Failure);
-            }
-        }
-        let kept = self.config.snapshot_keep_ticks.max(self.in_use_ticks());
-        if ticks - self.snapshots.used > kept || self.offer_is_old() {
-            let offer = self.raw.mut_store().set_offer(None);
-            self.snapshots.garbage.extend(offer.map(|offer| offer.manifest().id));
-        }
-    }
-
-    fn offer_is_old(&self) -> bool {
-        let cut = self.raw.store().terms().truncated().index;
-        let members = self.record.desc.membership.version;
-        self.raw.store().offer().is_some_and(|offer| {
-            let Manifest { position, desc, .. } = offer.manifest();
-            position.index < cut || desc.membership.version < members
-        })
-    }
-
-    /// A follower that takes a snapshot is told of it again in less than this.
-    fn in_use_ticks(&self) -> u64 {
-        2 * self.config.snapshot_retry_ticks + self.config.election_ticks as u64
-    }
-
-    /// The log behind this index is needed by a follower that takes a snapshot.
-    pub(super) fn snapshot_floor(&self) -> u64 {
-        let waiting = self.snapshots.ticks - self.snapshots.used <= self.in_use_ticks();
-        match self.raw.store().offer() {
-            Some(offer) if waiting => offer.manifest().position.index,
-            _ => u64::MAX,
-        }
-    }
-
     /// Every snapshot that this replica has something of: they go with it.
     pub(crate) fn take_snapshots(&mut self) -> Vec<SnapshotId> {
         if !self.snapshots.loading() {
             self.snapshots.forget_incoming();
         }
-        let offer = self.raw.mut_store().set_offer(None);
         let mut all = std::mem::take(&mut self.snapshots.garbage);
-        all.extend(offer.map(|offer| offer.manifest().id));
+        all.append(&mut self.snapshots.found);
+        all.extend(self.offers.take_making());
+        all.extend(self.raw.mut_store().set_offer(None).map(|offer| offer.manifest().id));
         all
     }
 

@@ -117,6 +117,7 @@ impl Shard {
                         .replica(&group.log, group.applied, group.commit)
                         .map_err(|e| Fatal::new("start of a replica", e))?;
                     replica.hold_log(group.log_needed);
+                    replica.find_snapshots(&group.snapshots);
                     Slot::Live(Box::new(Live::new(replica)))
                 }
             };
@@ -235,6 +236,9 @@ impl Shard {
             ShardMessage::Snapshots(list) => {
                 list.into_iter().for_each(|note| self.snapshot_done(note, round));
             }
+            ShardMessage::SnapshotDamaged(id) => self.live().for_each(|live| {
+                live.replica().withdraw_offer(id);
+            }),
             ShardMessage::Describe(to) => {
                 // The asker may have given up; then nobody reads it.
                 let _ = to.send(self.describe());

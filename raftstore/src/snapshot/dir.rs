@@ -19,6 +19,8 @@ use std::sync::Arc;
 /// A block is not larger.
 pub(crate) const BLOCK_BYTES_MAX: usize = 1 << 20;
 const HEAD_BYTES: usize = 8;
+/// Blocks between two syncs while a snapshot is written: one large sync at its end would hold up the log's.
+const SYNC_BLOCKS: u64 = 8;
 const BLOCKS: &str = "blocks";
 const MANIFEST: &str = "manifest";
 
@@ -35,6 +37,9 @@ impl SnapshotDir {
     /// The folder cannot be created.
     pub fn open(dir: &Path) -> io::Result<Arc<Self>> {
         fs::create_dir_all(dir)?;
+        if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            File::open(parent)?.sync_all()?;
+        }
         Ok(Arc::new(SnapshotDir { dir: dir.to_owned() }))
     }
 
@@ -79,7 +84,8 @@ impl SnapshotStore for SnapshotDir {
         record.extend_from_slice(&(block.len() as u32).to_le_bytes());
         record.extend_from_slice(&checksum(number, block).to_le_bytes());
         record.extend_from_slice(block);
-        file.write_all_at(&record, place_of(number))
+        file.write_all_at(&record, place_of(number))?;
+        if (number + 1).is_multiple_of(SYNC_BLOCKS) { file.sync_data() } else { Ok(()) }
     }
 
     fn read(&self, id: SnapshotId, number: u64) -> io::Result<Bytes> {

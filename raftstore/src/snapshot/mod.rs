@@ -6,8 +6,8 @@
 //!    [`SnapshotStore`] (`worker.rs`), from a view that holds nobody up.
 //! 2. The snapshot's [`Manifest`] travels to the follower as an ordinary message.
 //! 3. The follower's snapshot thread asks the leader's store for the blocks, on a stream of their own
-//!    ([`crate::Transport::fetch`]), and goes on after a cut where it was. Each block carries its
-//!    checksum; when all are there the whole is read back and checked.
+//!    ([`crate::Transport::fetch`]), and goes on where it was after a cut, or after a restart. Each
+//!    block carries its checksum; when all are there the whole is read back and checked.
 //! 4. Only then the message reaches the consensus library, and not before all that this replica wrote and
 //!    applied is finished. One log write drops the log, names the snapshot as being installed, and
 //!    takes members, term and commit over. The leader hears of it when that is durable.
@@ -20,13 +20,17 @@
 mod dir;
 mod manifest;
 mod memory;
+mod rate;
 pub(crate) mod run;
+mod traffic;
 mod worker;
 
 pub(crate) use dir::BLOCK_BYTES_MAX;
 pub use dir::SnapshotDir;
 pub use manifest::{Content, Manifest, SnapshotId};
 pub use memory::MemorySnapshots;
+pub(crate) use rate::Rate;
+pub(crate) use traffic::Traffic;
 pub use worker::{LoadError, Receiving, SnapshotWorker};
 
 use bytes::Bytes;
@@ -44,13 +48,14 @@ pub trait SnapshotStore: Send + Sync {
     /// Every snapshot of which something is here.
     fn list(&self) -> io::Result<Vec<SnapshotId>>;
 
-    /// Writes the block `number`, counted from 0.
+    /// Writes the block `number`, counted from 0. May have blocks written before go to the disk.
     fn write(&self, id: SnapshotId, number: u64, block: &[u8]) -> io::Result<()>;
 
     /// Reads the block `number`; `NotFound` when it is not here.
     fn read(&self, id: SnapshotId, number: u64) -> io::Result<Bytes>;
 
-    /// Keeps `manifest` with the blocks, and makes all of them durable.
+    /// Keeps `manifest` with the blocks, and makes all that is here of the snapshot durable. Again, when
+    /// more blocks have come.
     fn seal(&self, id: SnapshotId, manifest: &[u8]) -> io::Result<()>;
 
     /// What was kept by [`SnapshotStore::seal`]; `NotFound` when nothing was.

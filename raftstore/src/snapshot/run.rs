@@ -1,11 +1,18 @@
 //! The snapshot threads: each takes tasks from a queue, keeps to a rate, and tells the shard.
+//!
+//! Some make, some fetch, one gives what came to the state machine and removes what nobody needs: so
+//! an install that has begun never waits for a slow sender.
 
+use super::rate::Rate;
+use super::traffic::Traffic;
 use super::{LoadError, Manifest, Receiving, SnapshotId, SnapshotWorker};
-use crate::message::{ShardMessage, SnapshotEvent, SnapshotNote, SnapshotTask};
+use crate::error::Fatal;
+use crate::message::{Asker, ShardMessage, SnapshotEvent, SnapshotNote, SnapshotTask};
 use crate::shard::run::Shell;
 use crate::types::StoreId;
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::io::{self, ErrorKind};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Attempts to get the next block before a fetch fails.
@@ -17,21 +24,27 @@ const ATTEMPT_INTERVAL: Duration = Duration::from_millis(200);
 #[derive(Clone)]
 pub(crate) struct SnapshotQueues {
     pub(crate) makes: Sender<SnapshotTask>,
-    pub(crate) receives: Sender<SnapshotTask>,
+    pub(crate) fetches: Sender<SnapshotTask>,
+    /// Loads and removals.
+    pub(crate) loads: Sender<SnapshotTask>,
+    pub(crate) traffic: Arc<Traffic>,
 }
 
 impl SnapshotQueues {
     /// The threads outlive the shards, so their queues are open.
     pub(crate) fn hand(&self, tasks: Vec<SnapshotTask>) {
         for task in tasks {
-            let queue = match task {
-                SnapshotTask::Make { .. } => &self.makes,
-                // Behind the fetch of the same snapshot.
-                SnapshotTask::Fetch { .. }
-                | SnapshotTask::Load { .. }
-                | SnapshotTask::Remove(_) => &self.receives,
+            let (queue, wanted) = match &task {
+                SnapshotTask::Make { asker, id } => (&self.makes, self.traffic.begin(*id, *asker)),
+                SnapshotTask::Fetch { asker, manifest, .. } => {
+                    (&self.fetches, self.traffic.begin(manifest.id, *asker))
+                }
+                SnapshotTask::Load { .. } => (&self.loads, true),
+                SnapshotTask::Remove(id) => (&self.loads, self.traffic.give_up(*id)),
             };
-            let _ = queue.send(task);
+            if wanted {
+                let _ = queue.send(task);
+            }
         }
     }
 }
@@ -40,60 +53,89 @@ impl SnapshotQueues {
 #[derive(Clone)]
 pub(crate) struct SnapshotThread {
     pub(crate) worker: SnapshotWorker,
-    pub(crate) bytes_per_second: u64,
+    pub(crate) traffic: Arc<Traffic>,
+    /// Of all threads that take from the same queue.
+    pub(crate) rate: Arc<Rate>,
     /// Closes when the store stops.
     pub(crate) stopped: Receiver<()>,
     pub(crate) shell: Shell,
 }
 
 impl SnapshotThread {
-    /// Ends when the queue closes.
+    /// Ends when the queue closes, or by a fatal error.
     pub(crate) fn run(&self, queue: &Receiver<SnapshotTask>) {
         while let Ok(task) = queue.recv() {
-            let (asker, id, event) = match task {
-                SnapshotTask::Make { asker, id } => {
-                    let made = self.worker.make(id, asker.group, &mut |bytes| self.pace(bytes));
-                    match made {
-                        Ok(made) => {
-                            let bytes = made.as_ref().map_or(0, |(_, content)| content.bytes);
-                            let metrics = &self.shell.router.metrics;
-                            metrics.snapshots_made.inc_by(u64::from(made.is_ok()));
-                            metrics.snapshot_bytes_made.inc_by(bytes);
-                            (asker, id, SnapshotEvent::Made(made))
-                        }
-                        Err(fatal) => return (self.shell.on_fatal)(fatal),
-                    }
-                }
-                SnapshotTask::Fetch { asker, from, manifest } => {
+            let done = match task {
+                SnapshotTask::Make { asker, id } => self.make(asker, id),
+                SnapshotTask::Fetch { from, manifest, .. } => {
                     let id = manifest.id;
                     let fetched = self.fetch(from, manifest).map_err(|error| error.to_string());
-                    (asker, id, SnapshotEvent::Received(fetched))
+                    self.end(id, SnapshotEvent::Received(fetched));
+                    Ok(())
                 }
-                SnapshotTask::Load { asker, manifest } => {
-                    let loaded = match self.worker.load(&manifest, &mut |bytes| self.pace(bytes)) {
-                        Ok(()) => Ok(()),
-                        // The next start does it.
-                        Err(LoadError::Damaged(_)) if self.is_stopped() => continue,
-                        Err(LoadError::Damaged(reason)) => Err(reason),
-                        Err(LoadError::Fatal(fatal)) => return (self.shell.on_fatal)(fatal),
-                    };
-                    self.shell.router.metrics.snapshots_installed.inc();
-                    (asker, manifest.id, SnapshotEvent::Loaded(loaded))
-                }
+                SnapshotTask::Load { asker, manifest } => self.load(asker, &manifest),
                 SnapshotTask::Remove(id) => {
-                    if let Err(error) = self.worker.store().remove(id) {
-                        tracing::warn!(snapshot = %id, %error, "cannot delete a snapshot");
-                    }
-                    continue;
+                    self.remove(id);
+                    Ok(())
                 }
             };
-            let note = SnapshotNote { asker, id, event };
-            self.shell.router.inboxes[asker.shard].push(ShardMessage::Snapshots(vec![note]));
+            if let Err(fatal) = done {
+                return (self.shell.on_fatal)(fatal);
+            }
         }
     }
 
+    fn make(&self, asker: Asker, id: SnapshotId) -> Result<(), Fatal> {
+        let mut bytes = 0;
+        let made = self.worker.make(id, asker.group, &mut |block| {
+            self.traffic.check(id)?;
+            bytes += block as u64;
+            self.traffic.reserve(id, bytes)?;
+            self.pace(block)
+        })?;
+        let metrics = &self.shell.router.metrics;
+        metrics.snapshots_made.inc_by(u64::from(made.is_ok()));
+        metrics.snapshot_bytes_made.inc_by(made.as_ref().map_or(0, |(_, content)| content.bytes));
+        self.end(id, SnapshotEvent::Made(made));
+        Ok(())
+    }
+
+    fn load(&self, asker: Asker, manifest: &Manifest) -> Result<(), Fatal> {
+        let loaded = match self.worker.load(manifest, &mut |block| self.pace(block)) {
+            Ok(()) => Ok(()),
+            // The next start does it.
+            Err(LoadError::Damaged(_)) if self.is_stopped() => return Ok(()),
+            Err(LoadError::Damaged(reason)) => Err(reason),
+            Err(LoadError::Fatal(fatal)) => return Err(fatal),
+        };
+        self.shell.router.metrics.snapshots_installed.inc_by(u64::from(loaded.is_ok()));
+        self.tell(asker, manifest.id, SnapshotEvent::Loaded(loaded));
+        Ok(())
+    }
+
+    fn remove(&self, id: SnapshotId) {
+        match self.worker.store().remove(id) {
+            Ok(()) => self.traffic.release(id),
+            Err(error) => tracing::warn!(snapshot = %id, %error, "cannot delete a snapshot"),
+        }
+    }
+
+    /// What was made or fetched goes when nobody wants it any more.
+    fn end(&self, id: SnapshotId, event: SnapshotEvent) {
+        let Some((asker, wanted)) = self.traffic.end(id) else { return };
+        if !wanted {
+            self.remove(id);
+        }
+        self.tell(asker, id, event);
+    }
+
+    fn tell(&self, asker: Asker, id: SnapshotId, event: SnapshotEvent) {
+        let note = SnapshotNote { asker, id, event };
+        self.shell.router.inboxes[asker.shard].push(ShardMessage::Snapshots(vec![note]));
+    }
+
     fn is_stopped(&self) -> bool {
-        self.stopped.try_recv() == Err(crossbeam::channel::TryRecvError::Disconnected)
+        self.stopped.try_recv() == Err(TryRecvError::Disconnected)
     }
 
     /// Waits, unless the store stops meanwhile.
@@ -105,24 +147,25 @@ impl SnapshotThread {
     }
 
     fn pace(&self, bytes: usize) -> io::Result<()> {
-        self.wait(Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64))
+        self.wait(self.rate.take(self.shell.clock.now(), bytes))
     }
 
     fn fetch(&self, from: StoreId, manifest: Manifest) -> io::Result<()> {
         let id = manifest.id;
-        let mut receiving = Receiving::resume(self.worker.store(), manifest);
+        self.traffic.check(id)?;
+        self.traffic.reserve(id, manifest.content.bytes)?;
+        let mut receiving = Receiving::resume(self.worker.store(), manifest)?;
         let mut failures = 0;
         while let Some(first) = receiving.next() {
-            match self.fetch_from(from, id, first, &mut receiving) {
-                Ok(()) => {}
-                Err(error) if failures + 1 == ATTEMPTS || self.is_stopped() => return Err(error),
-                Err(error) => {
-                    let moved = receiving.next() != Some(first);
-                    failures = if moved { 1 } else { failures + 1 };
-                    tracing::debug!(snapshot = %id, %error, "snapshot stream ended, goes on");
-                    self.wait(ATTEMPT_INTERVAL * failures)?;
-                }
+            let Err(error) = self.fetch_from(from, id, first, &mut receiving) else { continue };
+            self.traffic.check(id)?;
+            let moved = receiving.next() != Some(first);
+            failures = if moved { 1 } else { failures + 1 };
+            if failures == ATTEMPTS || self.is_stopped() {
+                return Err(error);
             }
+            tracing::debug!(snapshot = %id, %error, "snapshot stream ended, goes on");
+            self.wait(ATTEMPT_INTERVAL * failures)?;
         }
         receiving.finish()
     }
@@ -137,13 +180,20 @@ impl SnapshotThread {
     ) -> io::Result<()> {
         let blocks = self.shell.transport.fetch(from, id, first)?;
         for block in blocks {
-            let block = block?;
+            self.traffic.check(id)?;
+            let block = match block {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.wait(Duration::ZERO)?;
+                    continue;
+                }
+                block => block?,
+            };
+            self.pace(block.len())?;
             receiving.take(&block)?;
             self.shell.router.metrics.snapshot_bytes_received.inc_by(block.len() as u64);
             if receiving.next().is_none() {
                 return Ok(());
             }
-            self.pace(block.len())?;
         }
         Err(io::Error::new(ErrorKind::UnexpectedEof, "the stream ended early"))
     }

@@ -87,6 +87,12 @@ impl SnapshotWorker {
         loaded.map_err(LoadError::Fatal)
     }
 
+    /// What a start finds of a snapshot on its way here; `None` when nobody can use it any more.
+    #[must_use]
+    pub fn partial(&self, id: SnapshotId) -> Option<Manifest> {
+        Manifest::decode(&self.store.manifest(id).ok()?).ok()
+    }
+
     /// The snapshot that an unfinished install is of, checked.
     pub fn held(&self, id: SnapshotId) -> Result<Manifest, String> {
         let bytes = self.store.manifest(id).map_err(|error| format!("its manifest: {error}"))?;
@@ -110,12 +116,12 @@ pub struct Receiving {
 }
 
 impl Receiving {
-    /// Goes on where an earlier attempt ended: what is here and whole is not asked for again.
-    #[must_use]
-    pub fn resume(store: &Arc<dyn SnapshotStore>, manifest: Manifest) -> Self {
-        let held = |number: &u64| store.read(manifest.id, *number).is_ok();
-        let next = (0..manifest.content.blocks).take_while(held).count() as u64;
-        Receiving { store: Arc::clone(store), manifest, next }
+    /// Goes on where an earlier attempt ended: what is here and whole is not asked for again. The
+    /// manifest is kept first, so that a restart knows what it finds.
+    pub fn resume(store: &Arc<dyn SnapshotStore>, manifest: Manifest) -> io::Result<Self> {
+        store.seal(manifest.id, &manifest.encode())?;
+        let next = whole_blocks(&**store, &manifest);
+        Ok(Receiving { store: Arc::clone(store), manifest, next })
     }
 
     /// The block that is needed next; `None` when all are here.
@@ -131,18 +137,31 @@ impl Receiving {
         Ok(())
     }
 
-    /// All blocks came: makes them durable and checks them as they lie on the disk. On an error they
-    /// are gone, and the snapshot is to be fetched from the beginning.
+    /// All blocks came: makes them durable and checks them as they lie on the disk. After an error
+    /// the snapshot is to be fetched from the first block that is damaged, or from the beginning.
     pub fn finish(self) -> io::Result<()> {
-        let id = self.manifest.id;
-        let sealed = self
-            .store
-            .seal(id, &self.manifest.encode())
-            .and_then(|()| check(&*self.store, &self.manifest));
-        if sealed.is_err() {
-            self.store.remove(id)?;
+        let Receiving { store, manifest, .. } = self;
+        store.seal(manifest.id, &manifest.encode())?;
+        let checked = check(&*store, &manifest);
+        if checked.is_err() && whole_blocks(&*store, &manifest) == manifest.content.blocks {
+            // Each is whole, and together they are another snapshot.
+            store.remove(manifest.id)?;
         }
-        sealed
+        checked
+    }
+}
+
+/// How many blocks from the first one on are here and whole.
+fn whole_blocks(store: &dyn SnapshotStore, manifest: &Manifest) -> u64 {
+    let held = |number: &u64| store.read(manifest.id, *number).is_ok();
+    (0..manifest.content.blocks).take_while(held).count() as u64
+}
+
+/// Whoever reads or writes tries again by himself after an error of kind `Interrupted`: this one ends it.
+fn lasting(error: io::Error) -> io::Error {
+    match error.kind() {
+        ErrorKind::Interrupted => io::Error::other(error.to_string()),
+        _ => error,
     }
 }
 
@@ -165,6 +184,7 @@ impl BlockWriter<'_> {
         let Content { bytes, blocks, crc } = &mut self.content;
         let written = self.store.write(self.id, *blocks, &self.block);
         let written = written.and_then(|()| (self.pace)(self.block.len()));
+        let written = written.map_err(lasting);
         if let Err(error) = &written {
             self.failure = Some(error.to_string());
         }
@@ -236,7 +256,7 @@ impl Read for BlockReader<'_> {
             if let Err(error) = self.next_block() {
                 let text = format!("block {before} of snapshot {}: {error}", self.manifest.id);
                 self.failure.get_or_insert(text);
-                return Err(error);
+                return Err(lasting(error));
             }
             if self.content.blocks == before {
                 return Ok(0);
@@ -245,5 +265,106 @@ impl Read for BlockReader<'_> {
         let taken = out.len().min(self.block.len());
         self.block.copy_to_slice(&mut out[..taken]);
         Ok(taken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::MemorySnapshots;
+    use super::*;
+    use crate::apply::{AppliedState, GroupApply};
+    use crate::members::GroupDesc;
+    use crate::types::LogPosition;
+
+    /// Ten bytes of state.
+    struct Ten;
+
+    impl StateMachine for Ten {
+        fn recovered(&self, _group: GroupId) -> AppliedState {
+            AppliedState::default()
+        }
+
+        fn apply(&self, _batch: &mut [GroupApply]) -> Result<(), Fatal> {
+            Ok(())
+        }
+
+        fn sync(&self) -> Result<(), Fatal> {
+            Ok(())
+        }
+
+        fn destroy(&self, _group: GroupId) -> Result<(), Fatal> {
+            Ok(())
+        }
+
+        fn snapshot_save(
+            &self,
+            _group: GroupId,
+            out: &mut dyn Write,
+        ) -> Result<Option<u64>, Fatal> {
+            out.write_all(b"0123456789").map_err(|e| Fatal::new("save", e))?;
+            Ok(Some(7))
+        }
+
+        fn snapshot_load(
+            &self,
+            _group: GroupId,
+            _position: LogPosition,
+            from: &mut dyn Read,
+        ) -> Result<(), Fatal> {
+            let mut text = String::new();
+            from.read_to_string(&mut text).map_err(|e| Fatal::new("load", e))?;
+            assert_eq!(text, "0123456789");
+            Ok(())
+        }
+    }
+
+    fn made(worker: &SnapshotWorker) -> Manifest {
+        let (id, group) = (SnapshotId(1), GroupId(1));
+        let (index, content) = worker.make(id, group, &mut |_| Ok(())).unwrap().unwrap();
+        let position = LogPosition { index, term: 1 };
+        Manifest { id, desc: GroupDesc::new(group, Vec::new()), position, content }
+    }
+
+    /// A store that stops in the middle: the standard library would try again for ever.
+    #[test]
+    fn work_that_is_interrupted_ends() {
+        let worker = SnapshotWorker::new(MemorySnapshots::new(), Arc::new(Ten), 4);
+        let after_two = || {
+            let mut left = 2;
+            move |_: usize| {
+                left -= 1;
+                if left < 0 { Err(ErrorKind::Interrupted.into()) } else { Ok(()) }
+            }
+        };
+        let unmade = worker.make(SnapshotId(9), GroupId(1), &mut after_two()).unwrap();
+        assert!(unmade.unwrap_err().contains("interrupted"));
+        let manifest = made(&worker);
+        let Err(LoadError::Damaged(why)) = worker.load(&manifest, &mut after_two()) else {
+            panic!("it went on")
+        };
+        assert!(why.starts_with("block 2 of snapshot"), "{why}");
+        worker.load(&manifest, &mut |_| Ok(())).unwrap();
+    }
+
+    /// What is damaged is fetched again from there on, and only that.
+    #[test]
+    fn a_block_damaged_here_is_the_next_to_come() {
+        let source = MemorySnapshots::new();
+        let manifest = made(&SnapshotWorker::new(source.clone(), Arc::new(Ten), 4));
+        let here = MemorySnapshots::new();
+        let store = Arc::clone(&here) as Arc<dyn SnapshotStore>;
+        let mut receiving = Receiving::resume(&store, manifest.clone()).unwrap();
+        for _ in 0..3 {
+            let next = receiving.next().unwrap();
+            receiving.take(&source.read(manifest.id, next).unwrap()).unwrap();
+        }
+        assert_eq!(receiving.next(), None);
+        here.write(manifest.id, 1, b"else").unwrap();
+        assert!(receiving.finish().is_err(), "another content of whole blocks");
+        assert_eq!(here.list().unwrap(), [], "nothing of it is of use");
+        let mut receiving = Receiving::resume(&store, manifest.clone()).unwrap();
+        assert_eq!(receiving.next(), Some(0));
+        receiving.take(&source.read(manifest.id, 0).unwrap()).unwrap();
+        assert_eq!(Receiving::resume(&store, manifest).unwrap().next(), Some(1));
     }
 }

@@ -100,8 +100,9 @@ pub trait Transport: Send + Sync {
     fn send(&self, to: StoreId, envelopes: Vec<Envelope>);
 
     /// Asks `from` for the blocks of a snapshot from `first` on, on a stream of their own. Called by snapshot
-    /// threads; blocks, as its answer does, until the next block is here or the stream ends. A
-    /// block is never given that differs from what the other store has.
+    /// threads; waits, as its answer does, until the next block is here or the stream ends. An error of
+    /// kind `WouldBlock` says that none has come for a moment: ask on. A block is never given that
+    /// differs from what the other store has.
     fn fetch(&self, from: StoreId, id: SnapshotId, first: u64) -> io::Result<Blocks>;
 }
 

@@ -67,7 +67,7 @@ impl World {
         }
     }
 
-    fn ask(
+    pub(super) fn ask(
         &mut self,
         region: usize,
         node: usize,

@@ -55,6 +55,7 @@ pub const REQUIRED: &[&str] = &[
     "snapshot streams cut",
     "snapshot blocks damaged on the way",
     "snapshots damaged on disk",
+    "installs cut by a crash",
     "old entries fetched for followers",
     "busy answers",
     "unknown outcomes",

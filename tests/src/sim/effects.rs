@@ -390,6 +390,9 @@ impl World {
             self.trace.remark(|| format!("at store {}: {}", node + 1, wire::describe(&envelope)));
             let sleep = matches!(envelope.payload, Payload::Sleep(_));
             self.counts.add_many("groups told to sleep", u64::from(sleep));
+            if let Payload::Raft { bytes, bulk: true } = &envelope.payload {
+                self.log_bytes_received[node] += bytes.len() as u64;
+            }
             if let Payload::Alive(_) = envelope.payload {
                 for shard in 0..self.config.shards {
                     by_shard.entry(shard).or_default().push(envelope.clone());

@@ -10,6 +10,7 @@
 //!    way from store to store.
 //! 5. `faults.rs` breaks things; `changes.rs` changes the members; `clients.rs` and `requests.rs`
 //!    are the workload.
+//!    `scenarios.rs` are courses of events that have a name.
 //! 6. `run.rs` takes one seed from start to verdict; `sweep.rs` many, `counts.rs` sums up.
 //!
 //! A log write, an apply batch and an engine sync have two points: handed over, and done. Between
@@ -28,6 +29,8 @@ pub mod net;
 pub mod node;
 mod requests;
 pub mod run;
+#[cfg(test)]
+mod scenarios;
 pub mod snapshots;
 pub mod swarm;
 pub mod sweep;

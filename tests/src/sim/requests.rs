@@ -127,7 +127,9 @@ impl World {
                     self.violations.extend(problem);
                 }
             }
-            Ok(Answer::Accepted) => self.accepted(node, group, ticket),
+            Ok(Answer::Accepted | Answer::SnapshotMade { .. }) => {
+                self.accepted(node, group, ticket)
+            }
             Err(Error::Refused { .. }) => self.counts.add("membership changes refused"),
             Err(Error::NotTransferred { .. }) => self.counts.add("leader transfers refused"),
             Err(Error::Busy { .. }) => self.counts.add("busy answers"),

@@ -75,13 +75,18 @@ pub fn run_plan(plan: Plan, loud: bool) -> Report {
 }
 
 impl World {
-    fn live(&mut self) {
+    /// Switches all nodes and clients on.
+    pub(super) fn begin(&mut self) {
         for node in 0..self.nodes.len() {
             self.start(node);
         }
         for client in 0..self.clients.count() {
             self.after(MILLIS * client as u64, Event::Next(client));
         }
+    }
+
+    fn live(&mut self) {
+        self.begin();
         self.after(self.plan.fault_interval, Event::Fault);
         if self.plan.apply_failure_interval > 0 {
             self.after(self.plan.apply_failure_interval, Event::ApplyFails);
@@ -119,7 +124,7 @@ impl World {
         self.run_until(self.now + 2 * SECONDS, |_| false);
     }
 
-    fn expect_calm(&mut self) {
+    pub(super) fn expect_calm(&mut self) {
         self.clients.closed = true;
         let answered = |w: &World| w.clients.live.is_empty() && w.clients.attempts.is_empty();
         if !self.run_until(self.now + 15 * SECONDS, answered) {
@@ -162,7 +167,7 @@ impl World {
     }
 
     /// All members have applied the same, no change is under way, and who left is gone.
-    fn is_level(&self, group: GroupId) -> bool {
+    pub(super) fn is_level(&self, group: GroupId) -> bool {
         let members = self.invariants.members(group);
         let mut applied = Vec::new();
         for node in 0..self.nodes.len() {
@@ -195,7 +200,7 @@ impl World {
         text
     }
 
-    fn check_histories(&mut self) {
+    pub(super) fn check_histories(&mut self) {
         let mut complaints = Vec::new();
         for (region, history) in self.clients.histories().enumerate() {
             let mut verdicts = vec![("revisions", revision::check(&history.operations))];

@@ -120,6 +120,7 @@ impl World {
                     let Some(process) = &mut self.nodes[node].process else { return };
                     let id = manifest.id;
                     let receiving = Receiving::resume(process.snapshots.store(), manifest);
+                    let receiving = receiving.expect("a simulated disk has room");
                     if receiving.next().is_some_and(|next| next > 0) {
                         self.counts.add("snapshot fetches resumed");
                     }
@@ -135,6 +136,9 @@ impl World {
                     self.work_after(delay, node, Work::SnapshotLoad(asker, Box::new(manifest)));
                 }
                 SnapshotTask::Remove(id) => {
+                    if let Some(process) = &mut self.nodes[node].process {
+                        process.fetches.retain(|_, fetch| fetch.id != id);
+                    }
                     let removed = self.nodes[node].snapshots.remove(id);
                     removed.expect("a simulated disk forgets");
                 }
@@ -244,7 +248,21 @@ impl World {
         manifest: &Manifest,
     ) -> Result<(), Fatal> {
         let Some(process) = &self.nodes[node].process else { return Ok(()) };
-        let loaded = match process.snapshots.load(manifest, &mut |_| Ok(())) {
+        let cut = self.stormy && self.rng.random_bool(self.plan.snapshot_load_cuts);
+        let blocks = manifest.content.blocks;
+        let mut left = if cut { self.rng.random_range(0..=blocks) } else { u64::MAX };
+        let loaded = process.snapshots.load(manifest, &mut |_| {
+            left = left.checked_sub(1).ok_or(ErrorKind::Interrupted)?;
+            Ok(())
+        });
+        if cut {
+            self.counts.add("installs cut by a crash");
+            let down_for = self.rng.random_range(50 * MILLIS..2_000 * MILLIS);
+            let power_cut = self.rng.random_bool(0.5);
+            self.crash(node, power_cut, down_for);
+            return Ok(());
+        }
+        let loaded = match loaded {
             Ok(()) => Ok(()),
             Err(LoadError::Damaged(why)) => Err(why),
             Err(LoadError::Fatal(fatal)) => return Err(fatal),

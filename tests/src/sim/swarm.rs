@@ -90,6 +90,8 @@ pub struct Plan {
     pub apply_failure_interval: u64,
     /// Share of received snapshots that a disk damages; of blocks on the way it is a quarter.
     pub snapshot_damage: f64,
+    /// Share of installs in whose middle the store dies.
+    pub snapshot_load_cuts: f64,
 }
 
 impl Plan {
@@ -123,6 +125,7 @@ impl Plan {
             table_bytes_max: *pick(rng, &[0, 0, 400, 4_000, 1 << 20]),
             apply_failure_interval: 0,
             snapshot_damage: 0.0,
+            snapshot_load_cuts: 0.0,
         };
         let plan = if rng.random_bool(0.25) { plan.with_changes(rng) } else { plan };
         let plan = plan.with_snapshots();
@@ -149,6 +152,8 @@ impl Plan {
         config.snapshot_retry_ticks = *pick(rng, &[5, 20, 50]);
         config.snapshot_keep_ticks = *pick(rng, &[5, 100, 600]);
         self.snapshot_damage = *pick(rng, &[0.0, 0.05, 0.2]);
+        self.snapshot_load_cuts = *pick(rng, &[0.0, 0.1, 0.3]);
+        config.snapshot_interval_s = *pick(rng, &[0, 0, 1, 5]);
         if rng.random_bool(0.66) {
             config.group_log_entries_max = *pick(rng, &[4, 16, 64]);
             config.truncate_entries_min = *pick(rng, &[1, 1, 8]);

@@ -129,6 +129,8 @@ pub struct World {
     pub(super) changes: Changes,
     /// Faults go on.
     pub(super) stormy: bool,
+    /// Bytes of messages with entries that came to each node.
+    pub(super) log_bytes_received: Vec<u64>,
     clock: Arc<SimClock>,
     heap: BinaryHeap<Reverse<Scheduled>>,
     order: u64,
@@ -159,6 +161,7 @@ impl World {
             invariants: Invariants::new(&plan, &regions),
             changes: Changes::default(),
             stormy: true,
+            log_bytes_received: vec![0; plan.stores as usize],
             clock: Arc::default(),
             heap: BinaryHeap::new(),
             order: 0,

@@ -304,8 +304,8 @@ mod tests {
         assert!(text.contains("| **all** | 3.00 | 0.0200 | 0.40 | 3.00 |"), "{text}");
         assert!(text.contains("in that time: 3 and 3."), "{text}");
         assert!(text.contains("once those to disks) | 490 | 490 | 504 / 504 |"), "{text}");
-        assert!(text.contains("| operations in a log entry | 10.0 | 10.0 | |"), "{text}");
-        assert!(text.contains("| operations in a round of a shard | 50.0 | 50.0 | |"), "{text}");
+        assert!(text.contains("| operations in a log entry | 10.0 | 10.0 |  |"), "{text}");
+        assert!(text.contains("| operations in a round of a shard | 50.0 | 50.0 |  |"), "{text}");
         assert!(text.contains("| 1.50 | 1.50 | 0.55 / 0.55: raft-rs"), "{text}");
         assert_eq!((budgets[0].rest_percent(), budgets[1].rest_percent()), (0.0, 50.0));
         assert!(text.contains("- `one`: 2 clients, batching on"), "{text}");

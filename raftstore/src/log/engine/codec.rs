@@ -1,4 +1,4 @@
-//! What the log stores in raft-engine, and how it looks there (format 2).
+//! What the log stores in raft-engine, and how it looks there (format 3; 2 knew no installs).
 //!
 //! raft-engine keeps entries and key-values by group, with checksums over each write. Numbers are
 //! little endian.
@@ -28,7 +28,7 @@ use std::any::Any;
 use std::sync::OnceLock;
 
 /// The format that this build writes, and the newest that it reads.
-pub(super) const FORMAT: u32 = 2;
+pub(super) const FORMAT: u32 = 3;
 /// The key of a group's record.
 pub(super) const RECORD: &[u8] = b"record";
 /// The key of a group's standing.

@@ -1,4 +1,5 @@
-//! How the log's keys and values look on disk (format 2; 1 had records without their tail).
+//! How the log's keys and values look on disk (format 3; 2 knew no installs, 1 had records without their
+//! tail).
 //!
 //! Key, 17 bytes: group (u64, big endian), kind (u8), index (u64, big endian). One group's
 //! records lie side by side, its entries last and in index order. The directory of groups lies
@@ -23,7 +24,7 @@ use crate::types::{
 use bytes::{Buf, BufMut, Bytes};
 
 /// The format that this build writes, and the newest that it reads.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 const CRC_BYTES: usize = 4;
 

@@ -29,7 +29,7 @@ mod mod_test;
 
 pub use server::PeerService;
 
-use crate::snapshot::SnapshotId;
+use crate::snapshot::{Rate, SnapshotId};
 use crate::transport::{Blocks, Envelope, Inbound, Transport};
 use crate::types::{ClusterId, StoreId};
 use parking_lot::{Mutex, RwLock};
@@ -45,6 +45,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
@@ -93,7 +94,7 @@ pub struct GrpcConfig {
     /// Snapshots that other stores may read from this one at a time; more are refused and asked for
     /// again. Default 4.
     pub snapshot_sends_max: usize,
-    /// Bytes a second of each of them. Default 64 MiB.
+    /// Bytes a second of all of them. Default 128 MiB.
     pub snapshot_bytes_per_second: u64,
     /// How long the next block of a snapshot may take, in milliseconds. Default 10000.
     pub snapshot_timeout_ms: u64,
@@ -112,7 +113,7 @@ impl Default for GrpcConfig {
             keepalive_interval_ms: 2_000,
             keepalive_timeout_ms: 4_000,
             snapshot_sends_max: 4,
-            snapshot_bytes_per_second: 64 << 20,
+            snapshot_bytes_per_second: 128 << 20,
             snapshot_timeout_ms: 10_000,
         }
     }
@@ -219,8 +220,10 @@ struct Shared {
     peers: RwLock<FxHashMap<StoreId, Arc<Peer>>>,
     streams: Mutex<FxHashMap<StoreId, StreamCount>>,
     refusals: Mutex<FxHashSet<(StoreId, String)>>,
-    /// Room for snapshots that are sent.
+    /// Room for snapshots that are sent, and how fast they are.
     sends: Arc<Semaphore>,
+    snapshot_rate: Rate,
+    begun: Instant,
     closed: watch::Sender<bool>,
 }
 
@@ -234,6 +237,7 @@ impl GrpcTransport {
         runtime: tokio::runtime::Handle,
     ) -> Arc<Self> {
         let sends = Arc::new(Semaphore::new(config.snapshot_sends_max));
+        let snapshot_rate = Rate::new(config.snapshot_bytes_per_second);
         let shared = Shared {
             config,
             cluster,
@@ -243,6 +247,8 @@ impl GrpcTransport {
             streams: Mutex::default(),
             refusals: Mutex::default(),
             sends,
+            snapshot_rate,
+            begun: Instant::now(),
             closed: watch::Sender::new(false),
         };
         Arc::new(GrpcTransport { shared: Arc::new(shared), runtime })

@@ -3,7 +3,7 @@
 //! 1. A snapshot thread of the receiving store asks for blocks ([`fetch`]); a task of the runtime calls
 //!    the other store and hands over block by block, two ahead at most.
 //! 2. The other store ([`serve`]) checks who calls, takes one of few places, and reads block after block at
-//!    its rate.
+//!    the rate that all of them share.
 //!
 //! Every block carries its number and checksum. A stream that breaks is asked for again from the first
 //! block that is missing.
@@ -12,7 +12,7 @@ use super::pb::{self, peer_client::PeerClient};
 use super::{Shared, peer};
 use crate::snapshot::SnapshotId;
 use crate::transport::{Blocks, Inbound};
-use crate::types::StoreId;
+use crate::types::{Nanos, StoreId};
 use bytes::Bytes;
 use futures::Stream;
 use std::io::{self, ErrorKind};
@@ -27,6 +27,8 @@ use tonic::Status;
 
 /// Blocks that wait for their receiver.
 const AHEAD: usize = 2;
+/// A receiver is told so often that nothing has come, so that it can give up.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// What is sent.
 pub type BlockStream = Pin<Box<dyn Stream<Item = Result<pb::Block, Status>> + Send>>;
@@ -50,6 +52,7 @@ pub fn fetch(
     wanted: Wanted,
 ) -> Blocks {
     let (sender, mut receiver) = mpsc::channel(AHEAD);
+    let waiter = runtime.clone();
     runtime.spawn(async move {
         let mut closed = shared.closed();
         let ended = tokio::select! {
@@ -61,7 +64,10 @@ pub fn fetch(
             let _ = sender.send(Err(error)).await;
         }
     });
-    Box::new(std::iter::from_fn(move || receiver.blocking_recv()))
+    Box::new(std::iter::from_fn(move || {
+        let next = waiter.block_on(async { timeout(PATIENCE, receiver.recv()).await });
+        next.unwrap_or_else(|_| Some(Err(io::Error::from(ErrorKind::WouldBlock))))
+    }))
 }
 
 async fn receive(
@@ -110,7 +116,7 @@ pub fn serve(shared: &Arc<Shared>, request: &pb::FetchRequest) -> Result<BlockSt
     };
     let (id, first) = (SnapshotId(request.snapshot), request.first);
     let (sender, receiver) = mpsc::channel(AHEAD);
-    let rate = shared.config.snapshot_bytes_per_second as f64;
+    let shared = Arc::clone(shared);
     tokio::spawn(async move {
         let _place = place;
         for number in first.. {
@@ -127,10 +133,11 @@ pub fn serve(shared: &Arc<Shared>, request: &pb::FetchRequest) -> Result<BlockSt
                     _ => Status::data_loss(format!("snapshot {id}: {error}")),
                 });
             let failed = block.is_err();
+            let now = Nanos(shared.begun.elapsed().as_nanos() as u64);
+            sleep(shared.snapshot_rate.take(now, bytes)).await;
             if sender.send(block).await.is_err() || failed {
                 break;
             }
-            sleep(Duration::from_secs_f64(bytes as f64 / rate)).await;
         }
     });
     Ok(Box::pin(ReceiverStream::new(receiver)))

@@ -48,6 +48,15 @@ Example:
     /// Hand leadership to another voter; done when that one leads
     #[command(after_help = "Example:\n  kv admin group transfer-leader 1 --store 2")]
     TransferLeader(One),
+    /// Have a snapshot of the group's state made; done when it is there
+    #[command(after_help = "\
+It is made from what is durable, and kept for replicas that will need one for as long as the log goes
+on behind it, a minute at least. A large group takes longer than the usual --timeout.
+
+Examples:
+  kv admin group snapshot 1
+  kv --timeout 60s admin group snapshot 1 --store 2")]
+    Snapshot(SnapshotOf),
     /// Say how much a replica is wanted as the leader
     #[command(after_help = "\
 PRIORITY: -1 off, 0 never leads, 1 and more: the largest comes first. A leader that is not the
@@ -72,6 +81,15 @@ pub struct One {
     pub group: Group,
     #[command(flatten)]
     pub which: Which,
+}
+
+#[derive(Args, Debug)]
+pub struct SnapshotOf {
+    #[command(flatten)]
+    pub group: Group,
+    /// The store whose replica makes it; the leader's when not given
+    #[arg(long, value_name = "STORE", value_parser = clap::value_parser!(u64).range(1..))]
+    pub store: Option<u64>,
 }
 
 #[derive(Args, Debug)]

@@ -9,7 +9,8 @@ mod show;
 
 pub use args::GroupCommand;
 
-use args::{AddReplica, ChangeMany, ChangeOne, One, Operation, SetPriority, Which};
+use args::{AddReplica, ChangeMany, ChangeOne, One, Operation, SetPriority, SnapshotOf, Which};
+use flotilla_client::admin::SnapshotMade;
 use flotilla_client::pb::change::What;
 use flotilla_client::{Client, Error, Refusal, pb};
 use serde_json::json;
@@ -45,7 +46,13 @@ enum Part {
 enum Deed {
     Describe,
     Transfer(Named),
-    Change { parts: Vec<Part>, operation: u128, force: bool },
+    /// Of the leader's state, or of a store's.
+    Snapshot(Option<u64>),
+    Change {
+        parts: Vec<Part>,
+        operation: u128,
+        force: bool,
+    },
 }
 
 /// What to do with which group.
@@ -76,6 +83,7 @@ impl Order {
             GroupCommand::TransferLeader(One { group, which }) => {
                 (group, Deed::Transfer(named(which)?))
             }
+            GroupCommand::Snapshot(SnapshotOf { group, store }) => (group, Deed::Snapshot(*store)),
             GroupCommand::AddReplica(AddReplica { group, store, replica, learner, operation }) => {
                 let (store, replica, learner) = (*store, *replica, *learner);
                 (group, change(vec![Part::Add { replica, store, learner }], operation))
@@ -115,6 +123,16 @@ pub async fn carry_out(client: &Client, order: Order, out: &mut Output) -> Resul
                 return Ok(out.object(&json!({"group": group, "leader": to}))?);
             }
             Ok(out.line(&format!("ok group={group} leader={to}"))?)
+        }
+        Deed::Snapshot(store) => {
+            let made = client.admin().snapshot(group, store).await?;
+            let SnapshotMade { store, index, bytes } = made;
+            if out.json {
+                let object =
+                    json!({"group": group, "store": store, "index": index, "bytes": bytes});
+                return Ok(out.object(&object)?);
+            }
+            Ok(out.line(&format!("ok group={group} store={store} index={index} bytes={bytes}"))?)
         }
         Deed::Change { parts, operation, force } => {
             let operation = format!("{operation:032x}");

@@ -87,6 +87,9 @@ fn lines(store: u64, replica: &pb::ReplicaState) -> Vec<String> {
     if !replica.damage.is_empty() {
         lines.push(format!("store {store}: {}: {}", replica.role, replica.damage));
     }
+    if replica.installing {
+        lines.push(format!("store {store}: its state is being replaced by a snapshot"));
+    }
     if replica.role == "leader" {
         let member = |m: &pb::Member| {
             let priority =
@@ -149,6 +152,7 @@ fn object(store: u64, replica: &pb::ReplicaState) -> Value {
         "ticks_silent": replica.ticks_silent,
         "ticks_to_campaign": replica.ticks_to_campaign,
         "transfer_to": or_null(replica.transfer_to),
+        "installing": replica.installing,
         "damage": text_or_null(&replica.damage),
         "members": replica.members.iter().map(member).collect::<Vec<_>>(),
         "members_version": replica.members_version,

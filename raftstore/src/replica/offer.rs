@@ -1,0 +1,261 @@
+//! Snapshots of this replica's state: when one is made, for whom, and how long it is kept. The flow is
+//! in [`crate::snapshot`].
+
+use super::Replica;
+use super::storage::Offer;
+use crate::completion::{Answer, Reply};
+use crate::error::Error;
+use crate::message::{Asker, SnapshotTask};
+use crate::shard::Round;
+use crate::snapshot::{Content, Manifest, SnapshotId};
+use crate::types::{LogPosition, ReplicaId};
+use raft::{ProgressState, SnapshotStatus};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use std::collections::BTreeMap;
+
+/// Callers that may wait for one snapshot.
+const CALLERS_MAX: usize = 64;
+
+/// See the module.
+pub(super) struct Offers {
+    rng: SmallRng,
+    ticks: u64,
+    /// A tick has passed since the last look.
+    due: bool,
+    /// Being made.
+    making: Option<SnapshotId>,
+    /// Followers that get it as soon as it is made.
+    waiting: Vec<u64>,
+    /// Who waits for one.
+    callers: Vec<Reply>,
+    /// One is to be made because time is up.
+    timed: bool,
+    /// The tick at which the last one was made; at first a moment ago, each group at another one.
+    made: u64,
+    /// The tick at which the one at hand was last of use.
+    used: u64,
+    /// Since when each follower is waited for.
+    sent: BTreeMap<u64, u64>,
+}
+
+impl Offers {
+    pub(super) fn new(seed: u64) -> Self {
+        Offers {
+            rng: SmallRng::seed_from_u64(seed ^ 0x736e_6170),
+            ticks: 0,
+            due: false,
+            making: None,
+            waiting: Vec::new(),
+            callers: Vec::new(),
+            timed: false,
+            made: 0,
+            used: 0,
+            sent: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn tick(&mut self) {
+        self.ticks += 1;
+        self.due = true;
+    }
+
+    /// Nothing is being made or sent, and nobody waits.
+    pub(super) fn idle(&self) -> bool {
+        self.making.is_none()
+            && self.callers.is_empty()
+            && self.waiting.is_empty()
+            && self.sent.is_empty()
+    }
+
+    pub(super) fn close(&mut self, error: &Error) {
+        self.callers.drain(..).for_each(|reply| reply.send(Err(error.clone())));
+    }
+
+    /// Forgets the one that is being made.
+    pub(super) fn take_making(&mut self) -> Option<SnapshotId> {
+        self.making.take()
+    }
+}
+
+impl Replica {
+    /// An operator asks for one.
+    pub(crate) fn make_snapshot(&mut self, reply: Reply) {
+        if self.offers.callers.len() < CALLERS_MAX {
+            return self.offers.callers.push(reply);
+        }
+        let (group, what) = (self.group(), "too many wait for a snapshot of it");
+        reply.send(Err(Error::Busy { group, what }));
+    }
+
+    /// A follower could not get the snapshot.
+    pub(super) fn snapshot_failed(&mut self, from: ReplicaId) {
+        if self.is_leader() {
+            self.offers.sent.remove(&from.0);
+            self.raw.report_snapshot(from.0, SnapshotStatus::Failure);
+        }
+    }
+
+    /// What a snapshot thread has made, or why there is none.
+    pub(super) fn made(&mut self, id: SnapshotId, made: Result<(u64, Content), String>) {
+        if self.offers.making != Some(id) {
+            self.snapshots.throw_away(id);
+            return;
+        }
+        self.offers.making = None;
+        self.offers.timed = false;
+        self.offers.made = self.offers.ticks;
+        let callers = std::mem::take(&mut self.offers.callers);
+        let waiting = std::mem::take(&mut self.offers.waiting);
+        let group = self.group();
+        let outcome = made.and_then(|(index, content)| {
+            self.offer(id, index, content)?;
+            Ok(Answer::SnapshotMade { index, bytes: content.bytes })
+        });
+        let outcome = outcome.map_err(|reason| {
+            self.snapshots.throw_away(id);
+            tracing::info!(group = group.0, reason, "no snapshot made");
+            Error::Busy { group, what: "no snapshot could be made now" }
+        });
+        callers.into_iter().for_each(|reply| reply.send(outcome.clone()));
+        if outcome.is_err() || !self.is_leader() {
+            return;
+        }
+        for follower in waiting {
+            if let Some(progress) = self.raw.raft.mut_prs().get_mut(follower) {
+                progress.resume();
+                self.raw.raft.send_append(follower);
+            }
+        }
+    }
+
+    /// Has the new snapshot at hand for followers, in the place of an older one.
+    fn offer(&mut self, id: SnapshotId, index: u64, content: Content) -> Result<(), String> {
+        let terms = self.raw.store().terms();
+        let term = terms.term(index).ok_or_else(|| format!("entry {index} is cut by now"))?;
+        if self.record.desc.membership.position.index > index {
+            return Err("the members have changed meanwhile".to_owned());
+        }
+        let desc = self.record.desc.clone();
+        let position = LogPosition { index, term };
+        let manifest = Manifest { id, desc, position, content };
+        self.withdraw();
+        self.raw.mut_store().set_offer(Some(Offer::new(manifest)));
+        self.offers.used = self.offers.ticks;
+        Ok(())
+    }
+
+    /// Nobody gets the one at hand any more.
+    fn withdraw(&mut self) {
+        if let Some(offer) = self.raw.mut_store().set_offer(None) {
+            self.snapshots.throw_away(offer.manifest().id);
+        }
+    }
+
+    /// The snapshot `id` cannot be read here any more.
+    pub(crate) fn withdraw_offer(&mut self, id: SnapshotId) {
+        if self.raw.store().offer().is_some_and(|offer| offer.manifest().id == id) {
+            self.withdraw();
+        }
+    }
+
+    pub(super) fn asker(&self, round: &Round) -> Asker {
+        Asker { shard: round.shard, group: self.group(), replica: self.me.replica }
+    }
+
+    /// What is to be done about snapshots of this state, in each round before the ready.
+    pub(super) fn drive_offers(&mut self, round: &mut Round) {
+        if std::mem::take(&mut self.offers.due) {
+            self.look_after_followers();
+        }
+        for follower in self.raw.mut_store().take_snapshot_wanted() {
+            if !self.offers.waiting.contains(&follower) {
+                self.offers.waiting.push(follower);
+            }
+        }
+        if self.raw.mut_store().take_offered() {
+            self.offers.used = self.offers.ticks;
+        }
+        let Offers { waiting, callers, timed, making, .. } = &self.offers;
+        let wanted = *timed || !waiting.is_empty() || !callers.is_empty();
+        if wanted && making.is_none() && !self.snapshots.installing() {
+            let id = SnapshotId(self.offers.rng.random());
+            self.offers.making = Some(id);
+            let asker = self.asker(round);
+            round.snapshots.push(SnapshotTask::Make { asker, id });
+        }
+    }
+
+    /// Once a tick: whoever did not take a snapshot in time is told of it again, and the one at hand goes
+    /// when nobody needs it.
+    fn look_after_followers(&mut self) {
+        let ticks = self.offers.ticks;
+        let waiting: Vec<u64> = if self.is_leader() {
+            let in_snapshot = |(id, progress): (&u64, &raft::Progress)| {
+                (progress.state == ProgressState::Snapshot).then_some(*id)
+            };
+            self.raw.raft.prs().iter().filter_map(in_snapshot).collect()
+        } else {
+            Vec::new()
+        };
+        self.offers.sent.retain(|id, _| waiting.contains(id));
+        for id in waiting {
+            let since = *self.offers.sent.entry(id).or_insert(ticks);
+            if ticks - since >= self.config.snapshot_retry_ticks {
+                self.offers.sent.remove(&id);
+                self.raw.report_snapshot(id, SnapshotStatus::Failure);
+            }
+        }
+        let interval = self.interval_ticks();
+        self.offers.timed |= interval > 0 && self.is_due(interval);
+        let kept = self
+            .config
+            .snapshot_keep_ticks
+            .max(self.in_use_ticks())
+            .max(interval.saturating_mul(2));
+        if ticks - self.offers.used > kept || self.offer_is_old() {
+            self.withdraw();
+        }
+    }
+
+    /// Ticks between two snapshots that are made without being needed; 0 = none are.
+    fn interval_ticks(&self) -> u64 {
+        self.config.snapshot_interval_s.saturating_mul(1_000) / self.config.tick_interval_ms
+    }
+
+    /// A leader whose state has changed since the last one. Groups that began at the same moment take
+    /// turns.
+    fn is_due(&self, interval: u64) -> bool {
+        let Offers { ticks, made, .. } = self.offers;
+        let due = if made == 0 {
+            ticks >= interval / 2 + self.group().0 % (interval / 2).max(1)
+        } else {
+            ticks - made >= interval
+        };
+        let at_hand = self.raw.store().offer().map_or(0, |offer| offer.manifest().position.index);
+        due && self.is_leader() && self.durable.own() > at_hand
+    }
+
+    fn offer_is_old(&self) -> bool {
+        let cut = self.raw.store().terms().truncated().index;
+        let members = self.record.desc.membership.version;
+        self.raw.store().offer().is_some_and(|offer| {
+            let Manifest { position, desc, .. } = offer.manifest();
+            position.index < cut || desc.membership.version < members
+        })
+    }
+
+    /// A follower that takes a snapshot is told of it again in less than this.
+    fn in_use_ticks(&self) -> u64 {
+        2 * self.config.snapshot_retry_ticks + self.config.election_ticks as u64
+    }
+
+    /// The log behind this index is needed by a follower that takes a snapshot.
+    pub(super) fn snapshot_floor(&self) -> u64 {
+        let waiting = self.offers.ticks - self.offers.used <= self.in_use_ticks();
+        match self.raw.store().offer() {
+            Some(offer) if waiting => offer.manifest().position.index,
+            _ => u64::MAX,
+        }
+    }
+}
