@@ -6,7 +6,7 @@ use crate::median::{self, Repeated};
 use crate::peers;
 use crate::plots;
 use crate::processes::LOAD;
-use crate::report::{Row, maybe, mix, ms, on_off, thousands};
+use crate::report::{Row, maybe, ms, on_off, thousands};
 use crate::suite::{self, Published, SECTIONS};
 use flotilla_raftstore::log::LogEngine;
 use std::collections::BTreeSet;
@@ -214,7 +214,7 @@ fn short(rows: &[&Repeated]) -> String {
             on_off(row.sent.batching).to_owned(),
             in_flight(row),
             storage(row),
-            mix(row.sent.write_percent),
+            row.sent.work(),
             maybe(row.setup.pipeline).to_owned(),
             keys(row),
             rate(repeated),
@@ -244,7 +244,7 @@ fn work(row: &Row) -> String {
     if row.sent.rpc == "none" && row.sent.write_percent == 0 {
         return "read barriers".to_owned();
     }
-    mix(row.sent.write_percent)
+    row.sent.work()
 }
 
 fn rate(repeated: &Repeated) -> String {

@@ -4,6 +4,7 @@ use crate::load::Measured;
 use crate::machine;
 use crate::processes::{LOAD, Usage};
 use crate::workload::Workload;
+use flotilla_client::Consistency;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 
@@ -43,8 +44,11 @@ pub struct Sent {
     pub batching: bool,
     /// `stream`, `unary`, or `none`: proposals made inside the servers.
     pub rpc: String,
-    /// Share of puts; the rest are linearizable gets.
+    /// Share of puts; the rest are gets.
     pub write_percent: u32,
+    /// What the gets must see, as for `kv get --consistency`; absent: linearizable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consistency: Option<String>,
     /// Bytes of a key.
     pub key_bytes: usize,
     /// Bytes of a value.
@@ -64,6 +68,16 @@ pub struct Sent {
 }
 
 impl Sent {
+    /// Puts and gets, and what the gets must see if that is not everything.
+    #[must_use]
+    pub fn work(&self) -> String {
+        let mix = mix(self.write_percent);
+        match &self.consistency {
+            Some(consistency) => format!("{mix}, reads {consistency}"),
+            None => mix,
+        }
+    }
+
     /// Open loop: the rate that the offered one is a share of.
     #[must_use]
     pub fn maximum(&self) -> Option<f64> {
@@ -227,7 +241,7 @@ impl Row {
             on_off(s.batching),
             s.rpc,
             self.storage(),
-            mix(s.write_percent),
+            s.work(),
             s.key_bytes,
             s.value_bytes,
             maybe(self.setup.pipeline),
@@ -319,6 +333,8 @@ impl From<&Workload> for Sent {
             batching: workload.batching,
             rpc: workload.rpc.name().to_owned(),
             write_percent: workload.write_percent,
+            consistency: (workload.consistency != Consistency::default())
+                .then(|| workload.consistency.to_string()),
             key_bytes: workload.key_bytes,
             value_bytes: workload.value_bytes,
             keys: workload.keys.to_string(),

@@ -2,6 +2,7 @@ use super::*;
 use crate::keys::KeyMode;
 use crate::machine::Shares;
 use crate::workload::Rpc;
+use flotilla_client::Consistency;
 use hdrhistogram::Histogram;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ fn row_on(file_system: &str, sync: bool, errors: u64, invalid: Option<&str>) -> 
         batching: true,
         rpc: Rpc::Stream,
         write_percent: 90,
+        consistency: Consistency::default(),
         key_bytes: 16,
         value_bytes: 16,
         keys: KeyMode::Spread(1_000_000),

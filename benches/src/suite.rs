@@ -6,6 +6,7 @@
 use crate::keys::{KeyMode, SPREAD_KEY_BYTES};
 use crate::playground::Options;
 use crate::workload::{Rpc, Workload};
+use flotilla_client::Consistency;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -62,6 +63,7 @@ pub struct Kind {
     rpc: Rpc,
     in_flight: usize,
     write_percent: u32,
+    consistency: Consistency,
     value_bytes: usize,
     /// Which keys.
     pub keys: KeyMode,
@@ -90,6 +92,7 @@ const BATCHED: Kind = Kind {
     rpc: Rpc::Stream,
     in_flight: 4096,
     write_percent: 90,
+    consistency: Consistency::Linearizable,
     value_bytes: 16,
     keys: SPREAD,
     share: None,
@@ -99,8 +102,9 @@ const PUTS: Kind = Kind { write_percent: 100, ..UNBATCHED };
 const GETS: Kind = Kind { write_percent: 0, ..UNBATCHED };
 
 /// Headings of the report, in their order.
-pub const SECTIONS: [(&str, &str); 9] = [
+pub const SECTIONS: [(&str, &str); 10] = [
     ("published", "The published rows"),
+    ("lease", "Reads by the leader's lease"),
     ("latency", "One operation at a time"),
     ("unary", "One operation a unary call"),
     ("one kind", "Puts only, gets only"),
@@ -180,6 +184,29 @@ fn open_loop_rows() -> Vec<Kind> {
     names.map(row).to_vec()
 }
 
+/// Rows that are measured with lease reads too, right after them and on the same cluster.
+const LEASE_TWINS: [(&str, &str); 9] = [
+    ("unbatched-one-append", "unbatched-one-append-lease"),
+    ("unbatched", "unbatched-lease"),
+    ("batched-memory", "batched-memory-lease"),
+    (MAXIMUM, "batched-rocksdb-lease"),
+    ("one-get", "one-get-lease"),
+    ("gets-64", "gets-64-lease"),
+    ("gets-512", "gets-512-lease"),
+    ("gets-4096", "gets-4096-lease"),
+    ("gets-4096-batched", "gets-4096-batched-lease"),
+];
+
+fn beside_lease(kinds: impl IntoIterator<Item = Kind>) -> Vec<Kind> {
+    let with_twin = |kind: Kind| {
+        let (consistency, section, published) = (Consistency::Lease, "lease", None);
+        let twin = LEASE_TWINS.iter().find(|(of, _)| *of == kind.name);
+        let twin = twin.map(|(_, name)| Kind { name, section, consistency, published, ..kind });
+        std::iter::once(kind).chain(twin)
+    };
+    kinds.into_iter().flat_map(with_twin).collect()
+}
+
 fn gets_512() -> Kind {
     Kind { name: "gets-512", section: "one kind", clients: 1, ..GETS }
 }
@@ -190,7 +217,7 @@ fn gets_512() -> Kind {
 pub fn short() -> Vec<Kind> {
     let mut rows = first_rows();
     rows.extend(open_loop_rows().into_iter().filter(|kind| kind.share == Some(50)));
-    rows.extend([ONE_GET, gets_512()]);
+    rows.extend(beside_lease([ONE_GET, gets_512()]));
     rows.extend(storage_rows().into_iter().filter(|kind| kind.servers.direct));
     rows
 }
@@ -206,7 +233,7 @@ pub fn full() -> Vec<Kind> {
     rows.extend(one_append_rows());
     rows.extend(group_rows());
     rows.extend(storage_rows());
-    rows
+    beside_lease(rows)
 }
 
 /// The row of this name; of two, the one with spread keys.
@@ -322,6 +349,7 @@ impl Kind {
             batching: self.batching,
             rpc: self.rpc,
             write_percent: self.write_percent,
+            consistency: self.consistency,
             key_bytes: SPREAD_KEY_BYTES,
             value_bytes: self.value_bytes,
             keys: self.keys,
@@ -391,6 +419,8 @@ mod tests {
                 let second = Duration::from_secs(1);
                 let workload = kind.workload(second, second, Some(1000.0));
                 assert!(workload.validate().is_ok(), "{}", kind.name);
+                let by_lease = workload.consistency == Consistency::Lease;
+                assert_eq!(kind.name.ends_with("-lease"), by_lease, "{}", kind.name);
                 assert_eq!(workload.rate.is_some(), kind.share.is_some());
             }
         }

@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::keys::{KeyMode, SPREAD_KEY_BYTES};
+use flotilla_client::Consistency;
 use std::time::Duration;
 
 /// Longest key that the servers take.
@@ -40,8 +41,10 @@ pub struct Workload {
     pub batching: bool,
     /// Stream or unary calls.
     pub rpc: Rpc,
-    /// Share of puts; the rest are linearizable gets.
+    /// Share of puts; the rest are gets.
     pub write_percent: u32,
+    /// What the gets must see.
+    pub consistency: Consistency,
     /// Bytes of a key.
     pub key_bytes: usize,
     /// Bytes of a value.
@@ -118,6 +121,7 @@ mod tests {
             batching: true,
             rpc: Rpc::Stream,
             write_percent: 90,
+            consistency: Consistency::default(),
             key_bytes: 16,
             value_bytes: 16,
             keys: KeyMode::Spread(10),

@@ -11,6 +11,7 @@ use prost::encoding::{self, WireType};
 use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
+use crate::consistency::Consistency;
 use crate::operation::{Answer, Job, Operation, Range};
 use crate::pb;
 
@@ -55,6 +56,7 @@ enum Kind {
 /// A request that still takes operations.
 struct Open {
     epoch: pb::Epoch,
+    consistency: Consistency,
     writes: BytesMut,
     keys: Vec<Bytes>,
     scan: Option<pb::Scan>,
@@ -111,14 +113,16 @@ impl Pending {
     fn close(&mut self, open: Open) -> pb::Request {
         let id = self.next_id;
         self.next_id += 1;
-        let request = pb::Request {
+        let mut request = pb::Request {
             id,
             region: open.flight.region,
             epoch: Some(open.epoch),
             writes: open.writes.freeze(),
             gets: (open.flight.kind == Kind::Gets).then_some(pb::Gets { keys: open.keys }),
             scan: open.scan,
+            ..pb::Request::default()
         };
+        open.consistency.mark(&mut request);
         self.ops += open.flight.jobs.len();
         self.flights.insert(id, open.flight);
         request
@@ -241,7 +245,7 @@ impl Flight {
     }
 }
 
-/// Adds the job to the open request of its region, epoch and kind, or opens one with room for
+/// Adds the job to the open request of its region, epoch, kind and consistency, or opens one with room for
 /// `joining` writes like this one.
 fn add(open: &mut Vec<Open>, job: Job, size: usize, joining: usize) {
     let kind = match job.operation {
@@ -249,15 +253,18 @@ fn add(open: &mut Vec<Open>, job: Job, size: usize, joining: usize) {
         Operation::Get { .. } => Kind::Gets,
         Operation::Scan(_) => Kind::Scan,
     };
+    let consistency = job.operation.consistency();
     let position = open.iter().position(|request| {
         request.flight.kind == kind
             && kind != Kind::Scan
             && request.flight.region == job.region
             && request.epoch == job.epoch
+            && request.consistency == consistency
     });
     let position = position.unwrap_or_else(|| {
         open.push(Open {
             epoch: job.epoch,
+            consistency,
             writes: match kind {
                 Kind::Writes => {
                     let one = size + WRITE_OVERHEAD;
@@ -275,7 +282,7 @@ fn add(open: &mut Vec<Open>, job: Job, size: usize, joining: usize) {
     match &job.operation {
         Operation::Put { key, value } => encode_write(key, Some(value), &mut request.writes),
         Operation::Delete { key } => encode_write(key, None, &mut request.writes),
-        Operation::Get { key } => request.keys.push(key.clone()),
+        Operation::Get { key, .. } => request.keys.push(key.clone()),
         Operation::Scan(range) => request.scan = Some(page_of(range)),
     }
     request.flight.jobs.push(Some(job));
@@ -317,9 +324,10 @@ pub(crate) fn single(operation: &Operation, region: u64, epoch: pb::Epoch) -> pb
             encode_write(key, None, &mut writes);
             request.writes = writes.freeze();
         }
-        Operation::Get { key } => request.gets = Some(pb::Gets { keys: vec![key.clone()] }),
+        Operation::Get { key, .. } => request.gets = Some(pb::Gets { keys: vec![key.clone()] }),
         Operation::Scan(range) => request.scan = Some(page_of(range)),
     }
+    operation.consistency().mark(&mut request);
     request
 }
 

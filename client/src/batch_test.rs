@@ -16,7 +16,7 @@ fn put(key: &'static str, value: &'static str) -> Operation {
 }
 
 fn get(key: &'static str) -> Operation {
-    Operation::Get { key: Bytes::from(key) }
+    Operation::Get { key: Bytes::from(key), consistency: Consistency::default() }
 }
 
 /// Queues the operations and keeps the receivers.

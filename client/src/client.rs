@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::builder::ClientBuilder;
+use crate::consistency::Consistency;
 use crate::operation::{Answer, Operation};
 use crate::pipeline::Pipeline;
 use crate::route::Router;
@@ -20,6 +21,7 @@ use crate::{Error, Refusal, Result, pb, retry};
 pub struct Client {
     core: Arc<Core>,
     timeout: Duration,
+    consistency: Consistency,
 }
 
 /// What all clones of a handle share.
@@ -74,12 +76,17 @@ impl Client {
 
     pub(crate) fn new(router: Router, timeout: Duration, in_flight_max: usize) -> Self {
         let core = Core { router, in_flight: AtomicUsize::new(0), in_flight_max };
-        Client { core: Arc::new(core), timeout }
+        Client { core: Arc::new(core), timeout, consistency: Consistency::default() }
     }
 
     /// The same client with another deadline for its calls.
     pub fn with_timeout(&self, timeout: Duration) -> Client {
-        Client { core: self.core.clone(), timeout }
+        Client { timeout, ..self.clone() }
+    }
+
+    /// The same client with other reads: gets, scans and those of its pipelines.
+    pub fn with_consistency(&self, consistency: Consistency) -> Client {
+        Client { consistency, ..self.clone() }
     }
 
     /// Sets the key (1 B to 4 KiB) to the value (at most 1 MiB, may be empty). When it returns `Ok`,
@@ -101,18 +108,19 @@ impl Client {
         self.execute(operation, self.timeout).await.and_then(Answer::written)
     }
 
-    /// Reads the key, linearizably: it sees every write that ended before this call started.
+    /// Reads the key: it sees every write that ended before this call started, unless
+    /// [`with_consistency`](Self::with_consistency) says otherwise.
     ///
     /// # Errors
     /// Every variant of [`Error`] but [`Error::Unknown`].
     pub async fn get(&self, key: impl Into<Bytes>) -> Result<Got> {
-        let operation = Operation::Get { key: key.into() };
+        let operation = Operation::Get { key: key.into(), consistency: self.consistency };
         self.execute(operation, self.timeout).await.and_then(Answer::got)
     }
 
     /// Reads the records with `start <= key < end` in key order, at most `limit` (0 = all); an empty
     /// `end` means to the end of all keys. The whole result is held in memory and shares one
-    /// deadline; for long ranges use [`scanner`](Self::scanner). Each page is linearizable; pages and
+    /// deadline; for long ranges use [`scanner`](Self::scanner). Each page is one read; pages and
     /// regions are read one after the other, not at one moment.
     ///
     /// # Errors
@@ -143,7 +151,7 @@ impl Client {
     /// A way to have many operations in flight from one task, cheaper than a future for each. Shares
     /// connections, routes and limits with this client.
     pub fn pipeline(&self) -> Pipeline {
-        Pipeline::new(self.core.clone(), self.timeout)
+        Pipeline::new(self.core.clone(), self.timeout, self.consistency)
     }
 
     /// Asks a server now for all regions and stores that it knows.
@@ -157,6 +165,10 @@ impl Client {
     /// A message for one call, which names the cluster.
     pub(crate) fn request<T>(&self, message: T) -> tonic::Request<T> {
         self.core.router.shared.request(message)
+    }
+
+    pub(crate) fn consistency(&self) -> Consistency {
+        self.consistency
     }
 
     pub(crate) fn timeout(&self) -> Duration {

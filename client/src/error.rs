@@ -58,6 +58,8 @@ pub enum Refusal {
     Closed,
     /// An operator's order that cannot be carried out as things are.
     Refused,
+    /// No replica could show that it is as young as the read's bound asks.
+    TooOld,
 }
 
 impl Error {
@@ -112,6 +114,7 @@ impl Refusal {
             Refusal::DiskFull => "disk_full",
             Refusal::Closed => "closed",
             Refusal::Refused => "refused",
+            Refusal::TooOld => "too_old",
         }
     }
 
@@ -124,6 +127,7 @@ impl Refusal {
             pb::error::Kind::DiskFull => Some(Refusal::DiskFull),
             pb::error::Kind::Closed => Some(Refusal::Closed),
             pb::error::Kind::Refused => Some(Refusal::Refused),
+            pb::error::Kind::TooOld => Some(Refusal::TooOld),
             pb::error::Kind::Unspecified | pb::error::Kind::Invalid | pb::error::Kind::Unknown => {
                 None
             }

@@ -24,8 +24,9 @@
 //! - A write whose outcome is unknown is **never sent again** by this crate. A write that a server
 //!   refused, or that never left the process, is retried until the deadline. Reads are retried
 //!   whatever happens.
-//! - Reads are linearizable. A [scan](Client::scan) is linearizable page by page, each page lying in
-//!   one region; it is *not* one moment across pages.
+//! - Reads are linearizable, unless [`Client::with_consistency`] says otherwise. A
+//!   [scan](Client::scan) is so page by page, each page lying in one region; it is *not* one moment
+//!   across pages.
 //!
 //! # How a call travels
 //!
@@ -50,6 +51,7 @@ pub mod bench;
 mod builder;
 mod client;
 mod connection;
+mod consistency;
 mod error;
 mod operation;
 pub mod pb;
@@ -64,6 +66,7 @@ mod unary;
 
 pub use builder::{ClientBuilder, Rpc};
 pub use client::{Client, Got, Written};
+pub use consistency::Consistency;
 pub use error::{Error, Refusal, Result};
 pub use operation::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 pub use pipeline::{Done, Ended, Pipeline};

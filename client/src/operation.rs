@@ -6,6 +6,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::consistency::Consistency;
 use crate::pipeline::Tagged;
 use crate::{Error, Result, pb};
 
@@ -27,6 +28,7 @@ pub(crate) enum Operation {
     },
     Get {
         key: Bytes,
+        consistency: Consistency,
     },
     /// Boxed, because it is rare and would make every operation larger.
     Scan(Box<Range>),
@@ -42,14 +44,26 @@ pub(crate) struct Range {
     pub(crate) until: Bytes,
     /// Records at most; 0 = the server's limit.
     pub(crate) limit: u32,
+    pub(crate) consistency: Consistency,
 }
 
 impl Operation {
     /// The key whose region serves the operation.
     pub(crate) fn key(&self) -> &[u8] {
         match self {
-            Operation::Put { key, .. } | Operation::Delete { key } | Operation::Get { key } => key,
+            Operation::Put { key, .. } | Operation::Delete { key } | Operation::Get { key, .. } => {
+                key
+            }
             Operation::Scan(range) => &range.start,
+        }
+    }
+
+    /// What a read must see; writes have the default.
+    pub(crate) fn consistency(&self) -> Consistency {
+        match self {
+            Operation::Get { consistency, .. } => *consistency,
+            Operation::Scan(range) => range.consistency,
+            Operation::Put { .. } | Operation::Delete { .. } => Consistency::default(),
         }
     }
 
@@ -72,13 +86,18 @@ impl Operation {
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Operation::Put { key, value } => key.len() + value.len(),
-            Operation::Delete { key } | Operation::Get { key } => key.len(),
+            Operation::Delete { key } | Operation::Get { key, .. } => key.len(),
             Operation::Scan(range) => range.start.len() + range.end.len(),
         }
     }
 
     /// The limits of the contract, checked before anything is sent.
     pub(crate) fn check(&self) -> Result<()> {
+        if let stale @ Consistency::Stale(bound) = self.consistency()
+            && stale.staleness_ms_max() == 0
+        {
+            return Err(Error::invalid(format!("a bound of {bound:?}: at least 1 ms is needed")));
+        }
         match self {
             Operation::Put { key, value } => {
                 check_key(key)?;
@@ -90,7 +109,7 @@ impl Operation {
                 }
                 Ok(())
             }
-            Operation::Delete { key } | Operation::Get { key } => check_key(key),
+            Operation::Delete { key } | Operation::Get { key, .. } => check_key(key),
             // A start may be empty, and one byte longer than a key: "just after this key".
             Operation::Scan(range) => {
                 for bound in [&range.start, &range.end] {

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::builder::Rpc;
 use crate::client::{Core, Got, Written, mismatch};
+use crate::consistency::Consistency;
 use crate::operation::{Answer, Caller, Job, Operation, Outcome};
 use crate::queue::{self, Receiver, Sender};
 use crate::route::Target;
@@ -32,6 +33,7 @@ use crate::{Result, retry};
 pub struct Pipeline {
     core: Arc<Core>,
     timeout: Duration,
+    consistency: Consistency,
     /// Submitted and not yet handed out as ended.
     in_flight: usize,
     /// When the burst began that is being submitted: one look at the clock for all of it.
@@ -116,11 +118,12 @@ impl Drop for Tagged {
 }
 
 impl Pipeline {
-    pub(crate) fn new(core: Arc<Core>, timeout: Duration) -> Self {
+    pub(crate) fn new(core: Arc<Core>, timeout: Duration, consistency: Consistency) -> Self {
         let (results, arrivals) = queue::queue();
         Pipeline {
             core,
             timeout,
+            consistency,
             in_flight: 0,
             now: None,
             staged: Vec::new(),
@@ -147,9 +150,9 @@ impl Pipeline {
         self.submit(tag, Operation::Delete { key: key.into() });
     }
 
-    /// Submits a linearizable get; see [`Client::get`](crate::Client::get).
+    /// Submits a get; see [`Client::get`](crate::Client::get).
     pub fn get(&mut self, tag: u64, key: impl Into<Bytes>) {
-        self.submit(tag, Operation::Get { key: key.into() });
+        self.submit(tag, Operation::Get { key: key.into(), consistency: self.consistency });
     }
 
     /// Sends what was submitted, waits until at least one operation has ended and appends all that
@@ -198,7 +201,7 @@ impl Pipeline {
         }
         let router = &self.core.router;
         let target = match router.shared.rpc {
-            Rpc::Stream => router.pick(operation.key(), 0),
+            Rpc::Stream => router.pick(&operation, 0),
             Rpc::Unary => None,
         };
         let Some(target) = target else {

@@ -67,7 +67,7 @@ pub(crate) async fn run(
     let tried = if router.shared.rpc == Rpc::Unary {
         Box::pin(attempt(router, operation, 0, deadline)).await?
     } else {
-        match router.pick(operation.key(), 0) {
+        match router.pick(&operation, 0) {
             None => Tried::Nowhere(operation),
             Some(target) => {
                 let is_read = operation.is_read();
@@ -133,7 +133,7 @@ async fn attempt(
     attempts: usize,
     deadline: Instant,
 ) -> Result<Tried> {
-    let Some(target) = router.pick(operation.key(), attempts) else {
+    let Some(target) = router.pick(&operation, attempts) else {
         return Ok(Tried::Nowhere(operation));
     };
     let is_read = operation.is_read();
@@ -231,6 +231,7 @@ impl Course {
                 router.learn_regions(&error.regions);
                 Next::AtOnce
             }
+            Refusal::TooOld => Next::Pause { refresh: false },
             Refusal::Busy | Refusal::DiskFull | Refusal::Refused => {
                 self.busy += 1;
                 Next::Pause { refresh: false }

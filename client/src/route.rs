@@ -15,6 +15,7 @@ use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
 use crate::connection::{self, Shared};
+use crate::operation::Operation;
 use crate::stream::Lane;
 use crate::table::{Region, Table};
 use crate::{Error, Result, pb};
@@ -43,6 +44,8 @@ pub(crate) struct Router {
     fresh_since: parking_lot::Mutex<Option<Instant>>,
     /// Where the next refresh starts, so that one misinformed server is not asked again and again.
     next_source: AtomicUsize,
+    /// Whose turn it is to serve a read that any replica serves.
+    next_reader: AtomicUsize,
 }
 
 /// Whom to ask for one attempt.
@@ -63,15 +66,26 @@ impl Router {
             refreshed: AtomicU64::new(0),
             fresh_since: parking_lot::Mutex::new(None),
             next_source: AtomicUsize::new(0),
+            next_reader: AtomicUsize::new(0),
         }
     }
 
-    /// The leader's store, if one is known and answers; otherwise the replicas' stores in turn:
+    /// For reads that any replica serves: those that do not lead, in turn. Otherwise, and if none of
+    /// them answers: the leader's store, if one is known and answers, or the replicas' stores in turn:
     /// each either leads by now or tells who does. `None`: no region or no store is known.
-    pub(crate) fn pick(&self, key: &[u8], attempt: usize) -> Option<Target> {
+    pub(crate) fn pick(&self, operation: &Operation, attempt: usize) -> Option<Target> {
         let table = self.table.load();
-        let region = table.find(key)?;
+        let region = table.find(operation.key())?;
         let lanes = self.lanes.load();
+        if operation.consistency().anywhere() {
+            let turn = self.next_reader.fetch_add(1, Ordering::Relaxed);
+            let lane = |store: &u64| lanes.get(store).filter(|lane| !lane.health.is_suspect());
+            let follows = |store: &&u64| **store != region.leader();
+            let able: Vec<_> = region.stores.iter().filter(follows).filter_map(lane).collect();
+            if let Some(lane) = able.get(turn % able.len().max(1)) {
+                return Some(Target { region: region.clone(), lane: (*lane).clone() });
+            }
+        }
         let leader = lanes.get(&region.leader());
         if let Some(lane) = leader
             && !lane.health.is_suspect()

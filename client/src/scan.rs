@@ -32,7 +32,7 @@ pub struct Page {
     pub revision: u64,
 }
 
-/// Walks through a range. Each page is linearizable by itself; the walk is not one moment: a record
+/// Walks through a range. Each page is a read by itself; the walk is not one moment: a record
 /// that is written behind it is not seen, one that is written before it is.
 pub struct Scanner {
     client: Client,
@@ -65,8 +65,13 @@ impl Scanner {
     pub(crate) async fn page_within(&mut self, timeout: Duration) -> Result<Option<Page>> {
         let Some(start) = self.position.clone() else { return Ok(None) };
         let limit = u32::try_from(self.left.unwrap_or(0)).unwrap_or(u32::MAX);
-        let range =
-            Range { start: start.clone(), end: self.end.clone(), until: self.end.clone(), limit };
+        let range = Range {
+            start: start.clone(),
+            end: self.end.clone(),
+            until: self.end.clone(),
+            limit,
+            consistency: self.client.consistency(),
+        };
         let operation = Operation::Scan(Box::new(range));
         let answer = self.client.execute(operation, timeout).await?;
         let Answer::Page { region, revision, records, more, region_end } = answer else {

@@ -2,7 +2,9 @@
 
 use crate::machine::{MapMachine, decode_answer, encode_command};
 use crate::state::{Answer, ClusterMap, Command};
-use flotilla_raftstore::{Answer as RaftAnswer, Error, GroupId, OnceCompletion, Outcome, Store};
+use flotilla_raftstore::{
+    Answer as RaftAnswer, Error, GroupId, OnceCompletion, Outcome, ReadMode, Store,
+};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -65,7 +67,8 @@ impl Replicated {
 
     /// What is read after it is as of now, not of an earlier leader.
     pub(crate) async fn barrier(&self) -> Result<(), NotNow> {
-        self.ask(|store, reply| store.read_barrier(self.group, reply)).await.map(|_| ())
+        let mode = ReadMode::Linearizable;
+        self.ask(|store, reply| store.read_barrier(self.group, mode, reply)).await.map(|_| ())
     }
 
     async fn ask(

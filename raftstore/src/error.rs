@@ -91,6 +91,18 @@ pub enum Error {
         /// Why, and what to do.
         refusal: TransferRefusal,
     },
+    /// A bounded read, and nothing shows that the state here is young enough. Ask another replica, or
+    /// allow more.
+    #[error(
+        "group {group}: the state here may be older than {bound_ms} ms, and no leader tells: ask \
+         another replica, or allow more"
+    )]
+    TooOld {
+        /// The group asked for.
+        group: GroupId,
+        /// As asked.
+        bound_ms: u64,
+    },
     /// The store is stopping.
     #[error("the store is stopping")]
     Closed,

@@ -140,6 +140,7 @@
 //! - **I12** a replica id is never used twice.
 //! - **I13** any two successive configurations of a group have intersecting quorums.
 //! - **I14** replicas at equal (group, applied) have equal content.
+//! - **I15** nobody is elected while another replica's lease holds.
 //!
 //! (I11 speaks of regions, which live above.)
 #![deny(missing_docs)]
@@ -172,7 +173,7 @@ pub use apply::{
     AppliedState, ApplyEntry, ApplyError, GroupApply, LeaderStop, StateFiles, StateMachine,
 };
 pub use bytes::Bytes;
-pub use clock::{Clock, SystemClock};
+pub use clock::{Clock, Moment, SystemClock};
 pub use completion::{Answer, Completion, OnceCompletion, Outcome, Outcomes, Reply};
 pub use config::Config;
 pub use error::{Error, Fatal, LogError, ReadLogError, TransferRefusal};
@@ -183,10 +184,10 @@ pub use members::{
     Change, ChangeRefusal, ChangeRequest, GroupDesc, GroupRecord, Membership, OperationId,
     PendingChange, Priority, ReplicaDesc, ReplicaRole,
 };
-pub use message::Request;
+pub use message::{ReadMode, Request};
 pub use pending::Pending;
 pub use recovery::{RecoveredGroup, recover};
-pub use shard::{Round, Shard, ShardConfig};
+pub use shard::{ReadCounts, Round, Shard, ShardConfig};
 pub use snapshot::{SnapshotDir, SnapshotId, SnapshotStore, SnapshotWorker};
 pub use start::{ShardTask, StartError, StoreBuilder};
 pub use status::{GroupView, PeerProgress, QueueStatus, ReplicaStatus, Role};

@@ -17,7 +17,7 @@ use crate::members::{ChangeRequest, GroupDesc};
 use crate::snapshot::{Content, Manifest, SnapshotId};
 use crate::status::ReplicaStatus;
 use crate::transport::Envelope;
-use crate::types::{GroupId, GroupRecord, LogEntry, LogPosition, ReplicaId, StoreId};
+use crate::types::{GroupId, GroupRecord, LogEntry, LogPosition, Nanos, ReplicaId, StoreId};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -34,10 +34,12 @@ pub enum Request {
         /// The way back.
         reply: Reply,
     },
-    /// Answered with [`crate::Answer::ReadReady`] once a local read is linearizable.
+    /// Answered with [`crate::Answer::ReadReady`] once a local read is what `mode` says.
     ReadBarrier {
         /// The group.
         group: GroupId,
+        /// What the read must see.
+        mode: ReadMode,
         /// The way back.
         reply: Reply,
     },
@@ -74,6 +76,26 @@ pub enum Request {
         record: GroupRecord,
         /// The way back.
         reply: Reply,
+    },
+}
+
+/// What a read must see, and where it may be asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReadMode {
+    /// Everything that was acknowledged before: at the leader, confirmed by a quorum (ReadIndex).
+    /// Rests on no clock.
+    #[default]
+    Linearizable,
+    /// The same at the leader, at once while it has a lease: rests on clocks, whose rates may
+    /// differ by a tenth. Without a lease as [`ReadMode::Linearizable`].
+    Lease,
+    /// The same at any replica, which asks the leader. Rests on no clock.
+    Follower,
+    /// Everything that was acknowledged `bound` before, at any replica, by its own clock. It asks the leader
+    /// when its state may be older, and refuses with [`crate::Error::TooOld`] when none answers.
+    Stale {
+        /// How old the state may be.
+        bound: Nanos,
     },
 }
 

@@ -1,5 +1,6 @@
 //! The engine's metrics. Handles are fetched once; nothing is labelled by group.
 
+use crate::shard::ReadCounts;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Registry};
 
 /// Rounds that a shard made.
@@ -26,6 +27,16 @@ const SYNC_SECONDS: &str = "flotilla_raft_state_sync_seconds";
 const ROLE_CHANGES: &str = "flotilla_raft_role_changes_total";
 /// Groups that this store leads.
 const LEADING: &str = "flotilla_raft_leading_groups";
+/// Reads that a quorum confirmed.
+const READS_CONFIRMED: &str = "flotilla_raft_reads_confirmed_total";
+/// Reads served by a lease.
+const READS_LEASED: &str = "flotilla_raft_reads_leased_total";
+/// Lease reads that found no lease.
+const READS_DEGRADED: &str = "flotilla_raft_reads_degraded_total";
+/// Reads of followers that asked their leader.
+const READS_ASKED: &str = "flotilla_raft_reads_asked_total";
+/// Bounded reads that asked nobody.
+const READS_STALE: &str = "flotilla_raft_reads_stale_total";
 /// Reads of old log entries for lagging followers.
 const FETCHES: &str = "flotilla_raft_log_fetches_total";
 /// Snapshots that state machines here wrote.
@@ -53,6 +64,11 @@ pub(crate) struct Metrics {
     pub(crate) role_changes: IntCounter,
     pub(crate) leading: IntGauge,
     pub(crate) fetches: IntCounter,
+    reads_confirmed: IntCounter,
+    reads_leased: IntCounter,
+    reads_degraded: IntCounter,
+    reads_asked: IntCounter,
+    reads_stale: IntCounter,
     pub(crate) snapshots_made: IntCounter,
     pub(crate) snapshot_bytes_made: IntCounter,
     pub(crate) snapshot_bytes_received: IntCounter,
@@ -95,8 +111,26 @@ impl Metrics {
                 "Bytes of snapshots from other stores",
             ),
             snapshots_installed: counter(SNAPSHOTS_INSTALLED, "Snapshots taken over here"),
+            reads_confirmed: counter(READS_CONFIRMED, "Reads confirmed by a quorum"),
+            reads_leased: counter(READS_LEASED, "Reads served by a leader's lease"),
+            reads_degraded: counter(READS_DEGRADED, "Lease reads that found no lease"),
+            reads_asked: counter(READS_ASKED, "Reads of followers that asked their leader"),
+            reads_stale: counter(READS_STALE, "Bounded reads that asked nobody"),
             fetches: counter(FETCHES, "Reads of old entries for lagging followers"),
             registry,
+        }
+    }
+
+    pub(crate) fn count_reads(&self, reads: &ReadCounts) {
+        let all = [
+            (&self.reads_confirmed, reads.confirmed),
+            (&self.reads_leased, reads.leased),
+            (&self.reads_degraded, reads.degraded),
+            (&self.reads_asked, reads.asked),
+            (&self.reads_stale, reads.stale),
+        ];
+        for (counter, count) in all.into_iter().filter(|(_, count)| *count > 0) {
+            counter.inc_by(count);
         }
     }
 }

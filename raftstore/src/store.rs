@@ -5,7 +5,7 @@ use crate::completion::Reply;
 use crate::error::ReadLogError;
 use crate::log::committed;
 use crate::members::ChangeRequest;
-use crate::message::{Request, ShardMessage};
+use crate::message::{ReadMode, Request, ShardMessage};
 use crate::router::Router;
 use crate::shard::sync::Unsynced;
 use crate::snapshot::{SnapshotId, SnapshotStore};
@@ -44,9 +44,12 @@ impl Store {
     }
 
     /// Answers [`crate::Answer::ReadReady`] once what is read from the state machine *after* the
-    /// answer is linearizable (ReadIndex; Raft thesis, 6.4).
-    pub fn read_barrier(&self, group: GroupId, reply: Reply) {
-        self.submit(vec![Request::ReadBarrier { group, reply }]);
+    /// answer is what `mode` says.
+    ///
+    /// Errors: `NotLeader` (with [`ReadMode::Follower`]: none is known), `Busy` (not confirmed in time, too
+    /// many wait), `TooOld` ([`ReadMode::Stale`] only), `NoGroup`, `Quarantined`, `Closed`.
+    pub fn read_barrier(&self, group: GroupId, mode: ReadMode, reply: Reply) {
+        self.submit(vec![Request::ReadBarrier { group, mode, reply }]);
     }
 
     /// Hands the group's leadership to `to`. [`crate::Answer::Accepted`] says that it leads now.

@@ -1,12 +1,14 @@
 //! Golden scripts of replica behaviour: one group on three of five stores, stepped by hand.
 //!
 //! A script in `scripts/` is a list of commands and what they print. Nothing runs by itself: no
-//! clock, no threads. `UPDATE_GOLDENFILES=1` writes the outputs anew; read the difference.
+//! threads, and a clock that goes on by 100 ms with every tick of a store, or of all of them. `UPDATE_GOLDENFILES=1` writes the outputs anew; read the difference.
 //!
 //! - `tick STORE [COUNT]` ticks; `ticks COUNT` ticks all stores; `elect STORE` ticks it alone until
 //!   it leads.
 //! - `settle` delivers and writes until nothing is left to do.
-//! - `propose STORE TEXT`, `read STORE`, `transfer STORE TO` ask, and print what is answered.
+//! - `propose STORE TEXT`, `transfer STORE TO` and `read STORE [HOW]` ask, and print what is answered;
+//!   HOW is `lease` or `follower`.
+//! - `wait MS` lets time pass without a tick; `lease STORE` says whether it has one.
 //! - `freeze STORE`, `thaw STORE` stop and release its disk: writes wait, held messages too.
 //! - `cut STORE`, `mend STORE` take it off the network and back; `restart STORE` starts it anew
 //!   from its log, losing what waits for the disk.
@@ -31,9 +33,9 @@ use flotilla_raftstore::snapshot::{MemorySnapshots, Receiving};
 use flotilla_raftstore::{
     Answer, AppliedState, ApplyWorker, Change, ChangeRequest, Completion, Config, Envelope, Fatal,
     GroupApply, GroupDesc, GroupId, GroupRecord, LeaderStop, LogPosition, LogStore, LogWriter,
-    Membership, Nanos, OperationId, Outcome, Priority, ReplicaDesc, ReplicaId, ReplicaRole, Reply,
-    Request, Role, Shard, ShardConfig, SnapshotStore, SnapshotWorker, StateMachine, StoreId,
-    reader, recover,
+    Membership, Nanos, OperationId, Outcome, Priority, ReadMode, ReplicaDesc, ReplicaId,
+    ReplicaRole, Reply, Request, Role, Shard, ShardConfig, SnapshotStore, SnapshotWorker,
+    StateMachine, StoreId, reader, recover,
 };
 use goldenscript::{Command, Context};
 use std::collections::BTreeMap;
@@ -47,6 +49,7 @@ const STORES: u64 = 5;
 /// The first ones have the group from the beginning.
 const MEMBERS: u64 = 3;
 const TICKS_MAX: usize = 60;
+const TICK_MS: u64 = 100;
 
 /// Answers with the commands applied so far, joined: the last one shows the order of all.
 #[derive(Default)]
@@ -184,6 +187,7 @@ struct Cluster {
     stores: BTreeMap<u64, Store>,
     answers: Arc<Answers>,
     tickets: u64,
+    now: Nanos,
 }
 
 fn record(store: StoreId) -> GroupRecord {
@@ -219,10 +223,19 @@ fn open(
     Shard::new(parts, groups)
 }
 
+fn read_mode(how: Option<&str>) -> Result<ReadMode, Box<dyn Error>> {
+    Ok(match how {
+        None => ReadMode::Linearizable,
+        Some("lease") => ReadMode::Lease,
+        Some("follower") => ReadMode::Follower,
+        Some(other) => return Err(format!("read how: {other}?").into()),
+    })
+}
+
 impl Store {
     /// One round; the messages that may leave at once.
-    fn round(&mut self) -> Result<Vec<(StoreId, Vec<Envelope>)>, Fatal> {
-        let round = self.shard.round(std::mem::take(&mut self.inbox), Nanos(0))?;
+    fn round(&mut self, now: Nanos) -> Result<Vec<(StoreId, Vec<Envelope>)>, Fatal> {
+        let round = self.shard.round(std::mem::take(&mut self.inbox), now)?;
         self.to_log.extend(round.log);
         self.to_apply.extend(round.apply);
         let fetched = reader::fetch(&*self.log, round.fetch).into_iter().map(|(_, list)| list);
@@ -350,10 +363,11 @@ impl Cluster {
     }
 
     fn settle(&mut self) -> Result<(), Fatal> {
+        let now = self.now;
         while self.stores.values().any(|store| !store.idle()) {
             for id in 1..=STORES {
                 let store = self.stores.get_mut(&id).expect("five stores");
-                let sends = store.round()?;
+                let sends = store.round(now)?;
                 self.deliver(id, sends);
                 let held = self.stores.get_mut(&id).expect("five stores").work()?;
                 self.deliver(id, held);
@@ -386,6 +400,10 @@ impl Cluster {
         }
     }
 
+    fn pass(&mut self, milliseconds: u64) {
+        self.now = Nanos(self.now.0 + milliseconds * 1_000_000);
+    }
+
     fn tick(&mut self, store: &str) -> Result<(), Box<dyn Error>> {
         self.store(store)?.inbox.push(ShardMessage::Tick);
         Ok(self.settle()?)
@@ -396,6 +414,7 @@ impl Cluster {
             if self.store(store)?.role() == Some(Role::Leader) {
                 return Ok(self.settle()?);
             }
+            self.pass(TICK_MS);
             self.tick(store)?;
         }
         Err(format!("store {store} does not lead after {TICKS_MAX} ticks").into())
@@ -450,10 +469,14 @@ impl goldenscript::Runner for Cluster {
         match command.name.as_str() {
             "tick" => {
                 let count: usize = more.as_deref().unwrap_or("1").parse()?;
-                (0..count).try_for_each(|_| self.tick(&store))?;
+                for _ in 0..count {
+                    self.pass(TICK_MS);
+                    self.tick(&store)?;
+                }
             }
             "ticks" => {
                 for _ in 0..store.parse()? {
+                    self.pass(TICK_MS);
                     (1..=STORES).try_for_each(|id| self.tick(&id.to_string()))?;
                 }
             }
@@ -465,8 +488,16 @@ impl goldenscript::Runner for Cluster {
                 self.settle()?;
             }
             "read" => {
-                self.ask(&store, |reply| Request::ReadBarrier { group: GROUP, reply })?;
+                let mode = read_mode(more.as_deref())?;
+                self.ask(&store, |reply| Request::ReadBarrier { group: GROUP, mode, reply })?;
                 self.settle()?;
+            }
+            "wait" => self.pass(store.parse()?),
+            "lease" => {
+                let moment = self.now.into();
+                let holds = self.store(&store)?.shard.leased_term(GROUP, moment).is_some();
+                let _ =
+                    writeln!(out, "store {store}: {}", if holds { "a lease" } else { "no lease" });
             }
             "transfer" => {
                 let to = ReplicaId(more.ok_or("to whom?")?.parse::<u64>()? * 10);
@@ -632,7 +663,31 @@ fn transfer() {
     script("transfer");
 }
 
-/// Bug 4, as far as it exists without leases: reads during a transfer ask a quorum.
+/// Bug 3: a paused leader, and one that is cut off, serves by its lease for as long as it holds. Bug
+/// 38: a stall costs the lease until the next answers, not more.
+#[test]
+fn a_lease_ends_in_time() {
+    script("lease_expires");
+}
+
+#[test]
+fn a_lease_serves_reads() {
+    script("lease");
+}
+
+/// Bug 4: a lease is not kept through a leader transfer.
+#[test]
+fn a_lease_is_given_up_for_a_transfer() {
+    script("lease_transfer");
+}
+
+/// Bugs 5 and 7: a follower's read is not dropped silently, and fails with the leadership that it asked.
+#[test]
+fn followers_read() {
+    script("follower_read");
+}
+
+/// Bug 4, for reads that ask a quorum.
 #[test]
 fn a_transfer_ends_by_its_deadline() {
     script("transfer_deadline");

@@ -7,7 +7,7 @@ use flotilla_raftstore::snapshot::MemorySnapshots;
 use flotilla_raftstore::{
     Answer, AppliedState, Blocks, Change, ChangeRequest, Config, Envelope, Error, Fatal,
     GroupApply, GroupDesc, GroupId, GroupRecord, Inbound, LeaderStop, LogPosition, OperationId,
-    Outcome, ReadLogError, ReplicaDesc, ReplicaId, ReplicaRole, Reply, Role, SnapshotId,
+    Outcome, ReadLogError, ReadMode, ReplicaDesc, ReplicaId, ReplicaRole, Reply, Role, SnapshotId,
     StateMachine, Store, StoreBuilder, StoreId, SystemClock, Transport,
 };
 use std::collections::{BTreeMap, HashMap};
@@ -254,7 +254,10 @@ fn commands_are_applied_everywhere_and_leadership_moves() {
             let answer = Answer::Applied(Bytes::from(i.to_string()));
             assert_eq!(propose(leader, *group, &command), Ok(answer));
         }
-        assert_eq!(ask(|r| leader.read_barrier(*group, r)), Ok(Answer::ReadReady));
+        assert_eq!(
+            ask(|r| leader.read_barrier(*group, ReadMode::Linearizable, r)),
+            Ok(Answer::ReadReady)
+        );
         let follower = cluster.stores.iter().find(|s| !s.group(*group).unwrap().leading).unwrap();
         let refused = ask(|r| follower.propose(*group, Bytes::from_static(b"x"), r));
         assert!(matches!(refused, Err(Error::NotLeader { leader: Some(_), .. })), "{refused:?}");
@@ -282,7 +285,7 @@ fn commands_are_applied_everywhere_and_leadership_moves() {
 
     for store in &cluster.stores {
         store.shutdown();
-        let late = ask(|r| store.read_barrier(group, r));
+        let late = ask(|r| store.read_barrier(group, ReadMode::Linearizable, r));
         assert_eq!(late, Err(Error::Unknown { group: GroupId(0) }));
     }
 }
@@ -309,7 +312,11 @@ fn a_full_log_refuses_writes_until_the_state_is_durable() {
         });
     assert!(refused.to_string().contains("log is full"), "{refused}");
     assert!(leader.queues().log_bytes <= log_bytes_max);
-    assert_eq!(ask(|r| leader.read_barrier(group, r)), Ok(Answer::ReadReady), "reads go on");
+    assert_eq!(
+        ask(|r| leader.read_barrier(group, ReadMode::Linearizable, r)),
+        Ok(Answer::ReadReady),
+        "reads go on"
+    );
 
     drop(stuck);
     until("writes go on", || ask(|r| leader.propose(group, command.clone(), r)).ok());
@@ -378,7 +385,7 @@ fn a_group_moves_to_other_stores_under_writes() {
     for (store, journal) in cluster.stores.iter().zip(&cluster.journals).take(3) {
         until("gone", || store.group(group).is_none().then_some(()));
         until("destroyed", || journal.commands(group).is_empty().then_some(()));
-        let refused = ask(|r| store.read_barrier(group, r));
+        let refused = ask(|r| store.read_barrier(group, ReadMode::Linearizable, r));
         assert_eq!(refused, Err(Error::NoGroup { group }));
     }
     for journal in &cluster.journals[3..] {
@@ -562,7 +569,10 @@ fn a_failing_state_machine_stops_one_replica() {
     until("it has stopped", || {
         (ask(|r| leader.propose(group, bad.clone(), r)) == Err(stopped.clone())).then_some(())
     });
-    assert_eq!(ask(|r| leader.read_barrier(group, r)), Err(stopped.clone()));
+    assert_eq!(
+        ask(|r| leader.read_barrier(group, ReadMode::Linearizable, r)),
+        Err(stopped.clone())
+    );
     let status = leader.describe().into_iter().find(|s| s.group == group).unwrap();
     assert_eq!((status.role, status.applied), (Role::Stopped, index - 1));
     assert_eq!(status.damage, Some(stopped.to_string()));

@@ -66,6 +66,14 @@ pub const MUTANTS: &[Mutant] = &[
     mutant("install_not_resumed", "a start leaves an install as a crash left it", 200),
     mutant("install_state_first", "the state of a snapshot is stored before its records", 100),
     mutant("install_truncates_wrong", "the log begins one entry too early after an install", 50),
+    mutant("lease_outlasts_promise", "a leader counts on three times what followers promise", 100),
+    mutant("lease_from_receipt", "a lease is counted from the answer's receipt", 1_000),
+    mutant("lease_kept_in_transfer", "a leader that hands over keeps its lease", 200),
+    mutant("restarted_voter_votes", "a restarted replica votes at once", 3_000),
+    mutant("one_clock_trusted", "leases are counted by one clock alone", 1_000),
+    mutant("index_told_unconfirmed", "a leader tells followers its commit index unasked", 200),
+    mutant("question_number_reused", "all questions of a follower have one number", 3_000),
+    mutant("bound_ignored", "a bounded read takes whatever is there", 50),
     mutant("reuse_read_context", "all reads of a term share one read context", 3_000),
 ];
 

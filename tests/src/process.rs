@@ -157,13 +157,33 @@ impl Process {
         }
     }
 
+    /// SIGSTOP: it stands still, with all its connections open.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT: it goes on.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let (child, _) = self.running.as_ref().expect("it was started");
+        let _ = kill_process(pid_of(child), signal);
+    }
+
     /// SIGTERM, and waits.
     ///
     /// # Panics
     /// When it does not run, or does not end in time.
     pub fn terminate(&mut self) -> ExitStatus {
-        let (child, _) = self.running.as_ref().expect("it was started");
-        let _ = kill_process(pid_of(child), Signal::TERM);
+        self.signal(Signal::TERM);
         self.wait_end(STOP_MAX)
     }
 

@@ -11,6 +11,8 @@ pub mod client;
 pub mod frames;
 pub mod shard;
 
+use flotilla_raftstore::ReadMode;
+
 /// A piece of work: what makes its input, and what is measured.
 pub struct Case<I> {
     /// `subject/what`.
@@ -68,11 +70,12 @@ impl<I: 'static> From<Case<I>> for Counted {
 pub type MakeCounted = fn() -> Counted;
 
 /// All cases that are deterministic. Functions, because making some takes a while.
-pub const COUNTED: [MakeCounted; 13] = [
+pub const COUNTED: [MakeCounted; 14] = [
     || shard::writes(1, 24).into(),
     || shard::writes(24, 24).into(),
     || shard::writes(1_000, 1_000).into(),
-    || shard::barriers(20, 24).into(),
+    || shard::barriers(20, 24, ReadMode::Linearizable).into(),
+    || shard::barriers(20, 24, ReadMode::Lease).into(),
     || apply::memory().into(),
     || frames::encode_requests(true).into(),
     || frames::encode_requests(false).into(),

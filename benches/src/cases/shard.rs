@@ -7,7 +7,7 @@ use bytes::Bytes;
 use flotilla_raftstore::log::MemoryLog;
 use flotilla_raftstore::message::{Applied, Persisted, ShardMessage};
 use flotilla_raftstore::{
-    Config, GroupDesc, GroupId, GroupRecord, LogStore, LogWriter, Nanos, OnceCompletion,
+    Config, GroupDesc, GroupId, GroupRecord, LogStore, LogWriter, Nanos, OnceCompletion, ReadMode,
     ReplicaDesc, ReplicaId, ReplicaRole, Reply, Request, Round, Shard, ShardConfig, StoreId,
 };
 use std::collections::BTreeMap;
@@ -163,16 +163,17 @@ pub fn writes(dirty: u64, groups: u64) -> Case<()> {
     Case::new(format!("shard/write in {dirty} of {groups} groups, 3 replicas"), dirty, || (), run)
 }
 
-/// `reads` barriers in each of `groups` groups, confirmed by the quorum.
+/// `reads` barriers in each of `groups` groups, confirmed by the quorum or by the leader's lease.
 #[must_use]
-pub fn barriers(reads: u64, groups: u64) -> Case<()> {
+pub fn barriers(reads: u64, groups: u64, mode: ReadMode) -> Case<()> {
     let mut trio = Trio::new(groups);
     let run = move |()| {
         trio.submit(groups, |group| {
-            (0..reads).map(|_| Request::ReadBarrier { group, reply: reply() }).collect()
+            (0..reads).map(|_| Request::ReadBarrier { group, mode, reply: reply() }).collect()
         });
     };
-    let name = format!("shard/{reads} read barriers in each of {groups} groups");
+    let kind = if mode == ReadMode::Lease { "lease reads" } else { "read barriers" };
+    let name = format!("shard/{reads} {kind} in each of {groups} groups");
     Case::new(name, reads * groups, || (), run)
 }
 

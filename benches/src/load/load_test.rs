@@ -1,6 +1,7 @@
 use super::*;
 use crate::keys::KeyMode;
 use crate::workload::Rpc;
+use flotilla_client::Consistency;
 use std::collections::VecDeque;
 
 /// Answers each call a fixed time after it was made, except while it stands still.
@@ -44,6 +45,7 @@ fn workload(rate: Option<f64>, in_flight: usize) -> Workload {
         batching: false,
         rpc: Rpc::Stream,
         write_percent: 50,
+        consistency: Consistency::default(),
         key_bytes: 16,
         value_bytes: 16,
         keys: KeyMode::Spread(100),

@@ -15,7 +15,7 @@ pub enum Call {
         /// ... to this value.
         value: Bytes,
     },
-    /// A linearizable get.
+    /// A get.
     Get {
         /// Of this key.
         key: Bytes,
@@ -68,6 +68,7 @@ impl Flotilla {
             })
             .connect(addresses)
             .await
+            .map(|client| client.with_consistency(workload.consistency))
             .map_err(|error| Error::Cluster(format!("cannot connect to the cluster: {error}")))
     }
 

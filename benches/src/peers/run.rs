@@ -12,6 +12,7 @@ use crate::report::{Row, Setup};
 use crate::suite::REGIONS;
 use crate::table::{self, Observer, Times, blocking};
 use crate::workload::{BATCH_OPS_MAX, Rpc, Workload};
+use flotilla_client::Consistency;
 
 /// Name, in flight, percent of writes.
 const ROWS: [(&str, usize, u32); 6] = [
@@ -157,6 +158,7 @@ fn workload(
         batching,
         rpc,
         write_percent,
+        consistency: Consistency::default(),
         key_bytes: SPREAD_KEY_BYTES,
         value_bytes: 16,
         keys: KeyMode::Spread(KEYS),

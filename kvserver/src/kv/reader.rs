@@ -1,4 +1,4 @@
-//! Linearizable reads of a region, after their read barrier.
+//! Reads of a region, after their read barrier.
 //!
 //! Runs on the threads of the service. Epoch, range, revision and records come from one view: a
 //! split may have moved a key after the barrier, and the revision must be the records' own.
@@ -86,7 +86,13 @@ impl Reader {
     /// The region at this moment. Hold it briefly. May block on the disk.
     pub fn open(&self, region: u64) -> Result<RegionView<'_>, ReadError> {
         let meta = self.state_machine.region(region).ok_or(ReadError::NoRegion)?;
-        RegionView::new(self.state_machine.engine().view(meta.group), meta)
+        let view = self.state_machine.engine().view(meta.group);
+        // A state that is destroyed, or replaced by a snapshot, leaves the table first: if it is
+        // there still, nothing of it was gone when the view began.
+        if self.state_machine.region(region).is_none() {
+            return Err(ReadError::NoRegion);
+        }
+        RegionView::new(view, meta)
     }
 
     /// Point reads, all at one moment.

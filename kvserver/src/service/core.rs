@@ -13,7 +13,8 @@ use crate::kv::{Epoch, KvStateMachine};
 use bytes::Bytes;
 use flotilla_client::pb;
 use flotilla_client::pb::error::Kind;
-use flotilla_raftstore::{Answer, GroupId, Outcome, Reply, Request, Store};
+use flotilla_client::pb::request::Consistency;
+use flotilla_raftstore::{Answer, GroupId, Nanos, Outcome, ReadMode, Reply, Request, Store};
 use std::sync::Arc;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
@@ -57,16 +58,23 @@ pub struct Prepared {
     /// To be kept until the outcome is there.
     pub flight: Flight,
     group: GroupId,
-    command: Option<Bytes>,
+    ask: Ask,
+}
+
+/// What is asked of the group.
+#[derive(Debug)]
+enum Ask {
+    Apply(Bytes),
+    Read(ReadMode),
 }
 
 impl Prepared {
     /// The request to submit, and the flight to keep.
     pub fn split(self, reply: Reply) -> (Request, Flight) {
         let group = self.group;
-        let request = match self.command {
-            Some(command) => Request::Propose { group, command, reply },
-            None => Request::ReadBarrier { group, reply },
+        let request = match self.ask {
+            Ask::Apply(command) => Request::Propose { group, command, reply },
+            Ask::Read(mode) => Request::ReadBarrier { group, mode, reply },
         };
         (request, self.flight)
     }
@@ -131,27 +139,31 @@ impl Core {
         if meta.epoch.version != epoch.version {
             return Err(Box::new(self.epoch_not_match(region)));
         }
-        let (work, command, bytes) = match (request.gets, request.scan) {
+        let mode = read_mode(request.consistency, request.staleness_ms_max).map_err(invalid)?;
+        let (work, ask, bytes) = match (request.gets, request.scan) {
+            (None, None) if mode != ReadMode::Linearizable => {
+                return Err(invalid("consistency is set, and neither gets nor scan".to_owned()));
+            }
             (None, None) => {
                 check_batch(&request.writes).map_err(invalid)?;
                 let command = Command { region, epoch, batch: request.writes }.encode();
                 let bytes = command.len();
-                (Work::Write, Some(command), bytes)
+                (Work::Write, Ask::Apply(command), bytes)
             }
             (gets, scan) if !request.writes.is_empty() || (gets.is_some() && scan.is_some()) => {
                 return Err(invalid("more than one of writes, gets, scan is set".to_owned()));
             }
             (Some(gets), _) => {
                 let bytes = check_keys(&gets.keys).map_err(invalid)?;
-                (Work::Gets(gets.keys), None, bytes)
+                (Work::Gets(gets.keys), Ask::Read(mode), bytes)
             }
             (None, Some(scan)) => {
                 let bytes = scan.start.len() + scan.end.len();
-                (Work::Scan(range(scan).map_err(invalid)?), None, bytes)
+                (Work::Scan(range(scan).map_err(invalid)?), Ask::Read(mode), bytes)
             }
         };
         let flight = Flight { id, bytes, region, epoch, work };
-        Ok(Prepared { flight, group: meta.group, command })
+        Ok(Prepared { flight, group: meta.group, ask })
     }
 
     /// What the outcome of a submitted request means.
@@ -234,6 +246,28 @@ fn page_to_pb(page: Page) -> pb::Response {
         .collect();
     let (revision, more) = (page.revision, page.more);
     pb::Response { revision, records, more, ..pb::Response::default() }
+}
+
+fn read_mode(consistency: i32, staleness_ms_max: u64) -> Result<ReadMode, String> {
+    let known = Consistency::try_from(consistency).map_err(|_| {
+        format!("consistency: {consistency} is none of 0 (linearizable) to 3 (stale)")
+    })?;
+    let mode = match known {
+        Consistency::Linearizable => ReadMode::Linearizable,
+        Consistency::Lease => ReadMode::Lease,
+        Consistency::Follower => ReadMode::Follower,
+        Consistency::Stale if staleness_ms_max == 0 => {
+            return Err("staleness_ms_max: 0; a stale read needs a bound of at least 1".to_owned());
+        }
+        Consistency::Stale => {
+            let bound = Nanos(staleness_ms_max.saturating_mul(1_000_000));
+            return Ok(ReadMode::Stale { bound });
+        }
+    };
+    match staleness_ms_max {
+        0 => Ok(mode),
+        _ => Err(format!("staleness_ms_max: {staleness_ms_max}; it is for stale reads only")),
+    }
 }
 
 fn check_keys(keys: &[Bytes]) -> Result<usize, String> {

@@ -31,6 +31,7 @@ impl Core {
             Error::Quarantined { .. } | Error::Stopped { .. } => error(Kind::NotLeader, message),
             Error::Busy { .. } => error(Kind::Busy, message),
             Error::Unknown { .. } | Error::Failed { .. } => error(Kind::Unknown, message),
+            Error::TooOld { .. } => error(Kind::TooOld, message),
             Error::NoGroup { .. } => self.no_region(region),
             Error::Invalid { .. } => error(Kind::Invalid, message),
             // Who asks because an answer was lost is told by the hint that it is done.

@@ -168,6 +168,10 @@ fn gets(id: u64, region: u64, keys: &[&str]) -> pb::Request {
     pb::Request { gets: Some(pb::Gets { keys }), ..request(id, region) }
 }
 
+fn read(request: pb::Request, consistency: i32, staleness_ms_max: u64) -> pb::Request {
+    pb::Request { consistency, staleness_ms_max, ..request }
+}
+
 fn scan(id: u64, region: u64, limit: u32) -> pb::Request {
     let scan = pb::Scan { limit, ..pb::Scan::default() };
     pb::Request { scan: Some(scan), ..request(id, region) }
@@ -192,6 +196,10 @@ async fn a_call_writes_and_reads() {
         assert_eq!(page.more, limit == 1);
         assert_eq!(page.records.len(), if limit == 1 { 1 } else { 2 });
         assert_eq!(page.revision, 2);
+    }
+    for (consistency, bound) in [(0, 0), (1, 0), (2, 0), (3, 1)] {
+        let got = fixture.call(read(gets(8, 1, &["b"]), consistency, bound)).await;
+        assert_eq!((kind(&got), got.revision, got.records.len()), (Kind::Unspecified, 2, 1));
     }
 }
 
@@ -251,6 +259,10 @@ async fn wrong_requests_are_refused_with_what_is_right() {
         (gets(1, 1, &["a", "x"]), "key 1 of the request is not in region 1"),
         (put(1, 1, &[("a", "1"), ("x", "1")]), "key 1 of the request is not in region 1"),
         (both, "more than one of"),
+        (read(gets(1, 1, &["a"]), 3, 0), "staleness_ms_max: 0; a stale read needs"),
+        (read(gets(1, 1, &["a"]), 1, 5), "staleness_ms_max: 5; it is for stale reads only"),
+        (read(scan(1, 1, 1), 4, 0), "consistency: 4 is none of 0 (linearizable) to 3 (stale)"),
+        (read(put(1, 1, &[("a", "1")]), 1, 0), "consistency is set, and neither gets nor scan"),
     ] {
         let response = fixture.call(wrong).await;
         let error = response.error.unwrap();

@@ -6,8 +6,9 @@ use clap::Parser;
 use flotilla_raftstore::log::{self, LogOptions};
 use flotilla_raftstore::transport::grpc::{GrpcConfig, GrpcTransport};
 use flotilla_raftstore::{
-    Answer, ClusterId, Config, Error, GroupDesc, GroupId, GroupRecord, Pending, ReplicaId, Reply,
-    SnapshotDir, StateFiles, StateMachine, Store, StoreBuilder, StoreId, SystemClock,
+    Answer, ClusterId, Config, Error, GroupDesc, GroupId, GroupRecord, Pending, ReadMode,
+    ReplicaId, Reply, SnapshotDir, StateFiles, StateMachine, Store, StoreBuilder, StoreId,
+    SystemClock,
 };
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Write};
@@ -155,7 +156,8 @@ impl<M: StateMachine + 'static> Member<M> {
 
     /// What is read here after it is not older than any answer before it.
     pub fn read_barrier(&self) -> Result<(), String> {
-        self.request(|reply| self.store.read_barrier(GROUP, reply)).map(drop)
+        self.request(|reply| self.store.read_barrier(GROUP, ReadMode::Linearizable, reply))
+            .map(drop)
     }
 
     /// Any request; a line for the client when it is refused.

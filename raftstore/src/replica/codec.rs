@@ -4,23 +4,27 @@
 //! the decoder of the consensus library's protobuf version (RUSTSEC-2024-0437) is never fed with
 //! bytes from a peer. Of a snapshot only the manifest travels here, the rest on a stream of its own.
 //!
-//! Layout: type byte, flag byte, then unsigned LEB128 varints and length-prefixed bytes.
+//! Layout: type byte, flag byte, then unsigned LEB128 varints and length-prefixed bytes. What a
+//! message carries for the leader's lease comes last.
 
+use super::lease::Stamp;
 use super::storage::conf_snapshot;
 use crate::snapshot::Manifest;
 use bytes::{Buf, Bytes};
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
 const REJECT: u8 = 1;
+const STAMPED: u8 = 2;
 
 /// Encodes `message`, in one allocation of its exact size.
-pub(crate) fn encode(message: &Message) -> Bytes {
+pub(crate) fn encode(message: &Message, stamp: Option<Stamp>) -> Bytes {
     let mut length = Length(2);
-    put_fields(&mut length, message);
+    put_fields(&mut length, message, stamp);
     let mut out = Vec::with_capacity(length.0);
     out.push(message.msg_type as u8);
-    out.push(if message.reject { REJECT } else { 0 });
-    put_fields(&mut out, message);
+    let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+    out.push(flag(message.reject, REJECT) | flag(stamp.is_some(), STAMPED));
+    put_fields(&mut out, message, stamp);
     debug_assert_eq!(out.len(), length.0);
     Bytes::from(out)
 }
@@ -61,7 +65,7 @@ impl Sink for Vec<u8> {
     }
 }
 
-fn put_fields(out: &mut impl Sink, message: &Message) {
+fn put_fields(out: &mut impl Sink, message: &Message, stamp: Option<Stamp>) {
     for field in [
         message.to,
         message.from,
@@ -88,10 +92,14 @@ fn put_fields(out: &mut impl Sink, message: &Message) {
     if message.get_msg_type() == MessageType::MsgSnapshot {
         out.bytes(message.get_snapshot().get_data());
     }
+    if let Some(stamp) = stamp {
+        out.varint(stamp.sent);
+        out.varint(stamp.promise_ms);
+    }
 }
 
 /// Decodes what [`encode`] made; the error says what is wrong with the bytes.
-pub(crate) fn decode(bytes: &Bytes) -> Result<Message, String> {
+pub(crate) fn decode(bytes: &Bytes) -> Result<(Message, Option<Stamp>), String> {
     let mut input = bytes.clone();
     let kind = take_u8(&mut input)?;
     let flags = take_u8(&mut input)?;
@@ -128,7 +136,14 @@ pub(crate) fn decode(bytes: &Bytes) -> Result<Message, String> {
         let manifest = Manifest::decode(&take_bytes(&mut input)?)?;
         message.set_snapshot(conf_snapshot(&manifest));
     }
-    if input.is_empty() { Ok(message) } else { Err(format!("{} bytes too many", input.len())) }
+    let stamp = match flags & STAMPED {
+        0 => None,
+        _ => Some(Stamp { sent: take_varint(&mut input)?, promise_ms: take_varint(&mut input)? }),
+    };
+    match input.len() {
+        0 => Ok((message, stamp)),
+        more => Err(format!("{more} bytes too many")),
+    }
 }
 
 /// The types that may cross the network. The others are local, or travel elsewhere.
@@ -209,17 +224,20 @@ mod tests {
 
     #[test]
     fn a_message_survives_the_wire() {
-        assert_eq!(decode(&encode(&sample())).unwrap(), sample());
+        let stamp = Stamp { sent: u64::MAX, promise_ms: 900 };
+        for stamp in [None, Some(stamp), Some(Stamp::default())] {
+            assert_eq!(decode(&encode(&sample(), stamp)).unwrap(), (sample(), stamp));
+        }
     }
 
     #[test]
     fn torn_and_foreign_bytes_are_refused() {
-        let bytes = encode(&sample());
+        let bytes = encode(&sample(), Some(Stamp { sent: 300, promise_ms: 900 }));
         for end in 0..bytes.len() {
             assert!(decode(&bytes.slice(..end)).is_err(), "cut at {end}");
         }
         let mut local = sample();
         local.set_msg_type(MessageType::MsgHup);
-        assert!(decode(&encode(&local)).unwrap_err().contains("does not cross"));
+        assert!(decode(&encode(&local, None)).unwrap_err().contains("does not cross"));
     }
 }

@@ -154,7 +154,7 @@ impl Replica {
             self.feed.applied = index;
             self.raw.advance_apply_to(index);
         }
-        self.reads.serve(self.feed.applied);
+        self.serve_reads();
         self.members.applied(index);
     }
 

@@ -231,6 +231,7 @@ impl Replica {
         self.durable.retain(|replica| desc.replica(replica).is_some());
         self.acknowledged.retain(|replica| desc.replica(ReplicaId(*replica)).is_some());
         self.members.joint_since = None;
+        self.lease.recount();
         if self.is_leader() {
             let left = |r: &&ReplicaDesc| self.record.desc.replica(r.replica).is_none();
             for gone in before.replicas.iter().filter(left) {

@@ -3,7 +3,7 @@
 //! The life of a round, for one replica:
 //! 1. `step.rs` takes what other replicas sent, after checking its shape.
 //! 2. `propose.rs` puts the round's commands into one entry; `read.rs` gives the round's reads one
-//!    context.
+//!    context, or serves them by the lease of `lease.rs`; a follower asks its leader (`ask.rs`).
 //! 3. `ready.rs` takes what the library decided: the only place that touches its ready contract.
 //! 4. `feed.rs` hands committed entries to apply, or parks them while apply is full.
 //! 5. `membership.rs` applies changes of the members and, on the leader, drives them on.
@@ -13,10 +13,12 @@
 //! 9. `offer.rs` has snapshots made, for members that then lack entries; `snapshot.rs` takes and installs
 //!    those of others.
 
+mod ask;
 pub(crate) mod codec;
 mod durable;
 mod feed;
 mod hibernate;
+mod lease;
 mod membership;
 mod offer;
 mod propose;
@@ -28,6 +30,7 @@ mod storage;
 mod timer;
 mod transfer;
 
+use crate::clock::Time;
 use crate::config::Config;
 use crate::error::Error;
 use crate::log::terms::Terms;
@@ -35,10 +38,11 @@ use crate::log::{GroupLog, LogStore};
 use crate::members::Priority;
 use crate::message::Standing;
 use crate::status::{GroupView, PeerProgress, ReplicaStatus, Role};
-use crate::types::{GroupId, GroupRecord, HardState, Nanos, ReplicaDesc, ReplicaId, StoreId};
+use crate::types::{GroupId, GroupRecord, HardState, ReplicaDesc, ReplicaId, StoreId};
 use durable::Durable;
 use feed::Feed;
 use hibernate::Rest;
+use lease::Lease;
 use membership::Members;
 use offer::Offers;
 use propose::Writes;
@@ -82,6 +86,7 @@ pub(crate) struct Replica {
     timer: ElectionTimer,
     writes: Writes,
     reads: Reads,
+    lease: Lease,
     feed: Feed,
     durable: Durable,
     /// Peers that acknowledged an append since the last heartbeat was due: they need none.
@@ -147,7 +152,8 @@ impl Replica {
             raw,
             timer: ElectionTimer::new(parts.config.election_ticks, seed),
             writes: Writes::default(),
-            reads: Reads::default(),
+            reads: Reads::new(seed),
+            lease: Lease::new(parts.config, hard_state.term),
             feed: Feed::new(applied),
             durable: Durable::new(applied),
             acknowledged: Vec::new(),
@@ -211,7 +217,10 @@ impl Replica {
         let raft = &self.raw.raft;
         let follows = raft.state == StateRole::Follower && raft.leader_id != raft::INVALID_ID;
         Mood {
-            awaits_persisted: !follows || self.snapshots.writing() || self.snapshots.waits(),
+            awaits_persisted: !follows
+                || self.snapshots.writing()
+                || self.snapshots.waits()
+                || self.reads.await_applied(),
             awaits_applied: self.reads.await_applied()
                 || self.members.await_applied()
                 || self.snapshots.waits(),
@@ -235,17 +244,19 @@ impl Replica {
 
     /// One tick of time. At most one a round, however long the thread was stuck: missed ticks are
     /// never made up, or a resumed follower would campaign against a living leader.
-    pub(crate) fn tick(&mut self, now: Nanos) {
+    pub(crate) fn tick(&mut self, time: Time) {
         if self.is_leader() {
             self.raw.tick();
         } else {
             // Whoever must not campaign sees a silent leader all the same, and votes for others.
-            let able = self.may_campaign();
+            let (able, still) = (self.may_campaign(), self.keeps_still(time));
             let (desc, me) = (&self.record.desc, self.me.replica);
-            self.timer.tick(&mut self.raw, |timeouts| able && desc.may_campaign(me, timeouts));
+            let may = |timeouts| able && desc.may_campaign(me, timeouts);
+            self.timer.tick(&mut self.raw, still, may);
         }
-        self.writes.expire(now, self.group());
-        self.reads.expire(now, self.group());
+        self.writes.expire(time.now, self.group());
+        self.reads.expire(time.now, self.group());
+        self.reads.asks.tick();
         self.durable.tick();
         self.members.tick();
         self.offers.tick();
@@ -285,7 +296,7 @@ impl Replica {
         self.writes.close(self.group(), error);
         self.members.close(&Error::Unknown { group: self.group() });
         self.offers.close(error);
-        self.reads.fail_all(error);
+        self.reads.fail_all(error, self.group());
         self.transfers.close(Error::Unknown { group: self.group() });
     }
 

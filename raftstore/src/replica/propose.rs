@@ -6,6 +6,7 @@
 //! they hear *unknown*.
 
 use super::Replica;
+use crate::clock::Time;
 use crate::commands::{COMMAND_OVERHEAD, pack};
 use crate::completion::Reply;
 use crate::error::Error;
@@ -113,7 +114,7 @@ impl Replica {
 
     /// Puts the queued commands into entries, as few as their size allows. With `gather` a few
     /// commands stay queued; when they have had their `turn` the queued reads wait for their entry.
-    pub(crate) fn propose_queued(&mut self, gather: bool, turn: bool, now: Nanos) {
+    pub(crate) fn propose_queued(&mut self, gather: bool, turn: bool, time: Time) {
         let leads = self.is_leader() && self.raw.raft.lead_transferee.is_none();
         if self.writes.queued.is_empty() || (gather && leads && self.may_gather()) {
             return;
@@ -140,7 +141,7 @@ impl Replica {
         if let Some(index) = last.filter(|_| turn) {
             let older = crate::mutant::active("read_rides_on_older_entry");
             let index = if older { self.raw.raft.raft_log.committed } else { index };
-            self.reads.ride(index, self.read_deadline(now));
+            self.reads.ride(index, time.ahead, self.read_deadline(time.now));
         }
     }
 

@@ -9,6 +9,7 @@
 
 use super::storage::{Wanted, from_raft};
 use super::{Replica, RoleView, codec};
+use crate::clock::Time;
 use crate::log::GroupWrite;
 use crate::message::{FetchTask, LogTask, Standing};
 use crate::shard::Round;
@@ -23,13 +24,13 @@ const READIES_MAX: usize = 4;
 impl Replica {
     /// Takes what the library has decided. Between `ready` and `advance_append_async` nothing
     /// steps, proposes or ticks (trap 1).
-    pub(crate) fn take_readies(&mut self, now: Nanos, apply_full: bool, round: &mut Round) {
+    pub(crate) fn take_readies(&mut self, time: Time, apply_full: bool, round: &mut Round) {
         for _ in 0..READIES_MAX {
             // Behind the write that begins an install nothing is written before it is durable.
             if !self.raw.has_ready() || self.members.removed || self.snapshots.writing() {
                 break;
             }
-            self.take_ready(now, apply_full, round);
+            self.take_ready(time, apply_full, round);
         }
         for wanted in self.raw.mut_store().take_wanted() {
             // The library asks again and again; who lags as far as another one asks later.
@@ -44,7 +45,7 @@ impl Replica {
         }
     }
 
-    fn take_ready(&mut self, now: Nanos, apply_full: bool, round: &mut Round) {
+    fn take_ready(&mut self, time: Time, apply_full: bool, round: &mut Round) {
         let mut ready = self.raw.ready();
         let number = ready.number();
         let install = !ready.snapshot().is_empty();
@@ -63,8 +64,8 @@ impl Replica {
         }
         self.raw.advance_append_async(ready);
 
-        let mut held = self.envelopes(after_persist);
-        let now_out = self.envelopes(now_out);
+        let mut held = self.envelopes(after_persist, time);
+        let now_out = self.envelopes(now_out, time);
         // A sole voter leads before its vote is durable.
         let vote_under_way = self.unpersisted.contains(&self.vote_ready)
             && !crate::mutant::active("sole_voter_sends_early");
@@ -90,10 +91,10 @@ impl Replica {
             return;
         }
         for ReadState { index, request_ctx } in read_states {
-            self.reads.confirmed(&request_ctx, index);
+            self.context_confirmed(&request_ctx, index);
         }
-        self.reads.serve(self.feed.applied());
-        self.note_role(now, round);
+        self.serve_reads();
+        self.note_role(time.now, round);
     }
 
     /// Whether the ready changes term or vote, which are then saved.
@@ -165,7 +166,7 @@ impl Replica {
         }
     }
 
-    fn envelopes(&mut self, messages: Vec<Message>) -> Vec<(StoreId, Envelope)> {
+    fn envelopes(&mut self, messages: Vec<Message>, time: Time) -> Vec<(StoreId, Envelope)> {
         let mut acknowledged = std::mem::take(&mut self.acknowledged);
         let address = |message: Message| {
             if needless(&message, &mut acknowledged) {
@@ -175,7 +176,8 @@ impl Replica {
             let store = self.store_of(to)?;
             let bulk =
                 message.get_msg_type() == MessageType::MsgAppend && !message.entries.is_empty();
-            let payload = Payload::Raft { bytes: codec::encode(&message), bulk };
+            let bytes = codec::encode(&message, self.stamp_for(&message, time));
+            let payload = Payload::Raft { bytes, bulk };
             Some((store, Envelope { group: self.group(), from: self.me.replica, to, payload }))
         };
         let envelopes = messages.into_iter().filter_map(address).collect();
@@ -200,7 +202,7 @@ impl Replica {
             return;
         }
         let error = self.not_leader();
-        self.reads.fail_all(&error);
+        self.reads.fail_all(&error, self.record.desc.group);
         if was_leader {
             let patience = self.config.election_ticks as u64 * self.config.tick_interval_ms;
             self.writes.step_down(Nanos(now.0 + patience * 1_000_000));

@@ -4,6 +4,7 @@
 //! wrong one is dropped here; one that proves damage quarantines this replica, not the store.
 
 use super::{Replica, codec};
+use crate::clock::Time;
 use crate::members;
 use crate::transport::{Envelope, Payload};
 use crate::types::{GroupRecord, ReplicaId, StoreId};
@@ -34,6 +35,7 @@ impl Replica {
         store: StoreId,
         envelope: Envelope,
         apply_full: bool,
+        time: Time,
     ) -> Result<(), Refused> {
         let bytes = match envelope.payload {
             // From anybody: what it says is committed, whoever tells it.
@@ -44,6 +46,16 @@ impl Replica {
             Payload::DurableApplied(index) => {
                 self.meet(store, &envelope)?;
                 self.durable.heard(envelope.from, index);
+                return Ok(());
+            }
+            Payload::AskIndex { number, by_lease } => {
+                self.meet(store, &envelope)?;
+                self.asked_for_index(envelope.from, number, by_lease);
+                return Ok(());
+            }
+            Payload::ReadIndex { number, position } => {
+                self.meet(store, &envelope)?;
+                self.index_told(number, position);
                 return Ok(());
             }
             Payload::Sleep(last) => {
@@ -71,11 +83,14 @@ impl Replica {
                 bytes
             }
         };
-        let message = codec::decode(bytes).map_err(Refused::Dropped)?;
+        let (message, stamp) = codec::decode(bytes).map_err(Refused::Dropped)?;
         if message.from != envelope.from.0 || message.to != envelope.to.0 || message.term == 0 {
             return dropped("a message whose header contradicts its envelope");
         }
         self.check(&message, apply_full)?;
+        if let Some(why) = self.promised_against(&message, time) {
+            return dropped(why);
+        }
         self.note_acknowledged(&message);
         self.ask_for_beginning();
         match message.get_msg_type() {
@@ -85,8 +100,10 @@ impl Replica {
             MessageType::MsgAppendResponse => self.note_beginning(&message),
             _ => {}
         }
+        let (kind, from, term) = (message.get_msg_type(), message.from, message.term);
         // The remaining errors mean "no such peer" or "dropped": nothing to do.
         let _ = self.raw.step(message);
+        self.note_stamp(kind, from, term, stamp, time);
         Ok(())
     }
 

@@ -62,10 +62,11 @@ impl ElectionTimer {
     }
 
     /// One tick of a replica that does not lead. At a timeout it campaigns if it `may` after so
-    /// many of them.
+    /// many of them; one that has promised to keep `still` waits until it need not.
     pub(super) fn tick(
         &mut self,
         raw: &mut RawNode<ReplicaStorage>,
+        still: bool,
         may: impl FnOnce(usize) -> bool,
     ) {
         if raw.raft.election_elapsed < self.last_elapsed {
@@ -77,7 +78,7 @@ impl ElectionTimer {
         raw.tick();
         self.silence += 1;
         raw.raft.election_elapsed = raw.raft.election_elapsed.min(self.election_ticks);
-        if self.silence >= self.timeout {
+        if self.silence >= self.timeout && !still {
             self.timeouts += 1;
             if may(self.timeouts) {
                 raw.raft.election_elapsed = Self::library_timeout(self.election_ticks);

@@ -134,6 +134,7 @@ impl Replica {
         if self.raw.raft.lead_transferee.is_some() || !self.can_take_over(to) {
             return;
         }
+        self.lease.give_up(self.raw.raft.term);
         self.raw.transfer_leader(to.0);
         if let Some(order) = &mut self.transfers.under_way {
             // Time for an election, however late it was told.

@@ -13,6 +13,7 @@
 
 use super::Shard;
 use super::slot::{Live, Slot};
+use crate::message::{ReadMode, Request};
 use crate::shard::Round;
 use crate::transport::{Alive, Envelope, Payload};
 use crate::types::{GroupId, ReplicaId, StoreId};
@@ -119,12 +120,21 @@ impl Shard {
         self.touch(group, |replica| replica.wake(silence));
     }
 
-    /// Whether a request is a reason to wake: a follower only tells who leads, unless nobody does.
-    pub(super) fn request_wakes(&self, group: GroupId) -> bool {
+    /// Whether a request is a reason to wake: a follower only tells who leads, unless nobody does or
+    /// it is to serve a read.
+    pub(super) fn request_wakes(&self, request: &Request) -> bool {
+        let group = request.group();
         let Some(Slot::Live(live)) = self.slots.get(&group) else { return false };
+        if !live.replica.asleep() {
+            return false;
+        }
+        let served_here = matches!(
+            request,
+            Request::ReadBarrier { mode: ReadMode::Follower | ReadMode::Stale { .. }, .. }
+        );
         let leads_here = live.replica.is_leader();
         let leader = live.replica.leader().map(|leader| leader.store);
-        leads_here || leader.is_none_or(|store| !self.is_watched(store, group))
+        served_here || leads_here || leader.is_none_or(|store| !self.is_watched(store, group))
     }
 
     /// Whether the shard that has `group` on `store` was heard lately: its death will be noticed.

@@ -156,8 +156,8 @@ mod tests {
         let reply = crate::completion::OnceCompletion::reply(move |outcome| {
             answered.send(outcome).unwrap();
         });
-        let request =
-            crate::message::Request::ReadBarrier { group: crate::types::GroupId(1), reply };
+        let (group, mode) = (crate::types::GroupId(1), crate::message::ReadMode::default());
+        let request = crate::message::Request::ReadBarrier { group, mode, reply };
         inbox.push(ShardMessage::Requests(vec![request]));
         assert!(answer.recv().unwrap().is_err());
     }

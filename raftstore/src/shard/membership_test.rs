@@ -3,7 +3,7 @@ use crate::completion::Outcome;
 use crate::config::Config;
 use crate::log::MemoryLog;
 use crate::members::PendingChange;
-use crate::message::{Applied, DurableApplied, Persisted, Request, ShardMessage};
+use crate::message::{Applied, DurableApplied, Persisted, ReadMode, Request, ShardMessage};
 use crate::shard::ShardConfig;
 use crate::types::{Nanos, ReplicaDesc, ReplicaRole};
 use bytes::Bytes;
@@ -114,7 +114,8 @@ fn a_removed_replica_answers_everybody_and_gives_its_turn_away() {
     let first = stepped.round(under_way);
     assert!(stepped.shard.turns.crowded());
     let group = GroupId(2);
-    let read = Request::ReadBarrier { group, reply: stepped.reply("rides") };
+    let read =
+        Request::ReadBarrier { group, mode: ReadMode::Linearizable, reply: stepped.reply("rides") };
     let inbox = vec![stepped.propose(2, "in line"), ShardMessage::Requests(vec![read])];
     stepped.round(inbox);
     assert_eq!(stepped.answered(), [], "both wait for the turn");

@@ -12,6 +12,7 @@ mod hibernate;
 pub(crate) mod inbox;
 pub(crate) mod lane;
 mod membership;
+mod read;
 mod round;
 pub(crate) mod run;
 mod slot;
@@ -19,13 +20,15 @@ pub(crate) mod sync;
 mod turns;
 
 pub(crate) use hibernate::NO_GROUP;
-pub use round::Round;
+pub use round::{ReadCounts, Round};
 
 use hibernate::Hibernation;
 use round::RoundSize;
 use slot::{Live, Quarantined, Slot};
 use turns::Turns;
 
+use crate::clock::{Elapsed, Moment, Time};
+use crate::completion::Reply;
 use crate::config::Config;
 use crate::error::{Error, Fatal};
 use crate::log::{GroupLog, LogStore};
@@ -34,7 +37,7 @@ use crate::recovery::RecoveredGroup;
 use crate::replica::{Refused, Replica, ReplicaParts};
 use crate::status::{GroupView, ReplicaStatus};
 use crate::transport::{Envelope, Payload};
-use crate::types::{GroupId, GroupRecord, Nanos, ReplicaId, StoreId};
+use crate::types::{GroupId, GroupRecord, ReplicaId, StoreId};
 use membership::Gone;
 use rustc_hash::FxHashMap;
 use std::collections::BTreeSet;
@@ -66,6 +69,11 @@ pub struct Shard {
     damaged: Vec<GroupId>,
     dirty: Vec<GroupId>,
     last: RoundSize,
+    elapsed: Elapsed,
+    /// Of this round.
+    time: Time,
+    /// Reads that are let through at the end of this round.
+    let_through: Vec<Reply>,
     /// Groups whose committed entries wait for room in the apply queue.
     parked: BTreeSet<GroupId>,
     /// Bytes handed to apply and not yet reported applied.
@@ -90,6 +98,9 @@ impl Shard {
             damaged: Vec::new(),
             dirty: Vec::new(),
             last: RoundSize::new(shard_number),
+            elapsed: Elapsed::default(),
+            time: Time::default(),
+            let_through: Vec::new(),
             parked: BTreeSet::new(),
             apply_bytes: 0,
             turns: Turns::new(small_entries_max),
@@ -171,9 +182,19 @@ impl Shard {
         self.stopped
     }
 
-    /// One round. Never blocks on I/O, except for the inline reads of old entries that the
-    /// consensus library demands.
-    pub fn round(&mut self, inbox: Vec<ShardMessage>, now: Nanos) -> Result<Round, Fatal> {
+    /// One round, at a moment that was looked up after `inbox` was taken: what the lease covers then,
+    /// no read in it came too late for. Never blocks on I/O, except for the inline reads of old
+    /// entries that the consensus library demands.
+    pub fn round(
+        &mut self,
+        inbox: Vec<ShardMessage>,
+        moment: impl Into<Moment>,
+    ) -> Result<Round, Fatal> {
+        self.time = self.elapsed.advance(moment.into());
+        self.decide(inbox)
+    }
+
+    fn decide(&mut self, inbox: Vec<ShardMessage>) -> Result<Round, Fatal> {
         let mut round = Round::like(&self.last);
         for record in std::mem::take(&mut self.left) {
             self.remove(record.desc.group, record, &mut round);
@@ -191,16 +212,17 @@ impl Shard {
         if ticked {
             self.turns.tick();
             self.watch(&mut round);
-            self.tick(now, &mut round);
+            self.tick(&mut round);
             self.make_room();
         }
         self.unpark(&mut round)?;
         for group in std::mem::take(&mut self.dirty) {
-            self.settle(group, false, now, &mut round);
+            self.settle(group, false, &mut round);
         }
         while let Some(group) = self.turns.next() {
-            self.settle(group, true, now, &mut round);
+            self.settle(group, true, &mut round);
         }
+        self.let_reads_through();
         self.last = round.size();
         Ok(round)
     }
@@ -281,7 +303,7 @@ impl Shard {
                 };
             }
         }
-        if self.request_wakes(group) {
+        if self.request_wakes(&request) {
             self.rouse(group);
         }
         let apply_full = self.apply_full();
@@ -295,12 +317,7 @@ impl Shard {
             Request::Propose { reply, .. } => {
                 reply.send(Err(Error::Busy { group, what: "the apply queue is full" }));
             }
-            Request::ReadBarrier { reply, .. } => match self.in_line(group) {
-                Some(replica) => replica.queue_read(reply),
-                None => {
-                    self.touch(group, |replica| replica.queue_read(reply));
-                }
-            },
+            Request::ReadBarrier { mode, reply, .. } => self.read(group, mode, reply, round),
             Request::TransferLeader { to, reply, .. } => {
                 self.touch(group, |replica| replica.transfer_leader(to, reply));
             }
@@ -355,7 +372,8 @@ impl Shard {
         if !matches!(self.slots.get(&group), Some(Slot::Live(_))) {
             return self.deliver_to_none(from, &envelope, round);
         }
-        match self.touch(group, |replica| replica.step(from, envelope, apply_full)) {
+        let time = self.time;
+        match self.touch(group, |replica| replica.step(from, envelope, apply_full, time)) {
             None | Some(Ok(())) => {}
             Some(Err(Refused::Dropped(reason))) => {
                 self.dropped_messages += 1;
@@ -384,13 +402,14 @@ impl Shard {
         self.parked.remove(&group);
     }
 
-    fn tick(&mut self, now: Nanos, round: &mut Round) {
+    fn tick(&mut self, round: &mut Round) {
+        let time = self.time;
         let election_ticks = self.parts.config.election_ticks;
         for group in self.hibernation.awake() {
             match self.slots.get_mut(&group) {
                 Some(Slot::Gone(gone)) => gone.tick(),
                 Some(Slot::Quarantined(damaged)) => damaged.tick(election_ticks, round),
-                _ => drop(self.touch(group, |replica| replica.tick(now))),
+                _ => drop(self.touch(group, |replica| replica.tick(time))),
             }
         }
     }
@@ -436,7 +455,8 @@ impl Shard {
     }
 
     /// Step 2 of the round, for one replica; `turn`: it has waited in line.
-    fn settle(&mut self, group: GroupId, turn: bool, now: Nanos, round: &mut Round) {
+    fn settle(&mut self, group: GroupId, turn: bool, round: &mut Round) {
+        let time = self.time;
         let apply_full = self.apply_full();
         let cache_max = self.parts.config.entry_cache_bytes_max / self.slots.len().max(1);
         let handed = round.apply.len();
@@ -448,15 +468,16 @@ impl Shard {
         live.dirty = false;
         let replica = live.replica();
         replica.look_around(round);
-        replica.propose_queued(gather, turn, now);
-        replica.confirm_queued_reads(now);
+        replica.propose_queued(gather, turn, time);
+        replica.confirm_queued_reads(time, round);
         replica.drive_snapshots(round);
-        replica.take_readies(now, apply_full, round);
+        replica.take_readies(time, apply_full, round);
         if replica.has_queued_reads() && replica.removal().is_none() {
             // A context that was under way is confirmed: the next one may start.
-            replica.confirm_queued_reads(now);
-            replica.take_readies(now, apply_full, round);
+            replica.confirm_queued_reads(time, round);
+            replica.take_readies(time, apply_full, round);
         }
+        replica.answer_members(round);
         if replica.asleep() {
             self.hibernation.fell_asleep(group);
         }
@@ -510,3 +531,7 @@ fn refuse(request: Request, error: &Error) {
     | Request::CreateGroup { reply, .. }) = request;
     reply.send(Err(error.clone()));
 }
+
+#[cfg(test)]
+#[path = "promise_test.rs"]
+mod promise_tests;

@@ -25,6 +25,33 @@ pub struct Round {
     pub views: Vec<GroupView>,
     /// Replicas that were removed here.
     pub gone: Vec<(GroupId, ReplicaId)>,
+    /// Reads that found their way.
+    pub reads: ReadCounts,
+}
+
+/// How many reads were let through, and by what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadCounts {
+    /// By a quorum that answered (ReadIndex).
+    pub confirmed: u64,
+    /// By a lease.
+    pub leased: u64,
+    /// Lease reads for which there was no lease: confirmed by a quorum, or refused.
+    pub degraded: u64,
+    /// By an index that the leader told.
+    pub asked: u64,
+    /// By the age of the state here.
+    pub stale: u64,
+}
+
+impl ReadCounts {
+    pub(crate) fn add(&mut self, other: &ReadCounts) {
+        self.confirmed += other.confirmed;
+        self.leased += other.leased;
+        self.degraded += other.degraded;
+        self.asked += other.asked;
+        self.stale += other.stale;
+    }
 }
 
 impl Round {

@@ -53,7 +53,7 @@ pub(crate) async fn run_shard(mut shard: Shard, mut inbox: InboxEnd, queues: Que
         let metrics = &shell.router.metrics;
         metrics.rounds.inc();
         metrics.inbox_messages.inc_by(messages.len() as u64);
-        let done = match shard.round(messages, shell.clock.now()) {
+        let done = match shard.round(messages, shell.clock.moment()) {
             Ok(round) => carry_out(round, &queues, &shell).await,
             Err(fatal) => Err(fatal),
         };
@@ -70,6 +70,7 @@ pub(crate) async fn run_shard(mut shard: Shard, mut inbox: InboxEnd, queues: Que
 async fn carry_out(round: super::Round, queues: &Queues, shell: &Shell) -> Result<(), Fatal> {
     shell.router.publish(round.views);
     shell.router.retract(&round.gone);
+    shell.router.metrics.count_reads(&round.reads);
     let sends = !round.sends.is_empty();
     for (store, envelopes) in round.sends {
         shell.router.metrics.envelopes_sent.inc_by(envelopes.len() as u64);

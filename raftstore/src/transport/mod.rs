@@ -35,6 +35,20 @@ pub enum Payload {
     Members(Bytes),
     /// "The snapshot that you sent me did not come."
     SnapshotFailed,
+    /// "Up to which index must I have applied for a read that begins now?"
+    AskIndex {
+        /// Of this question; never used again by the sender.
+        number: u64,
+        /// A leader with a lease need not ask the others.
+        by_lease: bool,
+    },
+    /// The answer to [`Payload::AskIndex`].
+    ReadIndex {
+        /// Of the question.
+        number: u64,
+        /// The entry up to which it is; index 0 = this replica cannot tell.
+        position: LogPosition,
+    },
     /// "I am damaged and take no part."
     Damaged,
     /// "I sleep until something happens, and hold everything up to here": from an idle leader, with
@@ -78,7 +92,9 @@ impl Envelope {
             | Payload::SnapshotFailed
             | Payload::Damaged
             | Payload::Sleep(_)
-            | Payload::Alive(_) => 32,
+            | Payload::Alive(_)
+            | Payload::AskIndex { .. }
+            | Payload::ReadIndex { .. } => 32,
             Payload::Members(bytes) => bytes.len() + 32,
         }
     }

@@ -108,7 +108,7 @@ fn print_sum(sum: &Sweep, wall: f64, cpu: f64) {
     for what in sum.toothless() {
         println!("NEVER HAPPENED: {what}");
     }
-    println!("not run: bit flips, full disk, wiped store, clock jumps");
+    println!("not run: bit flips, full disk, wiped store");
     let seeds: Vec<u64> = sum.failed.iter().map(|r| r.seed).collect();
     if seeds.is_empty() {
         println!("violations            0");

@@ -16,6 +16,7 @@
 //! | I12 | a record only goes forward; no replica comes back after its end; no id is added twice | `sim::disk`, status, members |
 //! | I13 | every version of the members is one for all; quorums of successive ones intersect | what the state machines were given ([`members`]) |
 //! | I14 | equal content at equal applied index | content hashes |
+//! | I15 | nobody is elected while another replica's lease holds | `sim::effects` |
 
 pub mod members;
 pub mod wire;

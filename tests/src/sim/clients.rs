@@ -3,6 +3,7 @@
 //! A client follows hints and repeats what was refused (refused means: not applied), and gives up
 //! on what is unknown or takes too long. Keys rotate, so that no history of one key grows large.
 
+use super::clock::MILLIS;
 use super::codec::{self, Got, Key};
 use super::swarm::Plan;
 use super::watched::command_hash;
@@ -10,7 +11,7 @@ use crate::history::set::{Add, Added, Read};
 use crate::history::{Action, Moment, OPEN, Operation, Outcome};
 use bytes::Bytes;
 use flotilla_kvserver::kv::{Epoch, RegionMeta};
-use flotilla_raftstore::GroupId;
+use flotilla_raftstore::{GroupId, Nanos, ReadMode};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use std::collections::BTreeMap;
@@ -73,6 +74,8 @@ pub struct Live {
     pub invoked: Moment,
     /// The ticket of the attempt under way; 0 between attempts.
     pub ticket: u64,
+    /// How a read is asked.
+    pub mode: ReadMode,
     /// The log command of a write.
     pub command: Bytes,
     /// Its hash.
@@ -127,6 +130,11 @@ pub struct Clients {
     /// No new operations.
     pub closed: bool,
     moment: Moment,
+    /// Simulated time.
+    pub now: u64,
+    /// The last moment at each time that had one, ascending.
+    moments: Vec<(u64, Moment)>,
+    read_modes: bool,
     next_value: u64,
     next_id: u64,
 }
@@ -151,6 +159,9 @@ impl Clients {
             attempts: BTreeMap::new(),
             closed: false,
             moment: 0,
+            now: 0,
+            moments: Vec::new(),
+            read_modes: plan.read_modes,
             next_value: 0,
             next_id: 0,
         }
@@ -168,9 +179,20 @@ impl Clients {
         self.next_id
     }
 
+    /// Every second number is left for [`Self::moment_at`].
     fn moment(&mut self) -> Moment {
-        self.moment += 1;
+        self.moment += 2;
+        match self.moments.last_mut() {
+            Some((at, moment)) if *at == self.now => *moment = self.moment,
+            _ => self.moments.push((self.now, self.moment)),
+        }
         self.moment
+    }
+
+    /// A moment right behind all that had happened at `time`.
+    fn moment_at(&self, time: u64) -> Moment {
+        let before = self.moments.partition_point(|(at, _)| *at <= time);
+        before.checked_sub(1).map_or(0, |last| self.moments[last].1) + 1
     }
 
     /// The group that an attempt speaks of.
@@ -200,17 +222,27 @@ impl Clients {
     pub fn begin(&mut self, client: usize, rng: &mut SmallRng) -> u64 {
         let region = self.clients[client].0;
         let wish = self.wish(region, rng);
-        self.begin_wish(client, region, wish)
+        let mode = if self.read_modes && !wish.is_write() {
+            read_mode(rng)
+        } else {
+            ReadMode::Linearizable
+        };
+        self.begin_wish(client, region, wish, mode)
     }
 
     /// Begins the final read of a region.
     pub fn begin_audit(&mut self, region: usize) -> u64 {
         let client = self.clients.iter().position(|(r, _)| *r == region).expect("has clients");
-        self.begin_wish(client, region, Wish::Audit)
+        self.begin_wish(client, region, Wish::Audit, ReadMode::Linearizable)
     }
 
-    fn begin_wish(&mut self, client: usize, region: usize, wish: Wish) -> u64 {
-        let (invoked, id) = (self.moment(), self.id());
+    fn begin_wish(&mut self, client: usize, region: usize, wish: Wish, mode: ReadMode) -> u64 {
+        let (mut invoked, id) = (self.moment(), self.id());
+        if let ReadMode::Stale { bound } = mode {
+            // It is a linearizable read that was asked so much earlier, by clocks that may be slow.
+            let age = bound.0 / 100 * 106;
+            invoked = self.moment_at(self.now.saturating_sub(age));
+        }
         let meta = &self.regions[region];
         let (epoch, key, value) = match &wish {
             Wish::Write(r, value) => (meta.epoch, codec::key(meta, Key::Register(*r)), *value),
@@ -224,7 +256,7 @@ impl Clients {
             Bytes::new()
         };
         let hash = command_hash(&command);
-        let live = Live { client, region, wish, invoked, ticket: 0, command, hash };
+        let live = Live { client, region, wish, invoked, ticket: 0, mode, command, hash };
         self.live.insert(id, live);
         id
     }
@@ -346,5 +378,17 @@ impl Clients {
     /// Each region's history, when nothing is under way.
     pub fn histories(&self) -> impl Iterator<Item = &History> {
         self.state.iter().map(|region| &region.history)
+    }
+}
+
+fn read_mode(rng: &mut SmallRng) -> ReadMode {
+    match rng.random_range(0..100) {
+        0..25 => ReadMode::Linearizable,
+        25..60 => ReadMode::Lease,
+        60..80 => ReadMode::Follower,
+        _ => {
+            let bounds = [20 * MILLIS, 200 * MILLIS, 2_000 * MILLIS];
+            ReadMode::Stale { bound: Nanos(bounds[rng.random_range(0..bounds.len())]) }
+        }
     }
 }

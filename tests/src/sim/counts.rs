@@ -61,6 +61,16 @@ pub const REQUIRED: &[&str] = &[
     "unknown outcomes",
     "stale requests refused",
     "reads answered",
+    "reads confirmed by a quorum",
+    "reads by a lease",
+    "lease reads without a lease",
+    "reads by asking the leader",
+    "reads by the state's age",
+    "reads too old",
+    "clocks set forward",
+    "clocks set back",
+    "clocks of another rate",
+    "machines suspended",
     "writes acknowledged",
 ];
 

@@ -6,7 +6,9 @@ use super::net::Fate;
 use super::world::{Event, Work, World};
 use crate::invariants::wire;
 use flotilla_raftstore::message::{DurableApplied, ShardMessage};
-use flotilla_raftstore::{Envelope, Fatal, Nanos, Payload, StateMachine, StoreId, reader};
+use flotilla_raftstore::{
+    Envelope, Fatal, GroupId, Payload, ReadCounts, StateMachine, StoreId, reader,
+};
 use rand::Rng;
 use std::collections::BTreeMap;
 
@@ -85,7 +87,7 @@ impl World {
     }
 
     fn round(&mut self, node: usize, shard: usize) -> Result<(), Fatal> {
-        let now = self.now;
+        let (now, moment) = (self.now, self.moment(node));
         let Some(process) = &mut self.nodes[node].process else { return Ok(()) };
         let slot = &mut process.shards[shard];
         if slot.stalled_until > now {
@@ -96,7 +98,7 @@ impl World {
         slot.scheduled = false;
         let inbox = std::mem::take(&mut slot.inbox);
         let messages = inbox.len() as u64;
-        let round = slot.shard.round(inbox, Nanos(now))?;
+        let round = slot.shard.round(inbox, moment)?;
         let (log, apply) = (round.log.len() as u64, round.apply.len() as u64);
         process.log.queue.extend(round.log);
         process.apply.queue.extend(round.apply);
@@ -107,11 +109,14 @@ impl World {
         let waiting = &process.log.queue[process.log.queue.len() - log as usize..];
         let cuts = waiting.iter().filter(|t| t.write.truncate.is_some()).count() as u64;
         self.counts.add_many("log truncations", cuts);
+        self.count_reads(&round.reads);
         self.note("round", node, [shard as u64, messages, log << 32 | apply << 16 | views]);
         for view in &round.views {
             if view.leading {
                 self.counts.add("leader changes");
-                self.note("  leads: group, term", node, [view.record.desc.group.0, view.term, 0]);
+                let group = view.record.desc.group;
+                self.note("  leads: group, term", node, [group.0, view.term, 0]);
+                self.expect_no_lease(node, group, view.term);
             }
             let problem = self.invariants.published(node, &view.record);
             self.violations.extend(problem);
@@ -129,6 +134,36 @@ impl World {
         self.snapshot_tasks(node, round.snapshots);
         self.start_workers(node);
         Ok(())
+    }
+
+    fn count_reads(&mut self, reads: &ReadCounts) {
+        let all = [
+            ("reads confirmed by a quorum", reads.confirmed),
+            ("reads by a lease", reads.leased),
+            ("lease reads without a lease", reads.degraded),
+            ("reads by asking the leader", reads.asked),
+            ("reads by the state's age", reads.stale),
+        ];
+        for (what, count) in all {
+            self.counts.add_many(what, count);
+        }
+    }
+
+    /// I15: `node` leads from now on, so no lease of an earlier term holds.
+    fn expect_no_lease(&mut self, node: usize, group: GroupId, term: u64) {
+        for other in (0..self.nodes.len()).filter(|other| *other != node) {
+            let moment = self.moment(other);
+            let Some(process) = &self.nodes[other].process else { continue };
+            let shard = &process.shards[process.shard_of(group)].shard;
+            if let Some(leased) = shard.leased_term(group, moment).filter(|leased| *leased < term) {
+                self.violations.push(format!(
+                    "I15: group {group}: store {} leads in term {term} while the lease of store {} \
+                     in term {leased} holds",
+                    node + 1,
+                    other + 1
+                ));
+            }
+        }
     }
 
     /// Wakes the workers that have something to do and do nothing.
@@ -156,7 +191,8 @@ impl World {
         for shard in 0..self.config.shards {
             self.tell(node, shard, ShardMessage::Tick);
         }
-        self.work_after(self.config.tick_interval_ms * MILLIS, node, Work::Tick);
+        let interval = self.clocks[node].true_span(self.config.tick_interval_ms * MILLIS);
+        self.work_after(interval, node, Work::Tick);
         Ok(())
     }
 

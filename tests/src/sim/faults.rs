@@ -28,6 +28,10 @@ impl World {
         match fault {
             Fault::PowerCut => self.crash(node, true, down_for),
             Fault::Kill if self.plan.kills_in_order => self.tell_to_leave(node, down_for),
+            // A lease may outlive so short an absence.
+            Fault::Kill if self.plan.read_modes && down_for.is_multiple_of(2) => {
+                self.crash(node, false, 50 * MILLIS + down_for / 20);
+            }
             Fault::Kill => self.crash(node, false, down_for),
             Fault::PowerCutAll => {
                 self.counts.add("power cuts of all stores");
@@ -40,6 +44,9 @@ impl World {
                 self.counts.add("pauses");
                 let length = self.rng.random_range(100 * MILLIS..8 * SECONDS);
                 self.nodes[node].paused_until = self.now + length;
+                if self.plan.clock_interval > 0 && self.clocks[node].suspend(self.now, length) {
+                    self.counts.add("machines suspended");
+                }
             }
             Fault::Stall => self.stall(node),
             Fault::CutOneWay => self.cut_one_way(node),
@@ -61,6 +68,19 @@ impl World {
             }
             Fault::Transfer => self.transfer_somewhere(),
         }
+    }
+
+    /// Something happens to a clock.
+    pub(super) fn next_clock(&mut self) {
+        if !self.stormy {
+            return;
+        }
+        let node = self.rng.random_range(0..self.nodes.len());
+        let what = self.clocks[node].disturb(self.now, &mut self.rng);
+        self.counts.add(what);
+        let interval = self.plan.clock_interval;
+        let next = self.rng.random_range(interval / 2..interval * 2);
+        self.after(next, Event::Clock);
     }
 
     /// A store hands over what it leads, and ends soon after.

@@ -7,7 +7,7 @@ use super::world::{Event, Work, World};
 use crate::history;
 use flotilla_kvserver::kv::Reader;
 use flotilla_raftstore::message::ShardMessage;
-use flotilla_raftstore::{Answer, Error, Fatal, Outcome, Reply, Request};
+use flotilla_raftstore::{Answer, Error, Fatal, Outcome, ReadMode, Reply, Request};
 use rand::Rng;
 
 /// How long a client waits for an operation, all its attempts together.
@@ -35,8 +35,13 @@ impl World {
         let ticket = self.clients.id();
         let Some(live) = self.clients.live.get_mut(&operation) else { return };
         live.ticket = ticket;
-        let (client, region) = (live.client, live.region);
-        let node = self.clients.leader(client);
+        let (client, region, mode) = (live.client, live.region, live.mode);
+        let anywhere = matches!(mode, ReadMode::Follower | ReadMode::Stale { .. });
+        let node = if anywhere {
+            self.rng.random_range(0..self.nodes.len())
+        } else {
+            self.clients.leader(client)
+        };
         let attempt = Attempt { operation, node, region, incarnation: None, floor: 0 };
         self.clients.attempts.insert(ticket, attempt);
         let delay = self.rng.random_range(50 * MICROS..MILLIS);
@@ -66,7 +71,10 @@ impl World {
         let request = if live.wish.is_write() {
             Request::Propose { group, command: live.command.clone(), reply }
         } else {
-            Request::ReadBarrier { group, reply }
+            if let ReadMode::Stale { .. } = live.mode {
+                attempt.floor = 0; // Its history tells.
+            }
+            Request::ReadBarrier { group, mode: live.mode, reply }
         };
         let shard = process.shard_of(group);
         self.note("request: ticket, group", node, [ticket, group.0, 0]);
@@ -136,6 +144,7 @@ impl World {
             Err(Error::Unknown { .. }) => self.counts.add("unknown outcomes"),
             Err(Error::Failed { .. }) => self.counts.add("answers of failed state machines"),
             Err(Error::Stopped { .. }) => self.counts.add("refusals of stopped replicas"),
+            Err(Error::TooOld { .. }) => self.counts.add("reads too old"),
             Err(_) => {}
         }
         self.clients.attempts.remove(&ticket);

@@ -91,6 +91,9 @@ impl World {
         if self.plan.apply_failure_interval > 0 {
             self.after(self.plan.apply_failure_interval, Event::ApplyFails);
         }
+        if self.plan.clock_interval > 0 {
+            self.after(self.plan.clock_interval, Event::Clock);
+        }
         if self.plan.change_interval > 0 {
             self.after(self.plan.change_interval, Event::Change);
         }

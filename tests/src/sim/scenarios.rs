@@ -60,7 +60,8 @@ fn a_joining_replica_receives_a_snapshot_and_the_tail() {
         let tail = world.log_bytes_received[3];
         println!("seed {seed}: whole log {whole_log}, snapshot {snapshot}, tail {tail} bytes");
         assert!(world.counts.get("snapshots installed") >= 1 && snapshot > 0);
-        assert!((snapshot + tail) * 4 < whole_log, "{snapshot} + {tail} of {whole_log}");
+        assert!((snapshot + tail) * 2 < whole_log, "{snapshot} + {tail} of {whole_log}");
+        assert!(tail * 8 < whole_log, "{tail} of {whole_log}");
         world.stormy = false;
         world.expect_calm();
         world.check_histories();

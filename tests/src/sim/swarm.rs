@@ -1,6 +1,6 @@
 //! What one seed draws: the cluster, the limits, the faults and their rates.
 
-use super::clock::{MILLIS, SECONDS};
+use super::clock::{Clocks, MILLIS, SECONDS};
 use super::net::Weather;
 use flotilla_raftstore::Config;
 use rand::rngs::SmallRng;
@@ -92,6 +92,10 @@ pub struct Plan {
     pub snapshot_damage: f64,
     /// Share of installs in whose middle the store dies.
     pub snapshot_load_cuts: f64,
+    /// Reads of all kinds, not only by ReadIndex.
+    pub read_modes: bool,
+    /// Mean time between changes of clocks, in nanoseconds; 0 = all clocks are true.
+    pub clock_interval: u64,
 }
 
 impl Plan {
@@ -126,9 +130,11 @@ impl Plan {
             apply_failure_interval: 0,
             snapshot_damage: 0.0,
             snapshot_load_cuts: 0.0,
+            read_modes: false,
+            clock_interval: 0,
         };
         let plan = if rng.random_bool(0.25) { plan.with_changes(rng) } else { plan };
-        let plan = plan.with_snapshots();
+        let plan = plan.with_snapshots().with_reads();
         // Drawn apart: the other seeds stay as they are.
         let rng = &mut SmallRng::seed_from_u64(seed ^ 0x1eade5);
         let mut plan = Plan { kills_in_order: rng.random_bool(0.25), ..plan };
@@ -159,6 +165,26 @@ impl Plan {
             config.truncate_entries_min = *pick(rng, &[1, 1, 8]);
         }
         self
+    }
+
+    /// In two thirds of the seeds reads are of all kinds; in half of those clocks differ and are
+    /// disturbed.
+    fn with_reads(mut self) -> Self {
+        let rng = &mut SmallRng::seed_from_u64(self.seed ^ 0x1ea5_e000);
+        self.read_modes = rng.random_bool(0.66);
+        if self.read_modes && rng.random_bool(0.5) {
+            self.clock_interval = rng.random_range(200 * MILLIS..4 * SECONDS);
+        }
+        self
+    }
+
+    /// The clocks of every store at the beginning.
+    #[must_use]
+    pub fn clocks(&self) -> Vec<Clocks> {
+        let rng = &mut SmallRng::seed_from_u64(self.seed ^ 0xc10c_c000);
+        let differ = self.clock_interval > 0;
+        let clocks = |_| if differ { Clocks::draw(rng) } else { Clocks::default() };
+        (0..self.stores).map(clocks).collect()
     }
 
     /// Members come and go.

@@ -6,7 +6,7 @@
 
 use super::changes::Changes;
 use super::clients::Clients;
-use super::clock::{MICROS, MILLIS, SimClock};
+use super::clock::{Clocks, MICROS, MILLIS};
 use super::codec;
 use super::counts::Counts;
 use super::net::Net;
@@ -17,7 +17,7 @@ use crate::invariants::Invariants;
 use flotilla_kvserver::kv::RegionMeta;
 use flotilla_raftstore::message::{Asker, FetchTask};
 use flotilla_raftstore::snapshot::Manifest;
-use flotilla_raftstore::{Config, Envelope, Nanos, Outcome, ReplicaId, SnapshotId, StoreId};
+use flotilla_raftstore::{Config, Envelope, Moment, Outcome, ReplicaId, SnapshotId, StoreId};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use std::cmp::Reverse;
@@ -80,6 +80,8 @@ pub enum Event {
     Fault,
     /// The next state machine that fails at an entry.
     ApplyFails,
+    /// The next thing that happens to a clock.
+    Clock,
     /// The next change of a group's members.
     Change,
     /// A learner of a region (by place) goes again, soon after it was added.
@@ -131,7 +133,8 @@ pub struct World {
     pub(super) stormy: bool,
     /// Bytes of messages with entries that came to each node.
     pub(super) log_bytes_received: Vec<u64>,
-    clock: Arc<SimClock>,
+    /// What each node's clocks show.
+    pub(super) clocks: Vec<Clocks>,
     heap: BinaryHeap<Reverse<Scheduled>>,
     order: u64,
     /// How often things happened.
@@ -162,7 +165,7 @@ impl World {
             changes: Changes::default(),
             stormy: true,
             log_bytes_received: vec![0; plan.stores as usize],
-            clock: Arc::default(),
+            clocks: plan.clocks(),
             heap: BinaryHeap::new(),
             order: 0,
             counts: Counts::default(),
@@ -211,7 +214,7 @@ impl World {
             }
             let Reverse(next) = self.heap.pop().expect("peeked just now");
             self.now = next.at;
-            self.clock.advance_to(Nanos(self.now));
+            self.clients.now = self.now;
             self.step(next.event);
         }
         false
@@ -230,6 +233,7 @@ impl World {
             Event::Next(client) => self.client_next(client),
             Event::Fault => self.next_fault(),
             Event::ApplyFails => self.next_apply_failure(),
+            Event::Clock => self.next_clock(),
             Event::Change => self.next_change(),
             Event::Regret(region, replica) => self.regret(region, replica),
             Event::Leave(node, incarnation, time) => self.leave(node, incarnation, time),
@@ -314,6 +318,11 @@ impl World {
             let error = flotilla_raftstore::Error::Unknown { group };
             self.after(delay, Event::Answer(ticket, Err(error)));
         }
+    }
+
+    /// What a node's clocks show.
+    pub(super) fn moment(&self, node: usize) -> Moment {
+        self.clocks[node].read(self.now)
     }
 
     /// Ends a node's pause.

@@ -12,7 +12,7 @@ use flotilla_kvserver::kv::RegionMeta;
 use flotilla_kvserver::kv::command::Command;
 use flotilla_kvserver::node::Embedded;
 use flotilla_raftstore::{
-    Clock, Completion, GroupId, Outcome, Outcomes, Reply, Request, SystemClock,
+    Clock, Completion, GroupId, Outcome, Outcomes, ReadMode, Reply, Request, SystemClock,
 };
 use hdrhistogram::Histogram;
 use prost::Message;
@@ -200,7 +200,7 @@ impl Driver {
         let led = &led[self.rng.random_range(0..led.len())];
         let group = led.group;
         match work {
-            Work::Barriers => Request::ReadBarrier { group, reply },
+            Work::Barriers => Request::ReadBarrier { group, mode: ReadMode::Linearizable, reply },
             Work::Puts => {
                 let key = &led.keys[self.rng.random_range(0..led.keys.len())];
                 let command = led.put.fill(key, self.rng.random());

@@ -20,6 +20,7 @@ pub fn row(name: &str, work: Work, in_flight: usize, storage: Storage, measured:
         batching: false,
         rpc: "none".to_owned(),
         write_percent: if work == Work::Puts { 100 } else { 0 },
+        consistency: None,
         key_bytes: SPREAD_KEY_BYTES,
         value_bytes: VALUE_BYTES,
         keys: format!("spread:{}", measured.keys),

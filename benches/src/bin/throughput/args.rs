@@ -4,6 +4,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use flotilla_benches::keys::KeyMode;
 use flotilla_benches::suite::{self, Kind};
 use flotilla_benches::workload::{Rpc, VALUE_BYTES_MAX, Workload};
+use flotilla_client::Consistency;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -51,10 +52,13 @@ pub struct RunArgs {
     /// One stream a store with many requests in flight, or one call a request.
     #[arg(long, value_enum, default_value = "stream")]
     pub rpc: Rpc,
-    /// Share of puts; the rest are linearizable gets.
+    /// Share of puts; the rest are gets.
     #[arg(long, default_value_t = 90, allow_negative_numbers = true)]
     #[arg(value_parser = clap::value_parser!(u32).range(0..=100))]
     pub write_percent: u32,
+    /// What gets must see: `linearizable`, `lease`, `follower` or `stale=MS`.
+    #[arg(long, value_name = "HOW", default_value_t = Consistency::Linearizable)]
+    pub consistency: Consistency,
     /// Bytes of a key: 16 for `spread`; a shorter start key is filled up with zero bytes.
     #[arg(long, default_value_t = 16)]
     pub key_bytes: usize,
@@ -91,6 +95,7 @@ impl RunArgs {
             batching: self.batching == Batching::On,
             rpc: self.rpc,
             write_percent: self.write_percent,
+            consistency: self.consistency,
             key_bytes: self.key_bytes,
             value_bytes: self.value_bytes,
             keys: self.keys,

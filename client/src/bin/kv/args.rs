@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use flotilla_client::Consistency;
 
 use crate::admin::GroupCommand;
 use crate::escape;
@@ -92,14 +93,16 @@ Examples:
   date | kv put now -")]
     Put(Put),
     /// Print the value of KEY and a newline; exit code 1 if it does not exist
-    #[command(after_help = "Example:\n  kv get greeting")]
-    Get(Key),
+    #[command(
+        after_help = "Examples:\n  kv get greeting\n  kv get greeting --consistency stale=500"
+    )]
+    Get(Get),
     /// Remove KEY; also well if it does not exist
     #[command(after_help = "Example:\n  kv delete greeting")]
     Delete(Key),
     /// Print the records with START <= key < END as KEY, a tab and VALUE, in key order
     #[command(after_help = "\
-The pages of a scan are linearizable each; the scan as a whole is not one moment.
+The pages of a scan are reads of their own; the scan as a whole is not one moment.
 
 Example:
   kv scan user/ user0 --limit 20")]
@@ -166,6 +169,30 @@ pub struct Key {
     pub key: String,
 }
 
+/// How a read is served.
+#[derive(Args, Debug)]
+pub struct Reading {
+    /// What the read must see: `linearizable` (every write that ended before; the leader asks a
+    /// quorum), `lease` (the same by the leader's lease, rests on clocks), `follower` (the same at any
+    /// replica), `stale=MS` (every write that ended so many milliseconds before, at any replica)
+    #[arg(
+        long,
+        value_name = "HOW",
+        env = "FLOTILLA_CONSISTENCY",
+        default_value_t = Consistency::Linearizable
+    )]
+    pub consistency: Consistency,
+}
+
+#[derive(Args, Debug)]
+pub struct Get {
+    /// 1 byte to 4 KiB
+    #[arg(allow_negative_numbers = true)]
+    pub key: String,
+    #[command(flatten)]
+    pub reading: Reading,
+}
+
 #[derive(Args, Debug)]
 pub struct Put {
     /// 1 byte to 4 KiB
@@ -200,6 +227,8 @@ pub struct Scan {
     /// Records at most; none = all
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
+    #[command(flatten)]
+    pub reading: Reading,
 }
 
 #[derive(Args, Debug)]

@@ -82,7 +82,8 @@ async fn dispatch(cli: &Cli, out: &mut Output) -> Result<(), Failure> {
         }
         Command::Get(args) => {
             let key = records::key_input(common, &args.key)?;
-            records::get(&connect().await?, key, out).await
+            let client = connect().await?.with_consistency(args.reading.consistency);
+            records::get(&client, key, out).await
         }
         Command::Delete(args) => {
             let key = records::key_input(common, &args.key)?;
@@ -90,7 +91,8 @@ async fn dispatch(cli: &Cli, out: &mut Output) -> Result<(), Failure> {
         }
         Command::Scan(args) => {
             let range = (common.bytes(&args.start)?, common.bound(args.end.as_deref())?);
-            records::scan(&connect().await?, range, args.limit, out).await
+            let client = connect().await?.with_consistency(args.reading.consistency);
+            records::scan(&client, range, args.limit, out).await
         }
         Command::Load(args) => lines::load(&connect().await?, args, out).await,
         Command::Dump(args) => {

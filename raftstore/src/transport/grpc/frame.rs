@@ -8,9 +8,11 @@
 //! u32  number of envelopes
 //! then per envelope, ids and lengths as LEB128 varints:
 //!   u8 kind   0 = raft, 1 = raft with entries, 2 = durable applied, 3 = members,
-//!             4 = snapshot failed
+//!             4 = snapshot failed, 5 = question for a read index, 6 = the same, a lease will do,
+//!             7 = read index
 //!   group, from, to
 //!   kind 0, 1, 3: length, bytes       kind 2: index       kind 4: nothing
+//!   kind 5, 6: number                 kind 7: number, index, term
 //! ```
 //!
 //! TCP's checksum misses about one damaged segment in 65,536 and nothing protects a frame inside
@@ -40,6 +42,9 @@ const KIND_SNAPSHOT_FAILED: u8 = 4;
 const KIND_DAMAGED: u8 = 5;
 const KIND_SLEEP: u8 = 6;
 const KIND_ALIVE: u8 = 7;
+const KIND_ASK_INDEX: u8 = 8;
+const KIND_ASK_INDEX_BY_LEASE: u8 = 9;
+const KIND_READ_INDEX: u8 = 10;
 
 /// Whose frame it is; the same on every frame of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +112,9 @@ pub fn encoded_size_max(envelope: &Envelope) -> usize {
         | Payload::SnapshotFailed
         | Payload::Damaged
         | Payload::Sleep(_)
-        | Payload::Alive(_) => 0,
+        | Payload::Alive(_)
+        | Payload::AskIndex { .. }
+        | Payload::ReadIndex { .. } => 0,
     };
     payload + ENVELOPE_OVERHEAD_BYTES_MAX
 }
@@ -161,6 +168,9 @@ fn put_envelope(frame: &mut BytesMut, envelope: &Envelope) {
         Payload::Damaged => KIND_DAMAGED,
         Payload::Sleep(_) => KIND_SLEEP,
         Payload::Alive(_) => KIND_ALIVE,
+        Payload::AskIndex { by_lease: false, .. } => KIND_ASK_INDEX,
+        Payload::AskIndex { by_lease: true, .. } => KIND_ASK_INDEX_BY_LEASE,
+        Payload::ReadIndex { .. } => KIND_READ_INDEX,
     };
     frame.put_u8(kind);
     put_varint(frame, envelope.group.0);
@@ -172,6 +182,12 @@ fn put_envelope(frame: &mut BytesMut, envelope: &Envelope) {
             frame.put_slice(bytes);
         }
         Payload::DurableApplied(index) => put_varint(frame, *index),
+        Payload::AskIndex { number, .. } => put_varint(frame, *number),
+        Payload::ReadIndex { number, position } => {
+            put_varint(frame, *number);
+            put_varint(frame, position.index);
+            put_varint(frame, position.term);
+        }
         Payload::SnapshotFailed | Payload::Damaged => {}
         Payload::Sleep(last) => {
             put_varint(frame, last.index);
@@ -206,6 +222,15 @@ fn get_envelope(rest: &mut Bytes) -> Option<Envelope> {
             life: get_varint(rest)?,
         }),
         KIND_DURABLE_APPLIED => Payload::DurableApplied(get_varint(rest)?),
+        KIND_ASK_INDEX | KIND_ASK_INDEX_BY_LEASE => {
+            let by_lease = kind == KIND_ASK_INDEX_BY_LEASE;
+            Payload::AskIndex { number: get_varint(rest)?, by_lease }
+        }
+        KIND_READ_INDEX => {
+            let number = get_varint(rest)?;
+            let position = LogPosition { index: get_varint(rest)?, term: get_varint(rest)? };
+            Payload::ReadIndex { number, position }
+        }
         _ => return None,
     };
     Some(Envelope { group, from, to, payload })
@@ -275,12 +300,14 @@ mod tests {
     fn any_envelope(rng: &mut SmallRng) -> Envelope {
         let payload = if rng.random_bool(0.2) {
             let last = LogPosition { index: any_u64(rng), term: any_u64(rng) };
-            let (shard, shards) = (rng.random(), rng.random());
-            match rng.random_range(0..5) {
+            let (shard, shards, number) = (rng.random(), rng.random(), any_u64(rng));
+            match rng.random_range(0..7) {
                 0 => Payload::DurableApplied(last.index),
                 1 => Payload::SnapshotFailed,
                 2 => Payload::Damaged,
                 3 => Payload::Sleep(last),
+                4 => Payload::AskIndex { number, by_lease: rng.random() },
+                5 => Payload::ReadIndex { number, position: last },
                 _ => Payload::Alive(Alive { shard, shards, life: last.term }),
             }
         } else {
