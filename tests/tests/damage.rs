@@ -12,13 +12,14 @@ const MARK: &[u8] = b"the disk is going to change a bit of this value";
 const KEYS: u8 = 200;
 const REBUILT_MAX: Duration = Duration::from_secs(60);
 
-/// Flips a bit in the first copy of [`MARK`] in the log's files.
+/// Flips a bit in the last copy of [`MARK`] in the log's files: an entry that was written before it at
+/// another leader's word may have been replaced.
 fn damage(folder: &Path) {
     let mut files: Vec<_> = fs::read_dir(folder).expect("a folder").flatten().collect();
     files.sort_by_key(fs::DirEntry::path);
-    for file in files.iter().map(fs::DirEntry::path).filter(|file| file.is_file()) {
+    for file in files.iter().rev().map(fs::DirEntry::path).filter(|file| file.is_file()) {
         let mut bytes = fs::read(&file).expect("a file");
-        let found = bytes.windows(MARK.len()).position(|part| part == MARK);
+        let found = bytes.windows(MARK.len()).rposition(|part| part == MARK);
         if let Some(at) = found {
             bytes[at + 10] ^= 4;
             return fs::write(&file, bytes).expect("a file to write");
@@ -69,7 +70,8 @@ async fn a_damaged_replica_is_rebuilt(log_engine: &'static str) {
         };
         if found.len() == 4 && found.iter().all(|r| sound(r) && votes(r)) {
             let new = ids(&found).into_iter().filter(|id| !before.contains(id)).count();
-            assert_eq!(new, 1, "only the damaged one was rebuilt");
+            let log = cluster.store(0).log_tail();
+            assert_eq!(new, 1, "only the damaged one was rebuilt: {log}");
             break;
         }
         let log = cluster.store(0).log_tail();

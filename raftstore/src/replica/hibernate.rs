@@ -57,7 +57,7 @@ impl Replica {
         let level = |r: &ReplicaDesc| {
             let has = raft.prs().get(r.replica.0).is_some_and(|p| {
                 let holds = p.matched == last && p.committed_index >= last;
-                holds && p.state == ProgressState::Replicate
+                holds && p.state != ProgressState::Snapshot
             });
             has || r.replica == self.me.replica || (r.role.votes() && !self.is_live(r.replica))
         };

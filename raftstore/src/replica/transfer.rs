@@ -147,7 +147,8 @@ impl Replica {
     fn can_take_over(&self, replica: ReplicaId) -> bool {
         let progress = self.raw.raft.prs().get(replica.0);
         let has = progress.is_some_and(|p| {
-            p.state == ProgressState::Replicate && p.matched >= self.members.commit_before()
+            // Behind a snapshot it is probed until the next entry.
+            p.state != ProgressState::Snapshot && p.matched >= self.members.commit_before()
         });
         // Even an idle one answers heartbeats: it is not told after it has missed two of them.
         let silence_max = self.config.election_ticks as u64 / 2;
