@@ -1,7 +1,7 @@
 //! The seam to time. Only this file touches the system's clock.
 //!
 //! Leases and bounded reads rest on time, and a clock can be wrong: set back, slewed, or stopped
-//! while the machine slept. So there are two sources that do not fail together, and [`Elapsed`]
+//! while the machine slept. So there are two sources that do not fail together, and `Elapsed`
 //! counts time twice: never behind the truth for what a leader holds, never ahead of it for what a
 //! follower has promised, as long as one of the two sources is right.
 
