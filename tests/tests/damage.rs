@@ -35,8 +35,10 @@ fn replicas(address: &str) -> Vec<Value> {
     status["regions"].as_array().expect("regions").clone()
 }
 
-fn ids(replicas: &[Value]) -> Vec<u64> {
-    replicas.iter().filter_map(|replica| replica["replica"].as_u64()).collect()
+/// Groups with this store's replica of each.
+fn ids(replicas: &[Value]) -> Vec<(u64, u64)> {
+    let number = |replica: &Value, field: &str| replica[field].as_u64().expect("a number");
+    replicas.iter().map(|one| (number(one, "group"), number(one, "replica"))).collect()
 }
 
 fn key(number: u8) -> Vec<u8> {
