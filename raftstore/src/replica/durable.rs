@@ -156,16 +156,11 @@ impl Replica {
         let term = self.raw.store().terms().term(index).expect("a durable index is in the log");
         let position = LogPosition { index, term };
         self.raw.mut_store().truncate(position);
-        // The entry that made the members may go, and a crash may have lost the record behind it.
-        let made = self.record.desc.membership.position.index;
-        let goes = (truncated.index + 1..=index).contains(&made)
-            && !crate::mutant::active("cut_forgets_members");
         round.log.push(LogTask {
             shard: round.shard,
             replica: self.me.replica,
             write: GroupWrite {
                 group: self.group(),
-                record: goes.then(|| self.record.clone()),
                 truncate: Some(position),
                 ..GroupWrite::default()
             },
