@@ -49,7 +49,6 @@ pub const MUTANTS: &[Mutant] = &[
     mutant("read_rides_on_older_entry", "a read waits for an entry older than itself", 400),
     mutant("tombstone_forgotten", "a removed replica comes back by an old invitation", 2000),
     mutant("members_applied_twice", "a restart applies membership entries again", 50),
-    mutant("missed_members_not_written", "a start keeps members from the log in memory only", 1000),
     mutant("removed_leader_serves", "a leader that applies its own removal goes on", 300),
     mutant("second_change_while_pending", "a change is accepted while one is under way", 100),
     mutant("learner_in_quorum", "a restarted replica counts learners as voters", 100),
