@@ -11,31 +11,36 @@ pub(crate) fn info(id: StoreId, record: &StoreRecord, liveness: Liveness) -> pb:
     pb::StoreInfo { store: id.0, address: record.address.clone(), state }
 }
 
+/// A replica as the contract has it.
+#[must_use]
+pub fn replica_to_pb(replica: &ReplicaDesc) -> pb::Replica {
+    let ReplicaDesc { replica, store, role } = replica;
+    pb::Replica { replica: replica.0, store: store.0, role: role.to_string() }
+}
+
+/// The replica that the contract has; the error says what is wrong with it.
+pub fn replica_from_pb(told: &pb::Replica) -> Result<ReplicaDesc, String> {
+    let role = told.role.parse().map_err(|why| format!("replica {}: {why}", told.replica))?;
+    Ok(ReplicaDesc { replica: ReplicaId(told.replica), store: StoreId(told.store), role })
+}
+
 /// A region as the contract has it.
 pub(crate) fn region_to_pb(region: &Region) -> pb::Region {
-    let replica = |r: &ReplicaDesc| pb::Replica {
-        replica: r.replica.0,
-        store: r.store.0,
-        role: r.role.to_string(),
-    };
     pb::Region {
         region: region.region,
         group: region.group.0,
         start: region.start.clone(),
         end: region.end.clone(),
         epoch: Some(pb::Epoch { version: region.epoch.version, members: region.epoch.members }),
-        replicas: region.replicas.iter().map(replica).collect(),
+        replicas: region.replicas.iter().map(replica_to_pb).collect(),
     }
 }
 
 /// The region that a store tells of; the error says what is wrong with it.
 pub(crate) fn region_from_pb(told: &pb::Region) -> Result<Region, String> {
     let id = told.region;
-    let replica = |r: &pb::Replica| {
-        let role = r.role.parse().map_err(|why| format!("region {id}: {why}"))?;
-        Ok(ReplicaDesc { replica: ReplicaId(r.replica), store: StoreId(r.store), role })
-    };
-    let replicas = told.replicas.iter().map(replica).collect::<Result<Vec<_>, String>>()?;
+    let replicas = told.replicas.iter().map(replica_from_pb).collect::<Result<Vec<_>, String>>();
+    let replicas = replicas.map_err(|why| format!("region {id}: {why}"))?;
     let epoch = told.epoch.unwrap_or_default();
     if id == 0 || told.group == 0 || replicas.is_empty() {
         return Err(format!(

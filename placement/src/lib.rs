@@ -18,7 +18,7 @@
 
 pub mod client;
 pub mod config;
-mod convert;
+pub mod convert;
 pub mod folder;
 pub mod http;
 pub mod keys;

@@ -2,10 +2,9 @@
 //! it is told.
 
 use crate::kv::{Epoch, RegionMeta};
+use flotilla_placement::convert::{replica_from_pb, replica_to_pb};
 use flotilla_placement::pb;
-use flotilla_raftstore::{
-    GroupId, OnceCompletion, Outcome, ReplicaDesc, ReplicaId, ReplicaRole, Reply, StoreId,
-};
+use flotilla_raftstore::{GroupId, OnceCompletion, Outcome, Reply};
 use tokio::sync::oneshot;
 
 /// A reply that a task can wait for.
@@ -20,7 +19,7 @@ pub fn oneshot_reply() -> (Reply, oneshot::Receiver<Outcome>) {
 
 /// The region of an order; the error says what is wrong with it.
 pub fn region_meta(region: pb::Region) -> Result<RegionMeta, String> {
-    let replicas = region.replicas.iter().map(replica_desc).collect::<Result<Vec<_>, _>>()?;
+    let replicas = region.replicas.iter().map(replica_from_pb).collect::<Result<Vec<_>, _>>()?;
     let epoch = region.epoch.unwrap_or_default();
     if region.region == 0 || region.group == 0 || replicas.is_empty() {
         return Err(format!("an order without ids or replicas for region {}", region.region));
@@ -37,31 +36,20 @@ pub fn region_meta(region: pb::Region) -> Result<RegionMeta, String> {
 
 /// A region as placement is told of it.
 pub fn told(meta: &RegionMeta) -> pb::Region {
-    let replica = |r: &ReplicaDesc| pb::Replica {
-        replica: r.replica.0,
-        store: r.store.0,
-        role: r.role.to_string(),
-    };
     pb::Region {
         region: meta.region,
         group: meta.group.0,
         start: meta.start.clone(),
         end: meta.end.clone(),
         epoch: Some(pb::Epoch { version: meta.epoch.version, members: meta.epoch.members }),
-        replicas: meta.replicas.iter().map(replica).collect(),
+        replicas: meta.replicas.iter().map(replica_to_pb).collect(),
     }
-}
-
-fn replica_desc(replica: &pb::Replica) -> Result<ReplicaDesc, String> {
-    let role: ReplicaRole =
-        replica.role.parse().map_err(|why| format!("replica {}: {why}", replica.replica))?;
-    let (replica, store) = (ReplicaId(replica.replica), StoreId(replica.store));
-    Ok(ReplicaDesc { replica, store, role })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flotilla_raftstore::{ReplicaId, StoreId};
 
     #[test]
     fn orders_are_checked_before_they_are_carried_out() {
