@@ -73,6 +73,8 @@ struct StoreSeen {
     start_id: u64,
     sequence: u64,
     retired: Vec<u64>,
+    /// The number of the lists that are held of this process; 0 = none.
+    report: u64,
     hosted: BTreeSet<u64>,
 }
 
@@ -102,6 +104,10 @@ pub struct Observed {
     leaders: BTreeMap<u64, LeaderSeen>,
     orders: BTreeMap<u64, OrderSeen>,
     resting: BTreeMap<u64, Nanos>,
+    /// Changes of what [`Observed::leader`] says, on top of this process's start.
+    leaders_changes: u64,
+    /// The stores that were up at the last look.
+    up: BTreeSet<u64>,
 }
 
 impl Observed {
@@ -115,6 +121,8 @@ impl Observed {
             leaders: BTreeMap::new(),
             orders: BTreeMap::new(),
             resting: BTreeMap::new(),
+            leaders_changes: 0,
+            up: BTreeSet::new(),
         }
     }
 
@@ -153,9 +161,39 @@ impl Observed {
         seen.start_id = heartbeat.start_id;
         seen.last = now;
         seen.sequence = heartbeat.sequence;
-        seen.hosted = heartbeat.hosted.iter().copied().collect();
-        self.hear_leading(heartbeat, now);
+        if restarted {
+            seen.report = 0;
+        }
+        if heartbeat.whole || heartbeat.report == 0 {
+            seen.report = heartbeat.report;
+            seen.hosted = heartbeat.hosted.iter().copied().collect();
+            self.hear_leading(heartbeat, now);
+        }
         true
+    }
+
+    /// The number of the lists that are held of `store`; 0 = none.
+    #[must_use]
+    pub fn report(&self, store: StoreId) -> u64 {
+        self.stores.get(&store.0).map_or(0, |seen| seen.report)
+    }
+
+    /// Whether `store` has said that it holds a replica of `region`.
+    #[must_use]
+    pub fn hosts(&self, store: StoreId, region: u64) -> bool {
+        self.stores.get(&store.0).is_some_and(|seen| seen.hosted.contains(&region))
+    }
+
+    /// The same as before: so is what [`Self::leader`] says of every region.
+    pub fn leaders_version(&mut self, now: Nanos) -> u64 {
+        let up = |store: &u64| self.liveness(StoreId(*store), now) == Liveness::Up;
+        let up: BTreeSet<u64> = self.stores.keys().copied().filter(up).collect();
+        if up != self.up {
+            self.up = up;
+            self.leaders_changes += 1;
+        }
+        // Another process of placement counts from another moment.
+        self.started.0.wrapping_add(self.leaders_changes)
     }
 
     fn hear_leading(&mut self, heartbeat: &HeartbeatRequest, now: Nanos) {
@@ -165,6 +203,7 @@ impl Observed {
         for (region, known) in &mut self.leaders {
             if known.store == Some(store) && !leading.contains_key(region) {
                 known.store = None;
+                self.leaders_changes += 1;
             }
         }
         for (region, term) in leading {
@@ -178,11 +217,13 @@ impl Observed {
                 // a heartbeat that overtook another one.
                 if term == known.term && known.store.is_none() {
                     known.store = Some(store);
+                    self.leaders_changes += 1;
                 }
                 continue;
             }
             known.store = Some(store);
             known.term = term;
+            self.leaders_changes += 1;
             let ordered = self.orders.remove(&region).is_some_and(|order| order.to == store);
             if !ordered {
                 known.since = now;

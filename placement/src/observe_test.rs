@@ -179,3 +179,36 @@ fn silence_means_down_after_five_seconds() {
     assert_eq!(observed.liveness(one, at(161)), Liveness::Down);
     assert_eq!(observed.leader(1, at(161)), None, "a dead store is nobody's leader");
 }
+
+#[test]
+fn a_heartbeat_that_names_its_report_keeps_what_was_told() {
+    let mut observed = Observed::new(TIMING, at(0));
+    let whole = |sequence, report, leading: &[(u64, u64)]| HeartbeatRequest {
+        report,
+        whole: true,
+        ..heartbeat(1, 7, sequence, leading)
+    };
+    let short = |start_id, sequence, report| HeartbeatRequest {
+        report,
+        hosted: Vec::new(),
+        ..heartbeat(1, start_id, sequence, &[])
+    };
+    let now = at(1);
+    let before = observed.leaders_version(now);
+    assert!(observed.hear(&whole(1, 1, &[(5, 2)]), now));
+    let version = observed.leaders_version(now);
+    assert_ne!(version, before);
+    assert!(observed.hear(&short(7, 2, 1), now));
+    assert_eq!(observed.leader(5, now), Some((StoreId(1), 2)));
+    assert_eq!((observed.report(StoreId(1)), observed.leaders_version(now)), (1, version));
+    // It has changed, and the heartbeat that said so was lost: what is held is older, and says so.
+    assert!(observed.hear(&short(7, 4, 2), now));
+    assert_eq!(observed.report(StoreId(1)), 1);
+    // Nothing is held of another process.
+    assert!(observed.hear(&short(8, 1, 1), now));
+    assert_eq!(observed.report(StoreId(1)), 0);
+    // Who is down leads nothing.
+    let late = at(1_000);
+    assert_eq!(observed.leader(5, late), None);
+    assert_ne!(observed.leaders_version(late), version);
+}

@@ -17,7 +17,6 @@ use crate::replicated::{NotNow, Replicated};
 use crate::state::{self, Answer, ClusterMap, Command};
 use flotilla_raftstore::{Clock, ClusterId, Nanos, StoreId};
 use parking_lot::Mutex;
-use rustc_hash::FxHashSet;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
@@ -221,14 +220,20 @@ impl Shared {
         map: &ClusterMap,
     ) -> HeartbeatResponse {
         let now = self.now();
-        let mut observed = self.observed.lock();
+        let mut guard = self.observed.lock();
+        let observed = &mut *guard;
         let fresh = observed.hear(request, now);
         // An order in the answer to an outdated heartbeat could be outdated as well.
         let transfers = if fresh { observed.orders_for(store, map, now) } else { Vec::new() };
         self.metrics.transfers.inc_by(transfers.len() as u64);
-        let hosted: FxHashSet<u64> = request.hosted.iter().copied().collect();
-        let missing =
-            |r: &&state::Region| r.is_as_created() && r.is_on(store) && !hosted.contains(&r.region);
+        let leaders_version = observed.leaders_version(now);
+        let observed = &*observed;
+        // Whoever's lists are not held here may have all of it.
+        let report = observed.report(store);
+        let known = report == request.report;
+        let missing = |r: &&state::Region| {
+            known && r.is_as_created() && r.is_on(store) && !observed.hosts(store, r.region)
+        };
         let later = |leading: &&Leading| {
             let told = leading.epoch.unwrap_or_default();
             let known = map.regions.get(&leading.region).map(|r| r.epoch);
@@ -246,8 +251,13 @@ impl Shared {
                 .collect(),
             create: map.regions.values().filter(missing).map(region_to_pb).collect(),
             transfers,
-            leaders: map.regions.keys().filter_map(leader).collect(),
+            leaders: match leaders_version == request.leaders_version {
+                true => Vec::new(),
+                false => map.regions.keys().filter_map(leader).collect(),
+            },
             describe: request.leading.iter().filter(later).map(|l| l.region).collect(),
+            report,
+            leaders_version,
         }
     }
 }

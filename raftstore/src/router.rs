@@ -14,13 +14,15 @@ use crate::types::{GroupId, ReplicaId, StoreId};
 use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// See the module.
 pub(crate) struct Router {
     pub(crate) config: Arc<Config>,
     pub(crate) inboxes: Vec<Inbox>,
     pub(crate) views: RwLock<FxHashMap<GroupId, Arc<GroupView>>>,
+    /// How often `views` was written, counted under its lock.
+    pub(crate) changes: AtomicU64,
     /// The last replica that was removed here of a group that has no replica here now.
     pub(crate) tombstones: RwLock<FxHashMap<GroupId, ReplicaId>>,
     pub(crate) log: Arc<dyn LogStore>,
@@ -35,9 +37,9 @@ impl Router {
         log: Arc<dyn LogStore>,
         metrics: Metrics,
     ) -> Self {
-        let (views, tombstones) = Default::default();
+        let (views, changes, tombstones) = Default::default();
         let proposal_bytes = Arc::new(AtomicUsize::new(0));
-        Router { config, inboxes, views, tombstones, log, metrics, proposal_bytes }
+        Router { config, inboxes, views, changes, tombstones, log, metrics, proposal_bytes }
     }
 
     fn shard_of(&self, group: GroupId) -> usize {
@@ -117,6 +119,7 @@ impl Router {
             return;
         }
         let mut views = self.views.write();
+        self.changes.fetch_add(1, Ordering::Release);
         for view in changed {
             self.tombstones.write().remove(&view.record.desc.group);
             let before = views.get(&view.record.desc.group).is_some_and(|v| v.leading);
@@ -133,6 +136,7 @@ impl Router {
         }
         self.tombstones.write().extend(gone.iter().copied());
         let mut views = self.views.write();
+        self.changes.fetch_add(1, Ordering::Release);
         for (group, _) in gone {
             let before = views.remove(group).is_some_and(|view| view.leading);
             self.metrics.leading.sub(i64::from(before));

@@ -16,6 +16,7 @@ use crate::types::{GroupId, GroupRecord, ReplicaId, StoreId};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -142,6 +143,14 @@ impl Store {
     /// not answer are left out.
     #[must_use]
     pub fn describe(&self) -> Vec<ReplicaStatus> {
+    /// Grows with every change of what [`Self::groups`] shows, just before it is shown: whoever saw the same
+    /// count before and after a look has seen the latest.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        let _views = self.router.views.read();
+        self.router.changes.load(Ordering::Acquire)
+    }
+
         let (sender, receiver) = mpsc::channel();
         self.router.tell_all(|| ShardMessage::Describe(sender.clone()));
         drop(sender);

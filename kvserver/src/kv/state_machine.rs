@@ -18,6 +18,7 @@ use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes of records that one write of a destruction deletes.
 const DESTROY_BYTES: usize = 1 << 20;
@@ -28,6 +29,8 @@ pub struct KvStateMachine {
     table: RwLock<Table>,
     /// Creations, one at a time: they write and sync between check and publication.
     creation: Mutex<()>,
+    /// How often a region came, went or changed.
+    changes: AtomicU64,
 }
 
 #[derive(Default)]
@@ -68,8 +71,8 @@ impl KvStateMachine {
             table.refuse_overlap(&meta)?;
             table.insert(meta, GroupState::decode(&state)?);
         }
-        let table = RwLock::new(table);
-        Ok(Arc::new(KvStateMachine { engine, table, creation: Mutex::new(()) }))
+        let (table, creation, changes) = (RwLock::new(table), Mutex::new(()), AtomicU64::new(0));
+        Ok(Arc::new(KvStateMachine { engine, table, creation, changes }))
     }
 
     /// Creates one region, as [`Self::create_regions`] does.
@@ -104,6 +107,7 @@ impl KvStateMachine {
         self.engine.sync()?;
         let mut table = self.table.write();
         regions.into_iter().for_each(|(meta, state)| table.insert(meta.clone(), state));
+        self.changes.fetch_add(1, Ordering::Release);
         Ok(())
     }
 
@@ -150,6 +154,12 @@ impl KvStateMachine {
     fn stored(&self, group: GroupId) -> Result<Option<RegionMeta>, Fatal> {
         let text = self.engine.view(group).get(Column::System, &keys::meta(group))?;
         text.map(|text| RegionMeta::decode(group, &text)).transpose()
+    }
+
+    /// Grows just after every change of what [`Self::regions`] gives.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     /// Every region of this store, also one that a snapshot is just bringing, ascending by start
@@ -273,6 +283,7 @@ impl StateMachine for KvStateMachine {
         for (group, meta, state) in states {
             if let Some(meta) = meta {
                 *group.meta.write() = meta;
+                self.changes.fetch_add(1, Ordering::Release);
             }
             *group.state.lock() = state;
         }
@@ -287,6 +298,7 @@ impl StateMachine for KvStateMachine {
         let _one_at_a_time = self.creation.lock();
         // Readers find no region from here on.
         self.table.write().remove(group);
+        self.changes.fetch_add(1, Ordering::Release);
         // One that a snapshot was to replace is not shown, but there.
         self.stored(group)?.map_or(Ok(()), |meta| self.destroy_region(&meta))
     }
@@ -295,8 +307,6 @@ impl StateMachine for KvStateMachine {
         snapshot::save(&*self.engine.pin(group)?, group, out)
     }
 
-    /// What is here goes first, then the new records come, then region and state in one: a crash
-    /// in between leaves no state that reaches the snapshot.
     /// What is here goes first. Then the new region is there, with nothing applied, so that whoever ends
     /// it after a crash knows its range; then the records come, and the state last.
     fn snapshot_load(
@@ -321,6 +331,7 @@ impl StateMachine for KvStateMachine {
             table.remove(group);
             table.refuse_overlap(&meta)?;
             table.load(meta.clone());
+            self.changes.fetch_add(1, Ordering::Release);
         }
         if let Some(before) = self.stored(group)? {
             self.delete_records(&before)?;
@@ -332,6 +343,7 @@ impl StateMachine for KvStateMachine {
         self.write_regions(&[(&meta, state)])?;
         self.engine.sync()?;
         self.table.write().insert(meta, state);
+        self.changes.fetch_add(1, Ordering::Release);
         Ok(())
     }
 

@@ -85,8 +85,45 @@ pub struct Parts {
     pub advertise: Address,
 }
 
-/// What is led, by term and version of the members: what makes a heartbeat urgent when it changes.
-type Leading = Vec<(GroupId, u64, u64)>;
+/// What the store leads and hosts. Most heartbeats only name its number: nothing has changed.
+#[derive(Default)]
+struct Report {
+    /// [`Store::changes`] and [`KvStateMachine::changes`] before it was made.
+    seen: Option<(u64, u64)>,
+    /// From 1; the next one differs.
+    number: u64,
+    leading: Vec<pb::Leading>,
+    hosted: Vec<u64>,
+}
+
+impl Report {
+    fn refresh(&mut self, store: &Store, machine: &KvStateMachine) {
+        let now = Some((store.changes(), machine.changes()));
+        if self.seen == now {
+            return;
+        }
+        let regions = machine.regions();
+        let by_group: BTreeMap<GroupId, &RegionMeta> =
+            regions.iter().map(|region| (region.group, region)).collect();
+        let groups = store.groups();
+        let with_region =
+            groups.iter().filter_map(|g| Some((g, by_group.get(&g.record.desc.group)?)));
+        let (mut leading, mut hosted) = (Vec::new(), Vec::new());
+        for (view, region) in with_region {
+            hosted.push(region.region);
+            if view.leading {
+                let Epoch { version, members } = region.epoch;
+                let epoch = Some(pb::Epoch { version, members });
+                leading.push(pb::Leading { region: region.region, term: view.term, epoch });
+            }
+        }
+        if (&leading, &hosted) != (&self.leading, &self.hosted) || self.number == 0 {
+            (self.leading, self.hosted) = (leading, hosted);
+            self.number += 1;
+        }
+        self.seen = now;
+    }
+}
 
 /// Tells placement of the store and carries out its orders.
 pub struct PlacementAgent {
@@ -96,6 +133,11 @@ pub struct PlacementAgent {
     peers: BTreeMap<StoreId, String>,
     /// Regions that placement wants to be told whole.
     asked: BTreeSet<u64>,
+    report: Report,
+    /// The report that placement holds.
+    held: u64,
+    /// Of the leaders that placement told.
+    leaders_version: u64,
 }
 
 impl PlacementAgent {
@@ -113,6 +155,9 @@ impl PlacementAgent {
             sequence: 0,
             peers,
             asked: BTreeSet::new(),
+            report: Report::default(),
+            held: 0,
+            leaders_version: 0,
         }
     }
 
@@ -124,8 +169,9 @@ impl PlacementAgent {
         }
         let mut backoff = Backoff::default();
         loop {
-            let leading = self.leading();
-            match self.heartbeat(&leading).await {
+            self.refresh();
+            let (told, whole) = (self.report.number, self.report.number != self.held);
+            match self.heartbeat(whole).await {
                 Ok(response) => {
                     if backoff.failed() {
                         tracing::info!("placement answers again");
@@ -134,7 +180,10 @@ impl PlacementAgent {
                     if let Err(error) = self.carry_out(response).await {
                         return error;
                     }
-                    self.wait_for_turn(&leading).await;
+                    // Another placement process has none of it.
+                    if whole || self.held == told {
+                        self.wait_for_turn(told).await;
+                    }
                 }
                 Err(PlacementError::Unavailable(reason)) => {
                     if !backoff.failed() {
@@ -155,62 +204,49 @@ impl PlacementAgent {
         }
     }
 
-    fn leading(&self) -> Leading {
-        let groups = self.parts.store.groups();
-        let members = |group: &GroupView| group.record.desc.membership.version;
-        let led = groups.iter().filter(|g| g.leading);
-        led.map(|g| (g.record.desc.group, g.term, members(g))).collect()
+    fn refresh(&mut self) {
+        self.report.refresh(&self.parts.store, &self.parts.machine);
     }
 
-    async fn wait_for_turn(&self, told: &Leading) {
+    async fn wait_for_turn(&mut self, told: u64) {
         let due = Instant::now() + HEARTBEAT_INTERVAL;
         while self.asked.is_empty() && Instant::now() < due {
             tokio::time::sleep(CHANGE_POLL_INTERVAL).await;
-            if self.leading() != *told {
+            self.refresh();
+            if self.report.number != told {
                 return;
             }
         }
     }
 
-    async fn heartbeat(
-        &mut self,
-        leading: &Leading,
-    ) -> Result<pb::HeartbeatResponse, PlacementError> {
-        let regions = self.parts.machine.regions();
-        let by_group: BTreeMap<GroupId, &RegionMeta> =
-            regions.iter().map(|region| (region.group, region)).collect();
-        let groups = self.parts.store.groups();
-        let led = leading.iter().filter_map(|(group, ..)| by_group.get(group));
+    async fn heartbeat(&mut self, whole: bool) -> Result<pb::HeartbeatResponse, PlacementError> {
         let asked = std::mem::take(&mut self.asked);
-        let changed = led.filter(|meta| asked.contains(&meta.region)).map(|meta| told(meta));
-        let changed = changed.collect();
+        let led = self.report.leading.iter().map(|leading| leading.region);
+        let changed = led.filter(|region| asked.contains(region));
+        let changed = changed.filter_map(|region| self.parts.machine.region(region));
         self.sequence += 1;
-        let request = pb::HeartbeatRequest {
+        let mut request = pb::HeartbeatRequest {
             cluster: self.parts.member.cluster.clone(),
             store: self.parts.member.store.0,
             address: self.parts.advertise.to_string(),
             start_id: self.start_id,
             sequence: self.sequence,
-            leading: leading
-                .iter()
-                .filter_map(|(group, term, _)| {
-                    let region = by_group.get(group)?;
-                    let Epoch { version, members } = region.epoch;
-                    let epoch = Some(pb::Epoch { version, members });
-                    Some(pb::Leading { region: region.region, term: *term, epoch })
-                })
-                .collect(),
-            hosted: groups
-                .iter()
-                .filter_map(|g| by_group.get(&g.record.desc.group).map(|region| region.region))
-                .collect(),
-            applied_index_sum: 0,
-            changed,
+            changed: changed.map(|meta| told(&meta)).collect(),
+            report: self.report.number,
+            whole,
+            leaders_version: self.leaders_version,
+            ..pb::HeartbeatRequest::default()
         };
+        if whole {
+            request.leading.clone_from(&self.report.leading);
+            request.hosted.clone_from(&self.report.hosted);
+        }
         self.parts.client.heartbeat(request).await
     }
 
     async fn carry_out(&mut self, response: pb::HeartbeatResponse) -> Result<(), AgentError> {
+        self.held = response.report;
+        self.leaders_version = response.leaders_version;
         self.learn_stores(&response.stores);
         self.parts.directory.set_leaders(
             response.leaders.iter().map(|l| (l.region, StoreId(l.leader_store), l.term)),
