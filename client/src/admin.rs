@@ -9,12 +9,14 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
+use tonic::Code;
 use tonic::transport::Channel;
 
 use crate::client::Client;
 use crate::connection::channel;
 use crate::pb::admin_client::AdminClient;
 use crate::pb::error::Kind;
+use crate::pb::stores_client::StoresClient;
 use crate::{Error, Refusal, Result, pb};
 
 /// Between two attempts.
@@ -56,7 +58,7 @@ pub struct Admin<'a> {
 
 /// Who is to carry an order out.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Whom {
+pub(crate) enum Whom {
     /// The store that leads the group. Once the order may have been begun, it is done when this replica
     /// leads; 0 = none.
     Leader(u64),
@@ -66,7 +68,7 @@ enum Whom {
 
 /// An order that is not given up when its answer is lost: it may be sent twice.
 #[derive(Clone, Copy, PartialEq)]
-enum Lost {
+pub(crate) enum Lost {
     Repeat,
     Unknown,
 }
@@ -94,6 +96,39 @@ impl Admin<'_> {
             Described { store: store.store, replicas }
         });
         Ok(futures::future::join_all(ask).await)
+    }
+
+    pub(crate) async fn routes(&self) -> Result<pb::RoutesResponse> {
+        self.client.routes().await
+    }
+
+    /// Those that the caller of [`Client::connect`] gave.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        self.client.addresses()
+    }
+
+    /// A message for one call, which names the cluster.
+    pub(crate) fn request<T>(&self, message: T) -> tonic::Request<T> {
+        self.client.request(message)
+    }
+
+    /// What placement at `address` says of giving `stores` up; `Err`: it is not there, or not placement.
+    pub(crate) async fn give_up_at(
+        &self,
+        address: &str,
+        stores: &[u64],
+        force: bool,
+    ) -> std::result::Result<Option<pb::Error>, String> {
+        let deadline = Instant::now() + self.client.timeout();
+        let request = self.request(pb::GiveUpRequest { stores: stores.to_vec(), force });
+        let ask = async {
+            let answer = StoresClient::new(channel(address).await?).give_up(request).await;
+            answer.map(|answer| answer.into_inner().error).map_err(|status| match status.code() {
+                Code::Unimplemented => "this is a store, not placement".to_owned(),
+                _ => status.message().to_owned(),
+            })
+        };
+        timeout_at(deadline, ask).await.unwrap_or_else(|_| Err("no answer in time".to_owned()))
     }
 
     /// Changes the members of `request.group`. The same operation again is not done twice.
@@ -145,7 +180,7 @@ impl Admin<'_> {
     }
 
     /// Sends an order about `group` to whom it is for, wherever that is.
-    async fn order(
+    pub(crate) async fn order(
         &self,
         group: u64,
         whom: Whom,

@@ -162,6 +162,10 @@ impl Client {
         self.core.router.fetch(Instant::now() + self.timeout).await
     }
 
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        self.core.router.seeds().to_vec()
+    }
+
     /// A message for one call, which names the cluster.
     pub(crate) fn request<T>(&self, message: T) -> tonic::Request<T> {
         self.core.router.shared.request(message)

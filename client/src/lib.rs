@@ -57,6 +57,7 @@ mod operation;
 pub mod pb;
 mod pipeline;
 mod queue;
+pub mod recover;
 mod retry;
 mod route;
 mod scan;

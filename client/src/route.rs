@@ -70,6 +70,11 @@ impl Router {
         }
     }
 
+    /// The addresses that the caller gave.
+    pub(crate) fn seeds(&self) -> &[String] {
+        &self.seeds
+    }
+
     /// For reads that any replica serves: those that do not lead, in turn. Otherwise, and if none of
     /// them answers: the leader's store, if one is known and answers, or the replicas' stores in turn:
     /// each either leads by now or tells who does. `None`: no region or no store is known.

@@ -27,6 +27,8 @@ const LOCK: &str = "LOCK";
 const IDENTITY: &str = "identity";
 const PEERS: &str = "peers";
 const DESCRIBE: &str = "describe.json";
+const LOG: &str = "log";
+const DATA: &str = "data";
 
 /// Why a folder cannot be used. Nothing in it was changed.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +36,9 @@ pub enum FolderError {
     /// Another process works in it.
     #[error("folder {0} is in use by another process: stop that process or choose another --dir")]
     InUse(PathBuf),
+    /// Nothing to work on.
+    #[error("folder {0} holds no store that has joined a cluster: give the --dir of one")]
+    NoStore(PathBuf),
     /// A file stands there.
     #[error("{0} is a file, not a directory: choose another --dir")]
     NotADirectory(PathBuf),
@@ -94,6 +99,20 @@ pub enum FolderError {
         holds: LogEngine,
         /// What was asked for.
         asked: LogEngine,
+    },
+    /// A part of a registered store is gone.
+    #[error(
+        "folder {path} is of store {store}, but its folder '{missing}' is missing: without it the store \
+         could break what it has promised, so it must not come back under this id; restore the whole \
+         folder as it was when the store stopped, or start with an empty --dir to join as a new store"
+    )]
+    Wiped {
+        /// The folder.
+        path: PathBuf,
+        /// Whose it is.
+        store: StoreId,
+        /// What is not there.
+        missing: &'static str,
     },
     /// The identity file does not parse.
     #[error(
@@ -179,6 +198,7 @@ impl Folder {
                 identity
             }
         };
+        check_whole(path, &identity)?;
         let path = path.to_owned();
         match (storage, log_engine) {
             (Some(asked), _) if asked != identity.storage => {
@@ -188,6 +208,14 @@ impl Folder {
                 Err(FolderError::OtherLogEngine { path, holds: identity.log_engine, asked })
             }
             _ => Ok(Folder { path, identity, _lock: lock }),
+        }
+    }
+
+    /// Opens the folder of a store that was there before.
+    pub fn open_existing(path: &Path) -> Result<Folder, FolderError> {
+        match Folder::is_registered(path) {
+            true => Folder::open(path, None, None),
+            false => Err(FolderError::NoStore(path.to_owned())),
         }
     }
 
@@ -215,7 +243,7 @@ impl Folder {
     /// Where the Raft log lives.
     #[must_use]
     pub fn log_dir(&self) -> PathBuf {
-        self.path.join("log")
+        self.path.join(LOG)
     }
 
     /// Where snapshots are, made here or on their way here.
@@ -227,7 +255,7 @@ impl Folder {
     /// Where the data lives.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
-        self.path.join("data")
+        self.path.join(DATA)
     }
 
     /// The other stores' addresses as last seen: a hint, so that stores find each other while
@@ -368,6 +396,26 @@ pub fn write_text(dir: &Path, file: &str, text: &str) -> Result<(), FolderError>
         what: format!("writing {file}"),
         source,
     })
+}
+
+/// A store opens its log and its data before it registers: later both are there, or somebody has taken
+/// one away, and with it terms, votes and entries that others count on (Raft paper, figure 2).
+fn check_whole(path: &Path, identity: &Identity) -> Result<(), FolderError> {
+    let Some(Member { store, .. }) = identity.member else { return Ok(()) };
+    // The memory engine writes nothing before its first checkpoint.
+    let filled = |part| part == LOG || identity.storage == Storage::Rocksdb;
+    for missing in [LOG, DATA] {
+        let empty = match fs::read_dir(path.join(missing)) {
+            Ok(mut entries) => filled(missing) && entries.next().is_none(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
+            // Opening it tells what is wrong.
+            Err(_) => false,
+        };
+        if empty {
+            return Err(FolderError::Wiped { path: path.to_owned(), store, missing });
+        }
+    }
+    Ok(())
 }
 
 fn parse_identity(path: &Path, text: &str) -> Result<Identity, FolderError> {

@@ -11,6 +11,36 @@ fn member() -> Member {
     Member { cluster: ClusterId(7).to_string(), store: StoreId(3) }
 }
 
+/// What opening log and data leaves.
+fn fill(folder: &Folder) {
+    for dir in [folder.log_dir(), folder.data_dir()] {
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("file"), "").unwrap();
+    }
+}
+
+/// Bug 16: a store that has lost its log, or its data, does not come back under its id.
+#[test]
+fn a_store_that_was_wiped_in_part_does_not_come_back() {
+    type Wipe = fn(&Folder);
+    let wipes: [(Wipe, &str); 4] = [
+        (|folder| fs::remove_dir_all(folder.log_dir()).unwrap(), "'log'"),
+        (|folder| fs::remove_file(folder.log_dir().join("file")).unwrap(), "'log'"),
+        (|folder| fs::remove_dir_all(folder.data_dir()).unwrap(), "'data'"),
+        (|folder| fs::remove_file(folder.data_dir().join("file")).unwrap(), "'data'"),
+    ];
+    for (wipe, word) in wipes {
+        let dir = tempfile::tempdir().unwrap();
+        let mut folder = Folder::open(dir.path(), None, None).unwrap();
+        fill(&folder);
+        folder.set_member(member()).unwrap();
+        wipe(&folder);
+        drop(folder);
+        let error = refused(dir.path(), None);
+        assert!(error.contains("store 3") && error.contains(word), "{error}");
+    }
+}
+
 #[test]
 fn a_new_folder_keeps_its_identity() {
     let dir = tempfile::tempdir().unwrap();
@@ -20,6 +50,7 @@ fn a_new_folder_keeps_its_identity() {
     assert!(!Folder::is_registered(&path) && !Folder::is_registered(dir.path()));
     let nonce = folder.identity().nonce.clone();
     folder.set_member(member()).unwrap();
+    fill(&folder);
     folder.peers_file().write(&BTreeMap::from([(StoreId(1), "h:1".to_owned())])).unwrap();
     assert!(Folder::is_registered(&path));
     drop(folder);

@@ -14,6 +14,7 @@ pub mod http;
 pub mod kv;
 pub mod metrics;
 pub mod node;
+pub mod offline;
 pub mod placement_agent;
 pub mod playground;
 pub mod service;

@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use flotilla_kvserver::config::{self, RunArgs, Settings};
+use flotilla_kvserver::offline::{self, RecoverArgs};
 use flotilla_kvserver::playground::{self, PlaygroundArgs, PlaygroundError};
 use flotilla_kvserver::process::start_logging;
 use flotilla_kvserver::{PROGRAM, node};
@@ -28,6 +29,18 @@ enum Command {
     /// leaderships over and stops it cleanly; SIGUSR2 writes describe.json into its folder.
     #[command(after_long_help = config::tables_help())]
     Run(Box<RunArgs>),
+    /// Have the groups of a stopped store go on without stores that are lost for good.
+    ///
+    /// For when too little of the cluster runs for `kv admin group recover`. Of each group choose the store
+    /// whose replica has the last log (the largest term, then index; --dry-run prints them), and run it on that
+    /// one only; then start the store. What only the lost stores had is lost, acknowledged or not. Other stores'
+    /// replicas of such a group are replaced by new ones, which need a snapshot. The lost stores
+    /// must never start again with their old folders.
+    #[command(after_help = "\
+Examples:
+  kvserver recover --dir /data/3 --lost-stores 1,2 --dry-run
+  kvserver recover --dir /data/3 --lost-stores 1,2 --groups 4,7")]
+    Recover(RecoverArgs),
     /// Run a whole cluster on this machine: placement and stores as child processes.
     ///
     /// Prints them as a table, then `ready placement=HOST:PORT` once every region has a leader.
@@ -54,6 +67,7 @@ fn main() -> ExitCode {
     PROGRAM.install_panic_hook();
     let result = match Cli::parse().command {
         Command::Run(args) => run(*args),
+        Command::Recover(args) => offline::run(&args).map_err(|error| Failure::other(&error)),
         Command::Playground(args) => playground::run(*args).map_err(|error| match error {
             PlaygroundError::Config(_) | PlaygroundError::Invalid(_) => {
                 Failure::wrong_usage(&error)

@@ -7,8 +7,13 @@ use flotilla_raftstore::{GroupId, ReplicaDesc, ReplicaId, StoreId};
 
 /// A store as others hear of it.
 pub(crate) fn info(id: StoreId, record: &StoreRecord, liveness: Liveness) -> pb::StoreInfo {
-    let state = liveness.as_str().to_string();
+    let state = state_of(record, liveness).to_string();
     pb::StoreInfo { store: id.0, address: record.address.clone(), state }
+}
+
+/// What others hear of a store: `lost` once it was given up.
+pub(crate) fn state_of(record: &StoreRecord, liveness: Liveness) -> &'static str {
+    if record.lost { "lost" } else { liveness.as_str() }
 }
 
 /// A replica as the contract has it.

@@ -1,11 +1,16 @@
-//! The clients' service, as far as placement answers it: routes. Data is asked of stores.
+//! The clients' services, as far as placement answers them: routes, and an operator's word about stores.
+//! Data is asked of stores.
 
+use crate::convert::state_of;
 use crate::service::Shared;
 use crate::state::{ClusterMap, Region};
 use flotilla_client::pb::error::Kind;
 use flotilla_client::pb::kv_server::Kv;
-use flotilla_client::pb::{self, RequestFrame, ResponseFrame, RoutesRequest, RoutesResponse};
-use flotilla_raftstore::ClusterId;
+use flotilla_client::pb::stores_server::Stores;
+use flotilla_client::pb::{
+    self, AdminResponse, GiveUpRequest, RequestFrame, ResponseFrame, RoutesRequest, RoutesResponse,
+};
+use flotilla_raftstore::{ClusterId, StoreId};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use rustc_hash::FxHashMap;
@@ -48,6 +53,25 @@ impl Kv for KvService {
     }
 }
 
+#[tonic::async_trait]
+impl Stores for KvService {
+    async fn give_up(
+        &self,
+        request: Request<GiveUpRequest>,
+    ) -> Result<Response<AdminResponse>, Status> {
+        check_cluster(self.0.cluster, &request)?;
+        self.0.replicated.ready()?;
+        let GiveUpRequest { stores, force } = request.into_inner();
+        let given_up = self.0.give_up(stores.into_iter().map(StoreId).collect(), force).await;
+        let error = given_up.err().map(|message| pb::Error {
+            kind: Kind::Refused.into(),
+            message,
+            ..pb::Error::default()
+        });
+        Ok(Response::new(AdminResponse { error }))
+    }
+}
+
 fn check_cluster<T>(ours: ClusterId, request: &Request<T>) -> Result<(), Status> {
     let Some(theirs) = request.metadata().get(CLUSTER_METADATA) else { return Ok(()) };
     let text = theirs.to_str().unwrap_or_default();
@@ -85,7 +109,7 @@ pub(crate) fn routes(shared: &Shared, map: &ClusterMap) -> RoutesResponse {
     let stores = map.stores.iter().map(|(id, record)| pb::Store {
         store: id.0,
         address: record.address.clone(),
-        state: observed.liveness(*id, now).as_str().to_string(),
+        state: state_of(record, observed.liveness(*id, now)).to_string(),
         leaders: leaders.get(&id.0).copied().unwrap_or_default(),
         replicas: replicas.get(&id.0).copied().unwrap_or_default(),
     });

@@ -16,6 +16,7 @@ use crate::service::{PlacementService, Shared};
 use crate::state::{Answer, Command};
 use crate::status;
 use flotilla_client::pb::kv_server::KvServer;
+use flotilla_client::pb::stores_server::StoresServer;
 use flotilla_raftstore::log::{self, LogOptions};
 use flotilla_raftstore::transport::grpc::{GrpcConfig, GrpcTransport};
 use flotilla_raftstore::{
@@ -257,7 +258,9 @@ fn serve(
     // All regions a store holds come in one heartbeat.
     let placement = PlacementServer::new(PlacementService(Arc::clone(&shared)))
         .max_decoding_message_size(64 << 20);
-    routes = routes.add_service(placement).add_service(KvServer::new(KvService(shared)));
+    let clients = KvService(shared);
+    routes = routes.add_service(placement).add_service(KvServer::new(clients.clone()));
+    routes = routes.add_service(StoresServer::new(clients));
     routes = routes.add_service(transport.service());
     let server = flotilla_raftstore::transport::grpc::tune(Server::builder())
         .accept_http1(true)

@@ -14,7 +14,7 @@ use crate::pb::{
 };
 use crate::regions::Layout;
 use crate::replicated::{NotNow, Replicated};
-use crate::state::{self, Answer, ClusterMap, Command};
+use crate::state::{self, Answer, ClusterMap, Command, StoreRecord};
 use flotilla_raftstore::{Clock, ClusterId, Nanos, StoreId};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -132,8 +132,7 @@ impl Shared {
 
     /// Makes sure that `store` is known, at `address`.
     async fn locate(&self, store: StoreId, address: String) -> Result<StoreId, Status> {
-        let known =
-            || self.replicated.read(|map| map.stores.get(&store).map(|s| s.address.clone()));
+        let known = || self.replicated.read(|map| map.stores.get(&store).cloned());
         let mut at = known();
         if at.is_none() {
             // Before a store is turned away, make sure that what is read here is not outdated.
@@ -141,8 +140,13 @@ impl Shared {
             at = known();
         }
         match at {
-            Some(at) if at == address => Ok(store),
-            Some(from) => {
+            Some(known) if known.lost => Err(Status::aborted(format!(
+                "store {store} at {address} was given up as lost: its groups go on without its \
+                 replicas, which may be behind; start it with an empty --dir to join as a new \
+                 store, and keep the old one as long as anything in it may be missed"
+            ))),
+            Some(known) if known.address == address => Ok(store),
+            Some(StoreRecord { address: from, .. }) => {
                 let command = Command::MoveStore { store, address: address.clone() };
                 self.replicated.execute(&command).await?;
                 tracing::info!(%store, from, address, "store moved");
@@ -154,6 +158,29 @@ impl Shared {
                  the store with an empty --dir to join as a new one",
                 self.cluster
             ))),
+        }
+    }
+
+    /// Gives up stores that are down: they never come back.
+    pub(crate) async fn give_up(&self, stores: Vec<StoreId>, force: bool) -> Result<(), String> {
+        let alive = {
+            let (observed, now) = (self.observed.lock(), self.now());
+            let down = |store: &StoreId| observed.liveness(*store, now) == Liveness::Down;
+            stores.iter().copied().find(|store| !force && !down(store))
+        };
+        if let Some(store) = alive {
+            return Err(format!(
+                "store {store} is not down: stop it first, or force it if it only seems to be there"
+            ));
+        }
+        let command = Command::GiveUp { stores: stores.clone() };
+        match self.replicated.execute(&command).await {
+            Ok(Answer::Refused { reason }) => Err(format!("{reason}: see `kv stores`")),
+            Ok(_) => {
+                stores.iter().for_each(|store| tracing::warn!(%store, "store given up as lost"));
+                Ok(())
+            }
+            Err(not_now) => Err(not_now.to_string()),
         }
     }
 

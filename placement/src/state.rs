@@ -39,6 +39,11 @@ pub enum Command {
         /// Where others reach it.
         address: String,
     },
+    /// These stores never come back: their replicas were given up.
+    GiveUp {
+        /// Which.
+        stores: Vec<StoreId>,
+    },
     /// Creates the first regions, unless there are regions.
     CreateRegions {
         /// How many stores must have joined.
@@ -123,6 +128,9 @@ pub struct StoreRecord {
     pub address: String,
     /// What it registered with.
     pub nonce: String,
+    /// Given up: whoever comes under this id is turned away.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lost: bool,
 }
 
 /// The next free id of each kind.
@@ -181,6 +189,7 @@ impl ClusterMap {
                 }
                 None => Answer::Refused { reason: format!("there is no store {store}") },
             },
+            Command::GiveUp { stores } => self.give_up(&stores),
             Command::CreateRegions { stores, layout } => self.create_regions(stores, &layout),
             Command::ChangeRegion { region } => self.change_region(region),
         }
@@ -205,8 +214,17 @@ impl ClusterMap {
             return Answer::Store { store: *store };
         }
         let store = StoreId(take(&mut self.next.store));
-        self.stores.insert(store, StoreRecord { address, nonce });
+        self.stores.insert(store, StoreRecord { address, nonce, lost: false });
         Answer::Store { store }
+    }
+
+    fn give_up(&mut self, stores: &[StoreId]) -> Answer {
+        if let Some(odd) = stores.iter().find(|store| !self.stores.contains_key(store)) {
+            return Answer::Refused { reason: format!("there is no store {odd}") };
+        }
+        let given_up = self.stores.iter_mut().filter(|(store, _)| stores.contains(store));
+        given_up.for_each(|(_, record)| record.lost = true);
+        Answer::Done
     }
 
     fn change_region(&mut self, new: Region) -> Answer {

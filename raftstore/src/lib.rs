@@ -156,6 +156,7 @@ pub mod members;
 pub mod message;
 mod metrics;
 pub mod mutant;
+mod offline;
 mod pending;
 mod recovery;
 mod replica;
@@ -182,9 +183,10 @@ pub use log::writer::{LogDone, LogWriter};
 pub use log::{GroupLog, GroupWrite, Install, LogStore};
 pub use members::{
     Change, ChangeRefusal, ChangeRequest, GroupDesc, GroupRecord, Membership, OperationId,
-    PendingChange, Priority, ReplicaDesc, ReplicaRole,
+    PendingChange, Priority, RecoverRequest, ReplicaDesc, ReplicaRole,
 };
 pub use message::{ReadMode, Request};
+pub use offline::{OfflineError, Stranded, go_on_alone, stranded};
 pub use pending::Pending;
 pub use recovery::{RecoveredGroup, recover};
 pub use shard::{ReadCounts, Round, Shard, ShardConfig};

@@ -13,7 +13,7 @@ use crate::apply::{ApplyEntry, ApplyError, LeaderStop};
 use crate::completion::Reply;
 use crate::error::{Error, LogError};
 use crate::log::GroupWrite;
-use crate::members::{ChangeRequest, GroupDesc};
+use crate::members::{ChangeRequest, GroupDesc, RecoverRequest};
 use crate::snapshot::{Content, Manifest, SnapshotId};
 use crate::status::ReplicaStatus;
 use crate::transport::Envelope;
@@ -59,6 +59,16 @@ pub enum Request {
         group: GroupId,
         /// What is to change.
         request: ChangeRequest,
+        /// The way back.
+        reply: Reply,
+    },
+    /// Go on without a lost majority, at a replica that follows nobody; answered with
+    /// [`crate::Answer::Accepted`] when that is durable and applied.
+    Recover {
+        /// The group.
+        group: GroupId,
+        /// What is lost.
+        request: RecoverRequest,
         /// The way back.
         reply: Reply,
     },
@@ -108,6 +118,7 @@ impl Request {
             | Request::ReadBarrier { group, .. }
             | Request::TransferLeader { group, .. }
             | Request::ChangeMembers { group, .. }
+            | Request::Recover { group, .. }
             | Request::Snapshot { group, .. } => *group,
             Request::CreateGroup { record, .. } => record.desc.group,
         }

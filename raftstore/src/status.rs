@@ -62,6 +62,8 @@ pub struct ReplicaStatus {
     pub first_index: u64,
     /// Last index in the log or on its way there.
     pub last_index: u64,
+    /// Term of the log's last entry.
+    pub last_term: u64,
     /// Bytes of entries in memory.
     pub cache_bytes: usize,
     /// Callers waiting for their command.

@@ -4,7 +4,7 @@ use crate::apply::ApplyEntry;
 use crate::completion::Reply;
 use crate::error::ReadLogError;
 use crate::log::committed;
-use crate::members::ChangeRequest;
+use crate::members::{ChangeRequest, RecoverRequest};
 use crate::message::{ReadMode, Request, ShardMessage};
 use crate::router::Router;
 use crate::shard::sync::Unsynced;
@@ -75,6 +75,18 @@ impl Store {
         self.submit(vec![Request::ChangeMembers { group, request, reply }]);
     }
 
+    /// Has the replica here go on as the only voter of a group whose majority is lost for good; the
+    /// other members that are left are replaced by new ones. [`crate::Answer::Accepted`] says that this is
+    /// durable. It may lose what only the lost replicas had, so: ask every store that is left, and choose
+    /// the replica whose log ends last; see that no lost store comes back under its id. The same operation
+    /// again is accepted and not done twice.
+    ///
+    /// Errors: `Refused` when somebody leads, or the others are a majority; `Busy`, `NoGroup`,
+    /// `Quarantined` and `Closed` mean *not done*; after `Unknown` ask again with the same operation.
+    pub fn recover(&self, group: GroupId, request: RecoverRequest, reply: Reply) {
+        self.submit(vec![Request::Recover { group, request, reply }]);
+    }
+
     /// Makes a snapshot of the group's state here. [`crate::Answer::SnapshotMade`] says that it is
     /// at hand for followers for a while.
     ///
@@ -131,6 +143,14 @@ impl Store {
         self.router.tombstones.read().get(&group).copied()
     }
 
+    /// Grows with every change of what [`Self::groups`] shows, just before it is shown: whoever saw the same
+    /// count before and after a look has seen the latest.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        let _views = self.router.views.read();
+        self.router.changes.load(Ordering::Acquire)
+    }
+
     /// All groups of this store, by id.
     #[must_use]
     pub fn groups(&self) -> Vec<Arc<GroupView>> {
@@ -143,14 +163,6 @@ impl Store {
     /// not answer are left out.
     #[must_use]
     pub fn describe(&self) -> Vec<ReplicaStatus> {
-    /// Grows with every change of what [`Self::groups`] shows, just before it is shown: whoever saw the same
-    /// count before and after a look has seen the latest.
-    #[must_use]
-    pub fn changes(&self) -> u64 {
-        let _views = self.router.views.read();
-        self.router.changes.load(Ordering::Acquire)
-    }
-
         let (sender, receiver) = mpsc::channel();
         self.router.tell_all(|| ShardMessage::Describe(sender.clone()));
         drop(sender);

@@ -14,7 +14,7 @@ use flotilla_client::pb::change::What;
 use flotilla_client::pb::error::Kind;
 use flotilla_raftstore::{
     Answer as Answered, Change, ChangeRequest, Error, GroupId, GroupView, OperationId, Priority,
-    ReplicaDesc, ReplicaId, ReplicaStatus, Reply, Store, StoreId,
+    RecoverRequest, ReplicaDesc, ReplicaId, ReplicaStatus, Reply, Store, StoreId,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -71,9 +71,7 @@ impl AdminService {
     async fn change(&self, request: pb::ChangeMembersRequest) -> Result<(), pb::Error> {
         let group = GroupId(request.group);
         let invalid = |message: String| error(Kind::Invalid, message);
-        let operation: OperationId = request.operation.parse().map_err(|e| {
-            invalid(format!("operation '{}': {e}: 32 hexadecimal digits", request.operation))
-        })?;
+        let operation = operation(&request.operation).map_err(invalid)?;
         let changes = request.changes.into_iter().map(change_from_pb);
         let changes = changes.collect::<Result<Vec<Change>, String>>().map_err(invalid)?;
         let view = self.led(group)?;
@@ -97,6 +95,20 @@ impl AdminService {
         let (group, to) = (GroupId(request.group), ReplicaId(request.to));
         self.led(group)?;
         self.outcome(|reply| self.core.store.transfer_leader(group, to, reply)).await.map(drop)
+    }
+
+    async fn recover_group(&self, request: pb::RecoverRequest) -> Result<(), pb::Error> {
+        let group = GroupId(request.group);
+        let operation = operation(&request.operation).map_err(|why| error(Kind::Invalid, why))?;
+        if self.core.store.group(group).is_none() {
+            let own = self.core.directory.store();
+            let what = format!("store {own} has no replica of group {group}");
+            return Err(error(Kind::Refused, what));
+        }
+        let lost = request.lost_stores.into_iter().map(StoreId).collect();
+        let replica_max = ReplicaId(request.replica_max);
+        let request = RecoverRequest { operation, lost, replica_max };
+        self.outcome(|reply| self.core.store.recover(group, request, reply)).await.map(drop)
     }
 
     async fn make_snapshot(
@@ -161,6 +173,11 @@ impl Admin for AdminService {
         answer(self.transfer(request.into_inner()).await)
     }
 
+    async fn recover(&self, request: Request<pb::RecoverRequest>) -> Answer {
+        self.core.check_cluster(request.metadata())?;
+        answer(self.recover_group(request.into_inner()).await)
+    }
+
     async fn snapshot(
         &self,
         request: Request<pb::SnapshotRequest>,
@@ -170,6 +187,10 @@ impl Admin for AdminService {
         let refused = |error| pb::SnapshotResponse { error: Some(error), ..Default::default() };
         Ok(Response::new(made.unwrap_or_else(refused)))
     }
+}
+
+fn operation(text: &str) -> Result<OperationId, String> {
+    text.parse().map_err(|e| format!("operation '{text}': {e}: 32 hexadecimal digits"))
 }
 
 fn change_from_pb(change: pb::Change) -> Result<Change, String> {
@@ -189,10 +210,7 @@ fn change_from_pb(change: pb::Change) -> Result<Change, String> {
         What::SetPriority(pb::NewPriority { replica, priority }) => {
             Change::SetPriority { replica: ReplicaId(replica), priority: Priority(priority) }
         }
-        What::Cancel(operation) => {
-            let parsed = operation.parse().map_err(|e| format!("operation '{operation}': {e}"))?;
-            Change::Cancel(parsed)
-        }
+        What::Cancel(cancelled) => Change::Cancel(operation(&cancelled)?),
     })
 }
 
@@ -220,6 +238,7 @@ fn state_to_pb(status: &ReplicaStatus, view: &GroupView, region: u64) -> pb::Rep
         durable_applied: status.durable_applied,
         first_index: status.first_index,
         last_index: status.last_index,
+        last_term: status.last_term,
         cache_bytes: status.cache_bytes as u64,
         waiting_proposals: status.waiting_proposals as u64,
         waiting_reads: status.waiting_reads as u64,

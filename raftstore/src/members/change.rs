@@ -145,7 +145,7 @@ pub(crate) fn begin(
     Ok(Begun::Next(if joins { next } else { switched(next, live.me) }))
 }
 
-fn remember(next: &mut GroupDesc, operation: OperationId) {
+pub(super) fn remember(next: &mut GroupDesc, operation: OperationId) {
     let membership = &mut next.membership;
     membership.version += 1;
     membership.operations.push(operation);

@@ -26,12 +26,17 @@
 mod change;
 pub(crate) mod codec;
 mod priority;
+mod recover;
 mod refusal;
 
 pub(crate) use change::{Begun, Live, begin, leave, may_switch, switch};
 pub use change::{Change, ChangeRequest, MEMBERS_MAX};
 pub use priority::Priority;
+pub use recover::RecoverRequest;
+pub(crate) use recover::recovered;
 pub use refusal::ChangeRefusal;
+
+use change::remember;
 
 use crate::types::{GroupId, LogPosition, ReplicaId, StoreId};
 use serde::{Deserialize, Serialize};

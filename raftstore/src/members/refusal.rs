@@ -98,6 +98,24 @@ pub enum ChangeRefusal {
         /// Those that the leader has heard of lately, or that are still to join.
         live: usize,
     },
+    /// The replica that is to go on is among those given up.
+    #[error("store {store} is among the lost ones and is to go on: choose a store that is left")]
+    OnLostStore {
+        /// As asked.
+        store: StoreId,
+    },
+    /// Recovery is for groups that cannot decide any more.
+    #[error(
+        "without the lost stores there is still a majority: nothing to recover; take the lost \
+         replicas out with a change of the members"
+    )]
+    NothingLost,
+    /// Recovery of a group that has a leader, or had one until a moment ago.
+    #[error("replica {leader} leads the group, or did until a moment ago: nothing to recover")]
+    Led {
+        /// As far as this replica knows.
+        leader: ReplicaId,
+    },
     /// A cancel without its operation, too late, or not alone.
     #[error(
         "operation {operation} cannot be cancelled: it must be under way, wait for a member to \

@@ -5,6 +5,7 @@
 //! that join have caught up, and leaves a joint configuration. All it goes by is the replicated
 //! description, so any leader goes on where the last one stopped.
 
+use super::recover::Alone;
 use super::storage::{CHANGE, LEAVE, conf_state};
 use super::{Refused, Replica};
 use crate::completion::{Answer, Reply};
@@ -52,6 +53,8 @@ pub(super) struct Members {
     commit_before: u64,
     /// The tick at which this leader found itself in a joint configuration.
     joint_since: Option<u64>,
+    /// A recovery without the majority is under way.
+    pub(super) alone: Option<Alone>,
     /// This replica has applied its own removal.
     pub(super) removed: bool,
 }
@@ -176,6 +179,9 @@ impl Replica {
         let known = &self.record.desc.membership;
         let again = crate::mutant::active("members_applied_twice");
         if index <= known.position.index && !again {
+            if index == known.position.index {
+                self.went_on_alone(round);
+            }
             return Arc::new(next);
         }
         let version = known.version + 1;
@@ -273,13 +279,14 @@ impl Replica {
     }
 
     /// What a replica has to know that may not be a member, or not yet.
-    fn members_note(&self, to: ReplicaId) -> Envelope {
+    pub(super) fn members_note(&self, to: ReplicaId) -> Envelope {
         members_note(&self.record, to)
     }
 
     /// Tells a sender that was removed, once a tick.
     pub(crate) fn tell_removed(&mut self, from: ReplicaId, store: StoreId, round: &mut Round) {
-        if self.members.told.insert(from) {
+        // What a recovery makes of the members is not durable before it is applied.
+        if self.members.alone.is_none() && self.members.told.insert(from) {
             round.send(store, self.members_note(from));
         }
     }
@@ -319,6 +326,8 @@ impl Replica {
         }
         self.settle_transfer();
         if !self.is_leader() {
+            // Nobody has caught up with a leader at its first look.
+            self.members.commit_before = u64::MAX;
             return;
         }
         self.drive_members(round);
@@ -427,6 +436,22 @@ fn steps(old: &GroupDesc, new: &GroupDesc) -> Vec<ConfChangeV2> {
     singles.into_iter().map(|one| change(vec![one], ConfChangeTransition::Auto)).collect()
 }
 
+/// The library's changes to what is left of a group that lost its majority.
+pub(super) fn alone(old: &GroupDesc, new: &GroupDesc) -> Vec<ConfChangeV2> {
+    let stays = |r: &&ReplicaDesc| new.replica(r.replica).is_some();
+    let gone = old.replicas.iter().filter(|r| !stays(r));
+    let mut singles: Vec<_> = gone.map(|r| single(r.replica, ConfChangeType::RemoveNode)).collect();
+    singles.extend(new.replicas.iter().map(|r| match r.role.learns() {
+        true => single(r.replica, ConfChangeType::AddLearnerNode),
+        false => single(r.replica, ConfChangeType::AddNode),
+    }));
+    let mut enter = ConfChangeV2::default();
+    enter.set_transition(ConfChangeTransition::Explicit);
+    enter.set_changes(singles.into());
+    let leave = ConfChangeV2::default;
+    old.is_joint().then(leave).into_iter().chain([enter, leave()]).collect()
+}
+
 fn single(replica: ReplicaId, kind: ConfChangeType) -> ConfChangeSingle {
     let mut single = ConfChangeSingle::default();
     single.set_change_type(kind);
@@ -434,7 +459,7 @@ fn single(replica: ReplicaId, kind: ConfChangeType) -> ConfChangeSingle {
     single
 }
 
-fn sorted(mut state: ConfState) -> ConfState {
+pub(super) fn sorted(mut state: ConfState) -> ConfState {
     for ids in [
         &mut state.voters,
         &mut state.voters_outgoing,

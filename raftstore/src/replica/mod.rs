@@ -6,7 +6,8 @@
 //!    context, or serves them by the lease of `lease.rs`; a follower asks its leader (`ask.rs`).
 //! 3. `ready.rs` takes what the library decided: the only place that touches its ready contract.
 //! 4. `feed.rs` hands committed entries to apply, or parks them while apply is full.
-//! 5. `membership.rs` applies changes of the members and, on the leader, drives them on.
+//! 5. `membership.rs` applies changes of the members and, on the leader, drives them on;
+//!    `recover.rs` goes on without a lost majority.
 //! 6. `transfer.rs` hands leadership over, by order or to whom it belongs.
 //! 7. `durable.rs` learns how far everybody's state is on disk and cuts the log behind it.
 //! 8. `hibernate.rs` lets an idle group sleep.
@@ -24,6 +25,7 @@ mod offer;
 mod propose;
 mod read;
 mod ready;
+mod recover;
 mod snapshot;
 mod step;
 mod storage;
@@ -272,6 +274,7 @@ impl Replica {
         let sole = self.raw.raft.prs().is_singleton();
         let able = lag <= APPLY_LAG_MAX
             && !self.snapshots.installing()
+            && self.members.alone.is_none()
             && (!sole || self.unpersisted.is_empty());
         able && !self.transfers.leaving()
     }
@@ -322,6 +325,7 @@ impl Replica {
             durable_applied: self.durable.own(),
             first_index: terms.truncated().index + 1,
             last_index: raft.raft_log.last_index(),
+            last_term: raft.raft_log.last_term(),
             cache_bytes: self.raw.store().cache_bytes(),
             waiting_proposals: self.writes.waiting(),
             waiting_reads: self.reads.waiting(),

@@ -187,12 +187,17 @@ impl Replica {
             return None;
         }
         let index = self.raw.raft.raft_log.last_index();
+        self.await_outcome(index, kind, callers);
+        Some(index)
+    }
+
+    /// `callers` hear what becomes of the entry of this term at `index`, the log's last.
+    pub(super) fn await_outcome(&mut self, index: u64, kind: EntryKind, callers: Vec<Reply>) {
         let term = self.raw.raft.term;
         // What waited at this index or above was overwritten since.
         for (_, stale) in self.writes.pending.split_off(&index) {
             fail(stale.callers, &Error::NotLeader { group: self.record.desc.group, leader: None });
         }
         self.writes.pending.insert(index, Pending { term, kind, callers, expires: None });
-        Some(index)
     }
 }

@@ -133,6 +133,7 @@ impl Replica {
             group: self.group(),
             hard_state: vote_changed.then_some(self.saved),
             append: entries,
+            record: self.record_due(),
             ..GroupWrite::default()
         };
         self.begin_write(ready, write, held, round);

@@ -2,7 +2,7 @@ use super::*;
 use crate::completion::Outcome;
 use crate::config::Config;
 use crate::log::MemoryLog;
-use crate::members::PendingChange;
+use crate::members::{ChangeRefusal, OperationId, PendingChange, RecoverRequest};
 use crate::message::{Applied, DurableApplied, Persisted, ReadMode, Request, ShardMessage};
 use crate::shard::ShardConfig;
 use crate::types::{Nanos, ReplicaDesc, ReplicaRole};
@@ -232,4 +232,80 @@ fn a_sound_replica_gives_way_too() {
     assert!(stepped.shard.describe().is_empty());
     stepped.work(vec![told(&news, 4)]);
     assert_eq!(stepped.shard.describe()[0].replica, ReplicaId(4));
+}
+
+fn recover(stepped: &Stepped, operation: u128, lost: &[u64], name: &'static str) -> ShardMessage {
+    let lost = lost.iter().map(|store| StoreId(*store)).collect();
+    let operation = OperationId(operation);
+    let request = RecoverRequest { operation, lost, replica_max: ReplicaId(0) };
+    let reply = stepped.reply(name);
+    ShardMessage::Requests(vec![Request::Recover { group: GroupId(1), request, reply }])
+}
+
+/// Bug 30: whoever goes on without the lost majority tells nobody before that is durable, and then
+/// whoever comes back that he has left.
+#[test]
+fn a_recovered_minority_never_talks_with_the_old_majority() {
+    use ReplicaRole::Voter;
+    let mut stepped = Stepped::new();
+    let members = [(1, 1, Voter), (2, 2, Voter), (3, 3, Voter)];
+    let record = GroupRecord::new(desc(1, 0, &members), ReplicaId(1));
+    let reply = stepped.reply("created");
+    stepped.work(vec![ShardMessage::Requests(vec![Request::CreateGroup { record, reply }])]);
+    for _ in 0..30 {
+        stepped.now += 100_000_000;
+        stepped.work(vec![ShardMessage::Tick]);
+    }
+    stepped.answered();
+
+    let one_lost = recover(&stepped, 1, &[2], "one lost");
+    stepped.work(vec![one_lost]);
+    let refusal = ChangeRefusal::NothingLost;
+    assert_eq!(
+        stepped.answered(),
+        [("one lost", Err(Error::Refused { group: GroupId(1), refusal }))]
+    );
+
+    let asked = recover(&stepped, 2, &[2, 3], "recovered");
+    let first = stepped.round(vec![asked]);
+    let write = &first.log[0].write;
+    assert_eq!((first.log.len(), write.append.len()), (1, 1), "one write");
+    assert!(write.record.is_some() && write.hard_state.is_some());
+    assert!(first.sends.is_empty() && first.apply.is_empty());
+    // The old majority speaks up before the write is durable, and time goes by.
+    let voted = || {
+        let payload = Payload::DurableApplied(0);
+        let (group, from, to) = (GroupId(1), ReplicaId(2), ReplicaId(1));
+        let envelopes = vec![Envelope { group, from, to, payload }];
+        ShardMessage::Deliver { from: StoreId(2), envelopes }
+    };
+    for _ in 0..50 {
+        stepped.now += 100_000_000;
+        let early = stepped.round(vec![voted(), ShardMessage::Tick]);
+        assert!(early.sends.is_empty() && early.log.is_empty(), "{early:?}");
+    }
+    assert_eq!(stepped.answered(), []);
+
+    let second = stepped.round(vec![persisted(&first)]);
+    let told: Vec<StoreId> = second.sends.iter().map(|(store, _)| *store).collect();
+    assert_eq!(told, [StoreId(2), StoreId(3)]);
+    stepped.work(vec![applied(&second)]);
+    assert_eq!(stepped.answered(), [("recovered", Ok(Answer::Accepted))]);
+    let again = stepped.round(vec![voted(), ShardMessage::Tick]);
+    let (store, envelopes) = &again.sends[0];
+    assert_eq!(*store, StoreId(2));
+    let Payload::Members(bytes) = &envelopes[0].payload else { panic!("{envelopes:?}") };
+    assert!(codec::decode(bytes).unwrap().has_left(ReplicaId(2)));
+
+    for _ in 0..50 {
+        stepped.now += 100_000_000;
+        stepped.work(vec![ShardMessage::Tick]);
+    }
+    assert!(stepped.shard.views().iter().all(|view| view.leading), "it leads alone");
+    let (repeated, other) =
+        (recover(&stepped, 2, &[2, 3], "repeated"), recover(&stepped, 3, &[2], "other"));
+    stepped.work(vec![repeated, other]);
+    let leader = ReplicaId(1);
+    let led = Error::Refused { group: GroupId(1), refusal: ChangeRefusal::Led { leader } };
+    assert_eq!(stepped.answered(), [("repeated", Ok(Answer::Accepted)), ("other", Err(led))]);
 }

@@ -324,6 +324,10 @@ impl Shard {
             Request::ChangeMembers { request, reply, .. } => {
                 self.touch(group, |replica| replica.change_members(&request, reply));
             }
+            Request::Recover { request, reply, .. } => {
+                let time = self.time;
+                self.touch(group, |replica| replica.recover(&request, reply, time, round));
+            }
             Request::Snapshot { reply, .. } => {
                 self.touch(group, |replica| replica.make_snapshot(reply));
             }
@@ -527,6 +531,7 @@ fn refuse(request: Request, error: &Error) {
     | Request::ReadBarrier { reply, .. }
     | Request::TransferLeader { reply, .. }
     | Request::ChangeMembers { reply, .. }
+    | Request::Recover { reply, .. }
     | Request::Snapshot { reply, .. }
     | Request::CreateGroup { reply, .. }) = request;
     reply.send(Err(error.clone()));

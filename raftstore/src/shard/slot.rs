@@ -78,6 +78,7 @@ impl Quarantined {
             durable_applied: 0,
             first_index: 0,
             last_index: 0,
+            last_term: 0,
             cache_bytes: 0,
             waiting_proposals: 0,
             waiting_reads: 0,

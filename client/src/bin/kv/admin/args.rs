@@ -57,6 +57,22 @@ Examples:
   kv admin group snapshot 1
   kv --timeout 60s admin group snapshot 1 --store 2")]
     Snapshot(SnapshotOf),
+    /// Go on without stores that are lost for good: for groups that lost their majority
+    #[command(after_help = "\
+Of each group the replica whose log ends last goes on alone, and new replicas begin on the other stores
+that are left; more are added with `add-replica`. What only the lost stores had is lost, acknowledged or
+not: nobody can know how much. Placement (one of --placement must be a member of it) turns the lost
+stores away from then on. Groups that still have a majority are not touched: take the lost replicas out
+of them with `remove-replica`.
+
+Without a group every group is looked at. --dry-run shows what would be done. The same command again,
+with the same --id, is not done twice. For a store that cannot run, see `kvserver recover`.
+
+Examples:
+  kv admin group recover --lost-stores 1,2 --dry-run
+  kv admin group recover --lost-stores 1,2
+  kv admin group recover 7 --lost-stores 1,2")]
+    Recover(Recover),
     /// Say how much a replica is wanted as the leader
     #[command(after_help = "\
 PRIORITY: -1 off, 0 never leads, 1 and more: the largest comes first. A leader that is not the
@@ -148,6 +164,26 @@ pub struct ChangeMany {
     pub parts: Vec<What>,
     #[command(flatten)]
     pub operation: Operation,
+}
+
+#[derive(Args, Debug)]
+pub struct Recover {
+    /// The group's number; every group when not given
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    pub group: Option<u64>,
+    /// The stores that never come back, separated by commas
+    #[arg(long, required = true, value_name = "STORE,…", value_delimiter = ',',
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub lost_stores: Vec<u64>,
+    /// Print what would be done, and what may be lost, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// The operation's id, up to 32 hexadecimal digits; random when not given, and printed
+    #[arg(long, value_name = "HEX", value_parser = parse_operation)]
+    pub id: Option<u128>,
+    /// Give the stores up even if one of them still seems to be there
+    #[arg(long)]
+    pub force: bool,
 }
 
 #[derive(Args, Debug)]

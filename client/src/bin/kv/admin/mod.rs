@@ -5,9 +5,12 @@
 //! 3. The order goes to the leader (`flotilla_client::admin`); `show` prints descriptions.
 
 mod args;
+mod recover;
 mod show;
 
 pub use args::GroupCommand;
+
+use recover::Recovery;
 
 use args::{AddReplica, ChangeMany, ChangeOne, One, Operation, SetPriority, SnapshotOf, Which};
 use flotilla_client::admin::SnapshotMade;
@@ -48,6 +51,7 @@ enum Deed {
     Transfer(Named),
     /// Of the leader's state, or of a store's.
     Snapshot(Option<u64>),
+    Recover(Recovery),
     Change {
         parts: Vec<Part>,
         operation: u128,
@@ -100,6 +104,11 @@ impl Order {
             GroupCommand::SetPriority(SetPriority { group, priority, which, operation }) => {
                 (group, change(vec![Part::SetPriority(named(which)?, *priority)], operation))
             }
+            GroupCommand::Recover(command) => {
+                // 0: every group.
+                let group = command.group.unwrap_or(0);
+                return Ok(Order { group, deed: Deed::Recover(command.into()) });
+            }
             GroupCommand::Change(ChangeMany { group, parts, operation }) => {
                 (group, change(parts.iter().cloned().map(Part::Exactly).collect(), operation))
             }
@@ -134,6 +143,7 @@ pub async fn carry_out(client: &Client, order: Order, out: &mut Output) -> Resul
             }
             Ok(out.line(&format!("ok group={group} store={store} index={index} bytes={bytes}"))?)
         }
+        Deed::Recover(recovery) => recover::carry_out(client, group, recovery, out).await,
         Deed::Change { parts, operation, force } => {
             let operation = format!("{operation:032x}");
             let during = |error| Failure::During(format!("operation {operation}"), error);

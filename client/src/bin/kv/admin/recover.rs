@@ -1,0 +1,137 @@
+//! `admin group recover`: shows the plan, and carries it out group by group.
+
+use flotilla_client::recover::{Fate, Plan, Survivor};
+use flotilla_client::{Client, Error};
+use serde_json::json;
+
+use super::args::Recover;
+use crate::cluster::{print, table};
+use crate::failure::Failure;
+use crate::output::Output;
+
+/// As asked for.
+#[derive(Clone, Debug)]
+pub struct Recovery {
+    lost: Vec<u64>,
+    dry_run: bool,
+    operation: u128,
+    force: bool,
+}
+
+impl From<&Recover> for Recovery {
+    fn from(command: &Recover) -> Self {
+        let Recover { lost_stores, dry_run, id, force, .. } = command;
+        let operation = id.unwrap_or_else(rand::random);
+        Recovery { lost: lost_stores.clone(), dry_run: *dry_run, operation, force: *force }
+    }
+}
+
+/// `group` 0 means every group.
+pub async fn carry_out(
+    client: &Client,
+    group: u64,
+    recovery: Recovery,
+    out: &mut Output,
+) -> Result<(), Failure> {
+    let Recovery { lost, dry_run, operation, force } = recovery;
+    let admin = client.admin();
+    let plan = admin.plan_recovery(&lost, Some(group).filter(|group| *group > 0)).await?;
+    if plan.fates.is_empty() {
+        if !out.json {
+            out.line("nothing to recover: every group has a leader, or a majority that is left")?;
+        }
+        return Ok(());
+    }
+    if dry_run || !out.json {
+        show(&plan, dry_run, out)?;
+    }
+    if dry_run {
+        return Ok(());
+    }
+    admin.give_up_stores(&lost, force).await?;
+    let operation = format!("{operation:032x}");
+    let mut failed: Option<Error> = None;
+    for fate in plan.fates.iter().filter(|fate| fate.survivor.is_some()) {
+        // One that cannot be is no reason to leave the others as they are.
+        let outcome = admin.recover(&plan, fate, &lost, &operation).await;
+        let survivor = fate.survivor.as_ref().expect("those without one are left out");
+        let (group, replica, store) = (fate.group, survivor.replica, survivor.store);
+        match &outcome {
+            Ok(()) if out.json => {
+                out.object(&json!({"group": group, "replica": replica, "store": store,
+                                   "last_index": survivor.last_index, "operation": operation}))?;
+            }
+            Ok(()) => out.line(&format!(
+                "ok group={group} replica={replica} store={store} operation={operation}"
+            ))?,
+            Err(error) if out.json => {
+                out.object(&json!({"group": group, "replica": replica, "store": store,
+                                   "error": error.message()}))?;
+            }
+            Err(error) => out.line(&format!("failed group={group}: {}", error.message()))?,
+        }
+        failed = failed.or(outcome.err());
+    }
+    match failed {
+        Some(error) => Err(Failure::During(format!("operation {operation}"), error)),
+        None => Ok(()),
+    }
+}
+
+fn show(plan: &Plan, dry_run: bool, out: &mut Output) -> Result<(), Failure> {
+    if out.json {
+        for fate in &plan.fates {
+            out.object(&object(fate))?;
+        }
+        return Ok(());
+    }
+    let mut rows = table(&[
+        "GROUP",
+        "REGION",
+        "VOTERS LEFT",
+        "GOES ON AT STORE",
+        "REPLICA",
+        "LOG ENDS (TERM, INDEX)",
+        "COMMIT",
+    ]);
+    for fate in &plan.fates {
+        let left = format!("{} of {}", fate.left, fate.voters);
+        let mut row = vec![fate.group.to_string(), fate.region.to_string(), left];
+        row.extend(match &fate.survivor {
+            Some(Survivor { replica, store, last_term, last_index, commit }) => vec![
+                store.to_string(),
+                replica.to_string(),
+                format!("{last_term}, {last_index}"),
+                commit.to_string(),
+            ],
+            None => vec!["none: its data is gone".to_owned()],
+        });
+        rows.add_row(row);
+    }
+    print(&rows, out)?;
+    out.line(
+        "what only the lost stores had is lost: writes that were acknowledged behind the end of these logs",
+    )?;
+    if dry_run {
+        out.line("dry run: nothing was changed")?;
+    }
+    Ok(())
+}
+
+fn object(fate: &Fate) -> serde_json::Value {
+    let Fate { group, region, voters, left, survivor } = fate;
+    let mut object =
+        json!({"group": group, "region": region, "voters": voters, "voters_left": left});
+    let fields = object.as_object_mut().expect("an object");
+    match survivor {
+        Some(Survivor { replica, store, last_term, last_index, commit }) => {
+            fields.insert("replica".into(), json!(replica));
+            fields.insert("store".into(), json!(store));
+            fields.insert("last_term".into(), json!(last_term));
+            fields.insert("last_index".into(), json!(last_index));
+            fields.insert("commit".into(), json!(commit));
+        }
+        None => drop(fields.insert("gone".into(), json!(true))),
+    }
+    object
+}

@@ -1,0 +1,272 @@
+//! Going on after stores are lost for good: what is left of every group that cannot decide any more, and
+//! the orders that have the best of it go on.
+//!
+//! 1. Every store that is left tells all of its replicas. One that does not answer may hold the longest
+//!    log of a group, so without it there is no plan, unless it is given up as well.
+//! 2. Of each group that has no leader and whose voters left are no majority, the replica whose log ends
+//!    last, by (term, index), goes on (Raft paper, 5.4.1: it holds whatever any of them holds).
+//! 3. Placement turns the lost stores away from then on; only then are the groups recovered, one by one.
+
+use std::collections::BTreeMap;
+
+use crate::admin::{Admin, Described, Lost, Whom};
+use crate::{Error, Refusal, Result, pb};
+
+/// What is to become of one group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fate {
+    /// The group.
+    pub group: u64,
+    /// Its region.
+    pub region: u64,
+    /// Its voters, on lost stores too.
+    pub voters: usize,
+    /// How many of them are left.
+    pub left: usize,
+    /// Who goes on; `None`: no replica that could is left, and its data is gone.
+    pub survivor: Option<Survivor>,
+}
+
+/// The replica that goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Survivor {
+    /// The replica.
+    pub replica: u64,
+    /// Its store.
+    pub store: u64,
+    /// Term of its log's last entry.
+    pub last_term: u64,
+    /// Index of its log's last entry: what was acknowledged later is lost, and nobody knows how much.
+    pub last_index: u64,
+    /// What it knows as committed.
+    pub commit: u64,
+}
+
+/// What is to be done for the groups that lost their majority.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// By group; groups that can decide are not in it.
+    pub fates: Vec<Fate>,
+    replica_max: u64,
+}
+
+impl Admin<'_> {
+    /// What can be done for `group`, or for every group, when the stores `lost` never come back. Changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`Error::NotApplied`] with [`Refusal::Refused`] when a store that is not lost does not answer;
+    /// [`Error::Unavailable`] when nobody tells which stores there are.
+    pub async fn plan_recovery(&self, lost: &[u64], group: Option<u64>) -> Result<Plan> {
+        let routes = self.routes().await?;
+        let described = self.describe(group.unwrap_or(0)).await?;
+        let given_up = |store: u64| {
+            let state = routes.stores.iter().find(|s| s.store == store).map(|s| s.state.as_str());
+            lost.contains(&store) || state == Some("lost")
+        };
+        let silent = |one: &&Described| !given_up(one.store) && one.replicas.is_err();
+        if let Some(Described { store, replicas: Err(why) }) = described.iter().find(silent) {
+            let message = format!(
+                "store {store} does not answer ({why}), and may hold what others lack: start it, or \
+                 name it as lost, too"
+            );
+            return Err(Error::NotApplied { kind: Refusal::Refused, message });
+        }
+        let told = described.into_iter().filter(|one| !given_up(one.store));
+        let told = told.flat_map(|one| {
+            let store = one.store;
+            one.replicas.unwrap_or_default().into_iter().map(move |replica| (store, replica))
+        });
+        let known = routes.regions.iter().filter(|r| group.is_none_or(|group| r.group == group));
+        Ok(plan(lost, known, told.collect()))
+    }
+
+    /// Has placement turn the stores away for good.
+    ///
+    /// # Errors
+    /// [`Error::NotApplied`] with [`Refusal::Refused`] when one of them is not down (`force` overrules
+    /// that), or none of the client's addresses is placement's.
+    pub async fn give_up_stores(&self, stores: &[u64], force: bool) -> Result<()> {
+        let mut failures = Vec::new();
+        for address in self.addresses() {
+            match self.give_up_at(&address, stores, force).await {
+                Ok(None) => return Ok(()),
+                Ok(Some(error)) => {
+                    let message = error.message;
+                    return Err(Error::NotApplied { kind: Refusal::Refused, message });
+                }
+                Err(why) => failures.push(format!("{address}: {why}")),
+            }
+        }
+        let failures = failures.join("; ");
+        let message = format!("no placement member took the order, name one: {failures}");
+        Err(Error::NotApplied { kind: Refusal::Refused, message })
+    }
+
+    /// Has the plan's survivor of `fate` go on. The same operation again is not done twice.
+    ///
+    /// # Errors
+    /// As [`Admin::change_members`].
+    pub async fn recover(
+        &self,
+        plan: &Plan,
+        fate: &Fate,
+        lost: &[u64],
+        operation: &str,
+    ) -> Result<()> {
+        let Some(survivor) = &fate.survivor else {
+            let message = format!("group {}: no replica is left", fate.group);
+            return Err(Error::NotApplied { kind: Refusal::Refused, message });
+        };
+        let request = pb::RecoverRequest {
+            group: fate.group,
+            operation: operation.to_owned(),
+            lost_stores: lost.to_vec(),
+            replica_max: plan.replica_max,
+        };
+        self.order(fate.group, Whom::Store(survivor.store), Lost::Repeat, async |mut admin| {
+            let request = self.request(request.clone());
+            admin.recover(request).await.map(|answer| answer.into_inner().error)
+        })
+        .await
+    }
+}
+
+/// As in [`Admin::plan_recovery`], from what was told.
+fn plan<'a>(
+    lost: &[u64],
+    known: impl Iterator<Item = &'a pb::Region>,
+    told: Vec<(u64, pb::ReplicaState)>,
+) -> Plan {
+    let replica_max = told.iter().map(|(_, replica)| replica.replica_max).max().unwrap_or_default();
+    let mut groups: BTreeMap<u64, Vec<(u64, pb::ReplicaState)>> = BTreeMap::new();
+    for (store, replica) in told {
+        groups.entry(replica.group).or_default().push((store, replica));
+    }
+    let mut fates: Vec<Fate> =
+        groups.iter().filter_map(|(group, left)| fate(*group, left, lost)).collect();
+    // Groups of which nobody who is left has a replica.
+    for region in known.filter(|region| !groups.contains_key(&region.group)) {
+        if !region.replicas.is_empty() && region.replicas.iter().all(|r| lost.contains(&r.store)) {
+            fates.push(Fate {
+                group: region.group,
+                region: region.region,
+                voters: region.replicas.iter().filter(|r| r.role != "learner").count(),
+                left: 0,
+                survivor: None,
+            });
+        }
+    }
+    fates.sort_by_key(|fate| fate.group);
+    Plan { fates, replica_max }
+}
+
+fn fate(group: u64, left: &[(u64, pb::ReplicaState)], lost: &[u64]) -> Option<Fate> {
+    let led = |(_, replica): &(u64, pb::ReplicaState)| {
+        let follows = replica.leader != 0 && !lost.contains(&replica.leader_store);
+        replica.role == "leader" || follows
+    };
+    if left.iter().any(led) {
+        return None;
+    }
+    let able = left.iter().filter(|(_, replica)| replica.damage.is_empty());
+    let end = |replica: &pb::ReplicaState| (replica.last_term, replica.last_index);
+    let best = able.max_by_key(|(store, replica)| (end(replica), std::cmp::Reverse(*store)));
+    let (_, latest) = best.or_else(|| left.iter().max_by_key(|(_, r)| r.members_version))?;
+    let in_half = |roles: &[&str]| {
+        let voters = latest.members.iter().filter(|m| roles.contains(&m.role.as_str()));
+        let (gone, left): (Vec<_>, Vec<_>) = voters.partition(|m| lost.contains(&m.store));
+        (left.len() + gone.len(), left.len())
+    };
+    let halves = [in_half(&["voter", "incoming"]), in_half(&["voter", "outgoing", "demoting"])];
+    if halves.iter().all(|(voters, left)| left * 2 > *voters) {
+        return None;
+    }
+    let (voters, left) = halves[0];
+    let survivor = best.map(|(store, replica)| Survivor {
+        replica: replica.replica,
+        store: *store,
+        last_term: replica.last_term,
+        last_index: replica.last_index,
+        commit: replica.commit,
+    });
+    Some(Fate { group, region: latest.region, voters, left, survivor })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn replica(
+        group: u64,
+        replica: u64,
+        last: (u64, u64),
+        members: &[(u64, &str)],
+    ) -> pb::ReplicaState {
+        let member = |(store, role): &(u64, &str)| pb::Member {
+            replica: *store,
+            store: *store,
+            role: (*role).to_owned(),
+            priority: -1,
+        };
+        pb::ReplicaState {
+            group,
+            replica,
+            role: "follower".to_owned(),
+            last_term: last.0,
+            last_index: last.1,
+            members: members.iter().map(member).collect(),
+            replica_max: 10 + replica,
+            ..pb::ReplicaState::default()
+        }
+    }
+
+    const FIVE: [(u64, &str); 5] =
+        [(1, "voter"), (2, "voter"), (3, "voter"), (4, "voter"), (5, "voter")];
+
+    #[test]
+    fn the_replica_whose_log_ends_last_goes_on() {
+        let told = vec![
+            (4, replica(1, 4, (2, 90), &FIVE)),
+            (5, replica(1, 5, (3, 7), &FIVE)),
+            // Three of five are left.
+            (4, replica(2, 4, (1, 1), &[(1, "voter"), (4, "voter"), (5, "voter")])),
+        ];
+        let plan = plan(&[1, 2, 3], [].iter(), told);
+        let survivor = Survivor { replica: 5, store: 5, last_term: 3, last_index: 7, commit: 0 };
+        let fate = Fate { group: 1, region: 0, voters: 5, left: 2, survivor: Some(survivor) };
+        assert_eq!(plan.fates, [fate]);
+        assert_eq!(plan.replica_max, 15);
+    }
+
+    #[test]
+    fn who_is_led_or_damaged_or_gone_is_told_apart() {
+        let mut led = replica(1, 3, (1, 1), &FIVE);
+        led.leader = 9;
+        let mut damaged = replica(2, 3, (9, 9), &FIVE);
+        damaged.damage = "a hole".to_owned();
+        let told = vec![
+            (3, led),
+            (3, damaged.clone()),
+            (4, replica(2, 4, (1, 1), &FIVE)),
+            (3, { pb::ReplicaState { group: 3, ..damaged } }),
+        ];
+        let gone = pb::Region {
+            region: 40,
+            group: 4,
+            replicas: vec![pb::Replica { replica: 1, store: 1, role: "voter".to_owned() }],
+            ..pb::Region::default()
+        };
+        let half = pb::Region {
+            group: 5,
+            replicas: [1, 9]
+                .map(|store| pb::Replica { replica: store, store, role: "voter".to_owned() })
+                .to_vec(),
+            ..gone.clone()
+        };
+        let plan = plan(&[1, 2, 5], [gone, half].iter(), told);
+        let survivors: Vec<_> =
+            plan.fates.iter().map(|f| (f.group, f.survivor.as_ref().map(|s| s.store))).collect();
+        assert_eq!(survivors, [(2, Some(4)), (3, None), (4, None)]);
+    }
+}

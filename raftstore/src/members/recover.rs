@@ -1,0 +1,180 @@
+//! Recovery of a group whose majority is lost for good, without risk that the lost ones come back
+//! into it (SOFAJRaft's `resetPeers`, made safe to repeat).
+//!
+//! 1. The operator names the stores that are lost, and chooses the replica that goes on: of those that
+//!    are left the one whose log ends last, by (term, index), holds whatever any of them holds.
+//! 2. Its log counts as committed up to its end. One more entry, of the next term, has the members from
+//!    then on: this replica as the only voter, and for each other member that is left (and was to stay) a
+//!    new replica on the same store, which comes up by a snapshot.
+//! 3. That entry, the term and the record are *one* log write (`replica/recover.rs` on a running store,
+//!    `crate::offline` on a stopped one), so there is no state in between. Nobody is told before it is durable.
+//! 4. Whoever else was a member has left: the group's replicas refuse his messages, and tell him so. The
+//!    versions and ids of the members jump, so that nothing that the lost ones may have done among
+//!    themselves meanwhile looks newer, or takes the same id.
+//!
+//! What only the lost replicas had is lost, acknowledged or not: nobody can know how much that is.
+
+use super::{
+    ChangeRefusal, GroupDesc, OperationId, PendingChange, Priority, ReplicaDesc, ReplicaRole,
+    remember,
+};
+use crate::types::{ReplicaId, StoreId};
+
+/// Changes of the members that the lost ones may have made unseen.
+const VERSIONS_SKIPPED: u64 = 1_000_000;
+/// Members that they may have taken in.
+const IDS_SKIPPED: u64 = 1_000;
+
+/// An operator's order to go on without the stores that are lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecoverRequest {
+    /// The operator's id: sent again with the same id it is not done twice.
+    pub operation: OperationId,
+    /// The stores that never come back.
+    pub lost: Vec<StoreId>,
+    /// The largest replica id that is known anywhere; the group's own is taken into account anyway.
+    pub replica_max: ReplicaId,
+}
+
+impl GroupDesc {
+    /// Whether the voters on other stores than `lost` can decide, in both halves of a joint
+    /// configuration.
+    #[must_use]
+    pub fn decides_without(&self, lost: &[StoreId]) -> bool {
+        let majority = |votes: fn(ReplicaRole) -> bool| {
+            let voters = self.replicas.iter().filter(|r| votes(r.role));
+            let (left, gone): (Vec<&ReplicaDesc>, _) =
+                voters.partition(|r| !lost.contains(&r.store));
+            left.len() > gone.len()
+        };
+        majority(ReplicaRole::votes) && majority(ReplicaRole::voted)
+    }
+}
+
+/// The members once `me` goes on without the lost stores.
+pub(crate) fn recovered(
+    desc: &GroupDesc,
+    me: ReplicaId,
+    request: &RecoverRequest,
+) -> Result<GroupDesc, ChangeRefusal> {
+    let RecoverRequest { operation, lost, replica_max } = request;
+    let own = desc.replica(me).ok_or(ChangeRefusal::NotMember { replica: me })?;
+    if lost.contains(&own.store) {
+        return Err(ChangeRefusal::OnLostStore { store: own.store });
+    }
+    if desc.decides_without(lost) {
+        return Err(ChangeRefusal::NothingLost);
+    }
+    let mut next = desc.clone();
+    remember(&mut next, *operation);
+    let membership = &mut next.membership;
+    membership.version += VERSIONS_SKIPPED;
+    let mut id = desc.replica_max().max(*replica_max).0 + IDS_SKIPPED;
+    membership.replica_max = ReplicaId(id);
+    // Whoever goes on alone must be able to lead.
+    membership
+        .priorities
+        .retain(|replica, priority| *replica == me && *priority != Priority::NEVER);
+    next.replicas = vec![ReplicaDesc { role: ReplicaRole::Voter, ..own }];
+    let stays = |r: &&ReplicaDesc| !lost.contains(&r.store) && r.role != ReplicaRole::Outgoing;
+    for other in desc.replicas.iter().filter(stays) {
+        // A store may have two: one gives way.
+        if next.on_store(other.store).is_none() {
+            id += 1;
+            let role = match other.role {
+                ReplicaRole::Learner | ReplicaRole::Demoting => ReplicaRole::Learner,
+                _ => ReplicaRole::Joining,
+            };
+            next.replicas.push(ReplicaDesc { replica: ReplicaId(id), store: other.store, role });
+        }
+    }
+    next.membership.replica_max = ReplicaId(id);
+    let joins = next.replicas.iter().any(|r| r.role == ReplicaRole::Joining);
+    next.membership.pending = joins.then(|| PendingChange {
+        operation: *operation,
+        force: true,
+        ..PendingChange::default()
+    });
+    Ok(next)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::GroupId;
+    use ReplicaRole::{Demoting, Incoming, Joining, Learner, Outgoing, Voter};
+
+    fn group(members: &[(u64, u64, ReplicaRole)]) -> GroupDesc {
+        let member = |(replica, store, role): &(u64, u64, ReplicaRole)| ReplicaDesc {
+            replica: ReplicaId(*replica),
+            store: StoreId(*store),
+            role: *role,
+        };
+        let mut desc = GroupDesc::new(GroupId(1), members.iter().map(member).collect());
+        desc.membership.version = 3;
+        desc
+    }
+
+    fn request(lost: &[u64]) -> RecoverRequest {
+        RecoverRequest {
+            operation: OperationId(7),
+            lost: lost.iter().map(|store| StoreId(*store)).collect(),
+            replica_max: ReplicaId(50),
+        }
+    }
+
+    #[test]
+    fn one_goes_on_and_new_replicas_take_the_places_of_those_that_are_left() {
+        let mut desc = group(&[
+            (1, 1, Voter),
+            (2, 2, Voter),
+            (3, 3, Voter),
+            (4, 4, Voter),
+            (5, 5, Voter),
+            (6, 6, Learner),
+        ]);
+        desc.membership.priorities =
+            [(ReplicaId(4), Priority(0)), (ReplicaId(5), Priority(3))].into();
+        let next = recovered(&desc, ReplicaId(4), &request(&[1, 2, 3])).unwrap();
+        let expected = group(&[(4, 4, Voter), (1051, 5, Joining), (1052, 6, Learner)]);
+        assert_eq!(next.replicas, expected.replicas);
+        assert_eq!(next.membership.version, 1_000_004);
+        assert_eq!(next.replica_max(), ReplicaId(1052));
+        assert!(next.membership.priorities.is_empty(), "it must be able to lead");
+        assert_eq!(next.membership.pending.as_ref().map(|p| p.operation), Some(OperationId(7)));
+        for gone in [1, 2, 3, 5, 6, 51, 1050] {
+            assert!(next.has_left(ReplicaId(gone)), "{gone}");
+        }
+        // Alone: nobody is to join.
+        let alone = group(&[(1, 1, Voter), (2, 2, Voter), (3, 3, Voter)]);
+        let next = recovered(&alone, ReplicaId(3), &request(&[1, 2])).unwrap();
+        assert_eq!((next.replicas.len(), next.membership.pending), (1, None));
+    }
+
+    #[test]
+    fn whoever_may_decide_is_not_recovered() {
+        let refused = |desc: &GroupDesc, me: u64, lost: &[u64]| {
+            recovered(desc, ReplicaId(me), &request(lost)).unwrap_err()
+        };
+        let three = group(&[(1, 1, Voter), (2, 2, Voter), (3, 3, Voter), (4, 4, Learner)]);
+        assert_eq!(refused(&three, 3, &[1]), ChangeRefusal::NothingLost);
+        assert_eq!(refused(&three, 3, &[4, 9]), ChangeRefusal::NothingLost);
+        assert_eq!(refused(&three, 3, &[]), ChangeRefusal::NothingLost);
+        assert_eq!(
+            refused(&three, 3, &[1, 2, 3]),
+            ChangeRefusal::OnLostStore { store: StoreId(3) }
+        );
+        assert_eq!(refused(&three, 9, &[1, 2]), ChangeRefusal::NotMember { replica: ReplicaId(9) });
+        assert!(recovered(&three, ReplicaId(4), &request(&[1, 2, 3])).is_ok(), "a learner can");
+        // Half is no majority.
+        let four = group(&[(1, 1, Voter), (2, 2, Voter), (3, 3, Voter), (4, 4, Voter)]);
+        assert!(recovered(&four, ReplicaId(1), &request(&[3, 4])).is_ok());
+        // Of a joint configuration either half may be lost.
+        let joint = group(&[(1, 1, Voter), (2, 2, Outgoing), (3, 3, Demoting), (4, 4, Incoming)]);
+        assert!(joint.decides_without(&[StoreId(2)]));
+        assert!(!joint.decides_without(&[StoreId(4)]));
+        let next = recovered(&joint, ReplicaId(1), &request(&[4])).unwrap();
+        assert!(!next.is_joint());
+        assert_eq!(next.replicas[1..], group(&[(1051, 3, Learner)]).replicas, "as it was to be");
+    }
+}

@@ -1,0 +1,104 @@
+//! A replica that goes on without its lost majority: the flow is in `members/recover.rs`.
+//!
+//! The library knows no such thing, so its parts are moved by hand while it follows nobody: term,
+//! configuration, one entry, commit index. The next ready then has all of it, and goes to the log as one
+//! write with the record. Until that is durable and applied the replica neither campaigns nor tells anybody
+//! that he has left: a crash before it leaves everything as it was.
+
+use super::Replica;
+use super::membership::{alone, sorted};
+use super::storage::{CHANGE, conf_state};
+use crate::clock::Time;
+use crate::completion::{Answer, Reply};
+use crate::error::Error;
+use crate::members::{ChangeRefusal, RecoverRequest, codec, recovered};
+use crate::shard::Round;
+use crate::types::{EntryKind, GroupDesc, GroupRecord, LogPosition, ReplicaDesc, ReplicaId};
+use bytes::Bytes;
+use raft::eraftpb::{Entry, EntryType};
+
+/// A recovery that is not applied yet.
+pub(super) struct Alone {
+    record_due: bool,
+    gone: Vec<ReplicaDesc>,
+}
+
+impl Replica {
+    /// Goes on as the only voter, if nobody leads. [`Answer::Accepted`] when that is durable and applied.
+    pub(crate) fn recover(
+        &mut self,
+        request: &RecoverRequest,
+        reply: Reply,
+        time: Time,
+        round: &mut Round,
+    ) {
+        if self.record.desc.membership.operations.contains(&request.operation) {
+            return reply.send(Ok(Answer::Accepted));
+        }
+        match self.judge_recovery(request, time) {
+            Ok(next) => self.go_on_alone(next, reply, round),
+            Err(error) => reply.send(Err(error)),
+        }
+    }
+
+    fn judge_recovery(&self, request: &RecoverRequest, time: Time) -> Result<GroupDesc, Error> {
+        let group = self.group();
+        let leader = ReplicaId(self.raw.raft.leader_id);
+        if leader != ReplicaId::default() {
+            return Err(Error::Refused { group, refusal: ChangeRefusal::Led { leader } });
+        }
+        // Someone may hold a lease on the strength of it.
+        if self.keeps_still(time) {
+            let what = "it has promised to help nobody but its leader for a moment still";
+            return Err(Error::Busy { group, what });
+        }
+        if self.snapshots.installing() || self.raw.raft.raft_log.unstable_snapshot().is_some() {
+            return Err(Error::Busy { group, what: "its state is being replaced by a snapshot" });
+        }
+        recovered(&self.record.desc, self.me.replica, request)
+            .map_err(|refusal| Error::Refused { group, refusal })
+    }
+
+    fn go_on_alone(&mut self, mut next: GroupDesc, reply: Reply, round: &mut Round) {
+        let (group, replica) = (self.group().0, self.me.replica.0);
+        let raft = &mut self.raw.raft;
+        let (index, term) = (raft.raft_log.last_index() + 1, raft.term + 1);
+        tracing::warn!(group, replica, index, term, "goes on without a lost majority");
+        next.membership.position = LogPosition { index, term };
+        raft.become_follower(term, raft::INVALID_ID);
+        for step in alone(&self.record.desc, &next) {
+            let applied = self.raw.apply_conf_change(&step);
+            applied.unwrap_or_else(|e| panic!("group {group}: forced members: {e}"));
+        }
+        let raft = &mut self.raw.raft;
+        let held = sorted(raft.prs().conf().to_conf_state());
+        assert_eq!(held, conf_state(&next), "group {group}: forced members: {next:?}");
+        raft.raft_log.append(&[Entry {
+            entry_type: EntryType::EntryConfChangeV2,
+            data: Bytes::from_static(CHANGE),
+            context: codec::encode(&next),
+            index,
+            term,
+            ..Entry::default()
+        }]);
+        raft.raft_log.commit_to(index);
+        self.await_outcome(index, EntryKind::Membership, vec![reply]);
+        let before = self.record.desc.replicas.iter().copied();
+        let gone = before.filter(|r| r.replica != self.me.replica).collect();
+        self.members.alone = Some(Alone { record_due: true, gone });
+        self.adopt(next, round);
+    }
+
+    /// The entry that recovered the group is applied, so it is durable: those who have left may know.
+    pub(super) fn went_on_alone(&mut self, round: &mut Round) {
+        for gone in self.members.alone.take().into_iter().flat_map(|alone| alone.gone) {
+            round.send(gone.store, self.members_note(gone.replica));
+        }
+    }
+
+    /// The record, if it is to be written together with the entry that recovers the group.
+    pub(super) fn record_due(&mut self) -> Option<GroupRecord> {
+        let alone = self.members.alone.as_mut()?;
+        std::mem::take(&mut alone.record_due).then(|| self.record.clone())
+    }
+}

@@ -1,0 +1,200 @@
+//! Stores that are lost for good, and what is left of the cluster: on line with `kv admin group recover`,
+//! and off line with `kvserver recover`.
+
+use flotilla_client::{Client, Consistency};
+use flotilla_tests::cluster::{Cluster, Options};
+use flotilla_tests::playground::{Kv, kv};
+use flotilla_tests::process::{command, run_within};
+use serde_json::Value;
+use std::fs;
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+const KEYS: u8 = 200;
+const REGIONS: usize = 4;
+const SOON: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(200);
+
+fn key(number: u8) -> Vec<u8> {
+    vec![number.wrapping_mul(131), number]
+}
+
+/// Every key on every replica, so that whoever is left has all that was acknowledged.
+async fn filled() -> Cluster {
+    let cluster = Cluster::start(Options { regions: REGIONS as u32, ..Options::default() }).await;
+    let client = cluster.client().await.with_timeout(SOON);
+    for number in 0..KEYS {
+        client.put(key(number), vec![number; 10]).await.expect("a put");
+    }
+    // Whoever does not lead serves these, in turn.
+    let followers = client.with_consistency(Consistency::Follower);
+    for _ in 0..2 {
+        check(&followers).await;
+    }
+    cluster
+}
+
+async fn check(client: &Client) {
+    for number in 0..KEYS {
+        let got = client.get(key(number)).await.expect("a get").value;
+        assert_eq!(got.as_deref(), Some(&vec![number; 10][..]), "key {number}");
+    }
+}
+
+/// The id in the folder of the store with this index.
+fn store_id(cluster: &Cluster, index: u16) -> String {
+    let text = fs::read_to_string(cluster.store_dir(index).join("identity")).expect("an identity");
+    let line = text.lines().find_map(|line| line.strip_prefix("store = "));
+    line.expect("a registered store").to_owned()
+}
+
+fn objects(kv: &Kv) -> Vec<Value> {
+    assert_eq!(kv.code, 0, "{kv:?}");
+    kv.json()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_majority_is_recovered_and_stays_lost() {
+    let mut cluster = filled().await;
+    let placement = cluster.placement_address();
+    let client = cluster.client().await.with_timeout(SOON);
+    let lost = format!("{},{}", store_id(&cluster, 1), store_id(&cluster, 2));
+    let recover = ["--json", "admin", "group", "recover", "--lost-stores", &lost];
+
+    // While the stores are there nothing is done.
+    assert_eq!(objects(&kv(&placement, &recover)), [] as [Value; 0], "every group has a leader");
+    cluster.kill_store(1);
+    cluster.kill_store(2);
+    let dry_run = [&recover[..], &["--dry-run"]].concat();
+    let deadline = Instant::now() + SOON;
+    let planned = loop {
+        let planned = objects(&kv(&placement, &dry_run));
+        if planned.len() == REGIONS {
+            break planned;
+        }
+        assert!(Instant::now() < deadline, "{planned:#?}");
+        tokio::time::sleep(PAUSE).await;
+    };
+    for fate in &planned {
+        assert_eq!((&fate["voters"], &fate["voters_left"]), (&3.into(), &1.into()), "{fate}");
+        assert!(fate["last_index"].as_u64() > Some(1), "{fate}");
+    }
+    // Without the second lost store there is somebody who does not answer.
+    let one = ["admin", "group", "recover", "--lost-stores", &store_id(&cluster, 1)];
+    let refused = kv(&placement, &one);
+    assert!(refused.code == 3 && refused.err.contains("does not answer"), "{refused:?}");
+
+    // Stores do not count as down at once.
+    let recovered = loop {
+        let outcome = kv(&placement, &recover);
+        if outcome.code == 0 {
+            break outcome.json();
+        }
+        let waits = outcome.err.contains("is not down") || outcome.err.contains("moment");
+        assert!(waits && Instant::now() < deadline, "{outcome:?}");
+        tokio::time::sleep(PAUSE).await;
+    };
+    assert_eq!(recovered.len(), REGIONS, "{recovered:?}");
+    check(&client).await;
+    client.put(b"new".to_vec(), b"x".to_vec()).await.expect("a put");
+
+    // A lost store is turned away, and one that was wiped in part does not even ask.
+    cluster.start_store(1);
+    let ended = cluster.store(1).wait_end(SOON);
+    let log = cluster.store(1).log_tail();
+    assert!(!ended.success() && log.contains("given up as lost"), "{log}");
+    fs::remove_dir_all(cluster.store_dir(2).join("log")).expect("the log");
+    cluster.start_store(2);
+    let ended = cluster.store(2).wait_end(SOON);
+    let log = cluster.store(2).log_tail();
+    assert!(!ended.success() && log.contains("its folder 'log' is missing"), "{log}");
+    check(&client).await;
+
+    // With empty folders they are new stores, and take replicas.
+    for index in [1, 2] {
+        fs::remove_dir_all(cluster.store_dir(index)).expect("the folder");
+        cluster.start_store(index);
+    }
+    let mut new = Vec::new();
+    let deadline = Instant::now() + SOON;
+    while new.len() < 2 {
+        let stores = objects(&kv(&placement, &["--json", "stores"]));
+        let up = stores.iter().filter(|store| store["state"] == "up");
+        let id = |store: &Value| store["store"].as_u64().expect("an id").to_string();
+        new = up.map(id).filter(|id| *id != store_id(&cluster, 0)).collect();
+        assert!(Instant::now() < deadline, "{stores:#?}");
+        tokio::time::sleep(PAUSE).await;
+    }
+    assert!(new.iter().all(|id| !lost.split(',').any(|old| old == id)), "{new:?} after {lost}");
+    for group in recovered.iter().map(|one| one["group"].to_string()) {
+        for store in &new {
+            let add = ["admin", "group", "add-replica", &group, "--store", store];
+            loop {
+                let added = kv(&placement, &add);
+                if added.code == 0 {
+                    break;
+                }
+                // One change at a time; and the leader's store may not know the new one yet.
+                let waits =
+                    ["under way", "no such store"].iter().any(|why| added.err.contains(why));
+                assert!(waits && Instant::now() < deadline, "{added:?}");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+        let voters = || {
+            let described =
+                objects(&kv(&placement, &["--json", "admin", "group", "describe", &group]));
+            let leader = described.iter().find(|replica| replica["role"] == "leader").cloned();
+            let members = leader.map(|leader| leader["members"].as_array().cloned());
+            let members = members.flatten().unwrap_or_default();
+            members.iter().filter(|member| member["role"] == "voter").count()
+        };
+        while voters() < 3 {
+            assert!(Instant::now() < deadline, "group {group} has {} voters", voters());
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+    cluster.kill_store(0);
+    check(&client).await;
+}
+
+fn kvserver_recover(cluster: &Cluster, index: u16, words: &[&str]) -> Output {
+    let mut program = command("kvserver");
+    program.arg("recover").arg("--dir").arg(cluster.store_dir(index)).args(words);
+    run_within(program, SOON)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_store_is_recovered_without_the_others() {
+    let mut cluster = filled().await;
+    let client = cluster.client().await.with_timeout(SOON);
+    let lost = format!("{},{}", store_id(&cluster, 1), store_id(&cluster, 2));
+    let flags = ["--lost-stores", &lost];
+    let running = kvserver_recover(&cluster, 0, &flags);
+    let text = String::from_utf8_lossy(&running.stderr).into_owned();
+    assert!(running.status.code() == Some(1) && text.contains("in use"), "{running:?}");
+    let nothing = kvserver_recover(&cluster, 9, &flags);
+    let text = String::from_utf8_lossy(&nothing.stderr).into_owned();
+    assert!(nothing.status.code() == Some(1) && text.contains("holds no store"), "{nothing:?}");
+
+    for index in cluster.store_indexes() {
+        cluster.kill_store(index);
+    }
+    let printed = |output: &Output, word: &str| {
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.lines().filter(|line| line.starts_with(word)).count()
+    };
+    let planned = kvserver_recover(&cluster, 0, &[&flags[..], &["--dry-run"]].concat());
+    assert_eq!(printed(&planned, "would go on group="), REGIONS, "{planned:?}");
+    let one = kvserver_recover(&cluster, 0, &[&flags[..], &["--groups", "1"]].concat());
+    assert_eq!(printed(&one, "ok group=1 "), 1, "{one:?}");
+    let rest = kvserver_recover(&cluster, 0, &flags);
+    assert_eq!(printed(&rest, "ok group="), REGIONS - 1, "{rest:?}");
+    let again = kvserver_recover(&cluster, 0, &flags);
+    assert_eq!(printed(&again, "nothing to recover"), 1, "{again:?}");
+
+    cluster.start_store(0);
+    check(&client).await;
+    client.put(b"new".to_vec(), b"x".to_vec()).await.expect("a put");
+}
