@@ -76,9 +76,9 @@ fn page(rows: &[Row], repeated: &[Repeated], plots: &[plots::Plot]) -> String {
 /// What holds for all rows, and the words of the tables.
 const HEAD: &str = "\
 Everything runs on this one machine: three stores, the placement driver and all clients.
-Each row is one common window of steady load after a warm-up. Every get of every row goes
+Each row is one common window of steady load after a warm-up. Every get goes
 through ReadIndex (with hundreds of busy groups also on the commit of a write that came with
-it): linearizable, without a lease. \"ok\" to a put means synced on a majority
+it): linearizable, without a lease, but for the rows that say *reads lease*. \"ok\" to a put means synced on a majority
 and applied, except where a row says sync off. Errors are counted apart, among them what began in
 the window and failed or never ended after it; a row with more than 0.1 % of them is marked
 invalid and is no result, as is one whose leaders were uneven or moved, whose servers were not all

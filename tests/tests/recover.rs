@@ -62,7 +62,9 @@ async fn a_lost_majority_is_recovered_and_stays_lost() {
     let recover = ["--json", "admin", "group", "recover", "--lost-stores", &lost];
 
     // While the stores are there nothing is done.
-    assert_eq!(objects(&kv(&placement, &recover)), [] as [Value; 0], "every group has a leader");
+    let early = kv(&placement, &recover);
+    let nothing = early.code == 0 && early.out.is_empty();
+    assert!(nothing || (early.code == 3 && early.err.contains("is not down")), "{early:?}");
     cluster.kill_store(1);
     cluster.kill_store(2);
     let dry_run = [&recover[..], &["--dry-run"]].concat();
