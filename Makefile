@@ -16,6 +16,10 @@ CARGO_FLAGS := --release --locked
 
 # make sim SEEDS=1..200
 SEEDS ?= 1..200
+## SCENARIO: for sim: SCENARIO=ring, one course of events instead of a mix
+SCENARIO ?=
+## LEDGER: for sim: LEDGER=docs/simulation-ledger.md, the page that the run is written into
+LEDGER ?=
 # Fresh seeds in `make test`, for so many seconds.
 SIM_SECONDS ?= 60
 ## BENCH_FLAGS: for bench, bench-full, bench-peers: BENCH_FLAGS="--seconds 5 --repeats 1"
@@ -74,8 +78,8 @@ unit: build ## unit, doc and end-to-end tests
 sweep: build ## simulate fresh seeds for SIM_SECONDS
 	$(BIN)/sim --seconds $(SIM_SECONDS)
 
-sim: build ## simulate SEEDS=FIRST..LAST
-	$(BIN)/sim --seeds $(SEEDS)
+sim: build ## simulate SEEDS=FIRST..LAST; SCENARIO=list prints courses that have a name
+	$(BIN)/sim --seeds $(SEEDS) $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(LEDGER),--ledger $(LEDGER))
 
 mutants: deps announce ## plant known mistakes one by one; the simulation must find each
 	cargo build $(CARGO_FLAGS) --workspace \

@@ -642,10 +642,22 @@ fn a_tombstone_stays() {
     script("members_tombstone");
 }
 
-/// Bug 24, as far as it exists without snapshots: what is applied is what was committed.
+/// Bug 24: what is applied is what was committed.
 #[test]
 fn members_survive_restarts() {
     script("members_restart");
+}
+
+/// Bug 24: so is what a snapshot holds.
+#[test]
+fn a_snapshot_holds_committed_members() {
+    script("members_snapshot");
+}
+
+/// Bug 17: it counts as a quorum only once its disk has what it says.
+#[test]
+fn a_sole_voter_waits_for_its_disk() {
+    script("sole_voter");
 }
 
 #[test]
@@ -685,6 +697,12 @@ fn a_lease_is_given_up_for_a_transfer() {
 #[test]
 fn followers_read() {
     script("follower_read");
+}
+
+/// Bug 2: each question has a name of its own.
+#[test]
+fn a_late_answer_confirms_no_later_read() {
+    script("read_late");
 }
 
 /// Bug 4, for reads that ask a quorum.

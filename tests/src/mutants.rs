@@ -74,6 +74,11 @@ pub const MUTANTS: &[Mutant] = &[
     mutant("question_number_reused", "all questions of a follower have one number", 3_000),
     mutant("bound_ignored", "a bounded read takes whatever is there", 50),
     mutant("reuse_read_context", "all reads of a term share one read context", 3_000),
+    mutant(
+        "wiped_store_created_again",
+        "a store that lost its disks gets its old replicas again",
+        50,
+    ),
 ];
 
 /// How a hunt ended.

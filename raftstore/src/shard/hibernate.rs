@@ -209,3 +209,7 @@ impl Shard {
         self.hibernation.waking.extend(waking);
     }
 }
+
+#[cfg(test)]
+#[path = "hibernate_test.rs"]
+mod tests;

@@ -171,6 +171,43 @@ fn members_under_the_name_of_another_group_begin_nothing() {
     assert_eq!(stepped.shard.describe().len(), 1);
 }
 
+/// Bug 16: a store that has lost what it had does not vote under its old identity, nor does what the
+/// others send give it one.
+#[test]
+fn messages_to_a_replica_that_is_not_here_begin_nothing() {
+    use ReplicaRole::{Incoming, Joining, Outgoing, Voter};
+    use raft::eraftpb::{Message, MessageType};
+    let mut stepped = Stepped::new();
+    let nothing = |stepped: &mut Stepped, message: ShardMessage| {
+        let round = stepped.round(vec![message]);
+        let quiet = round.sends.is_empty() && round.log.is_empty() && round.views.is_empty();
+        assert!(quiet && stepped.shard.describe().is_empty());
+    };
+    for kind in [
+        MessageType::MsgRequestVote,
+        MessageType::MsgRequestPreVote,
+        MessageType::MsgAppend,
+        MessageType::MsgHeartbeat,
+        MessageType::MsgTimeoutNow,
+    ] {
+        let mut message = Message { from: 2, to: 1, term: 7, ..Message::default() };
+        message.set_msg_type(kind);
+        let bytes = crate::replica::codec::encode(&message, None);
+        let (from, to) = (ReplicaId(2), ReplicaId(1));
+        let payload = Payload::Raft { bytes, bulk: false };
+        let envelopes = vec![Envelope { group: GroupId(1), from, to, payload }];
+        nothing(&mut stepped, ShardMessage::Deliver { from: StoreId(2), envelopes });
+    }
+    for role in [Voter, Incoming, Outgoing] {
+        let members = [(1, 1, role), (2, 2, Voter), (3, 3, Voter)];
+        nothing(&mut stepped, told(&desc(1, 5, &members), 1));
+    }
+    // Only whoever learns begins, under an id that never voted.
+    let members = [(1, 1, Voter), (2, 2, Voter), (3, 3, Voter), (4, 1, Joining)];
+    stepped.round(vec![told(&desc(1, 6, &members), 4)]);
+    assert_eq!(stepped.shard.describe()[0].replica, ReplicaId(4));
+}
+
 /// Whom a round tells that replica 1 is damaged.
 fn complains(round: &Round) -> Vec<u64> {
     let sent = round.sends.iter().flat_map(|(_, envelopes)| envelopes);

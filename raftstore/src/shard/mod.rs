@@ -540,3 +540,6 @@ fn refuse(request: Request, error: &Error) {
 #[cfg(test)]
 #[path = "promise_test.rs"]
 mod promise_tests;
+#[cfg(test)]
+#[path = "read_test.rs"]
+mod read_tests;

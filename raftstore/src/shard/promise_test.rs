@@ -8,18 +8,18 @@ use crate::transport::Payload;
 use crate::types::{GroupDesc, Nanos, ReplicaDesc, ReplicaId, ReplicaRole};
 use raft::eraftpb::{Message, MessageType};
 
-const GROUP: GroupId = GroupId(1);
+pub(super) const GROUP: GroupId = GroupId(1);
 /// After a promise, as the configuration of these tests has it.
-const OVER: u64 = 900_000_000;
+pub(super) const OVER: u64 = 900_000_000;
 
 /// The replica 1 of three, with its disk; the others are played by hand.
-struct Voter {
+pub(super) struct Voter {
     log: Arc<dyn LogStore>,
-    shard: Shard,
-    now: u64,
+    pub(super) shard: Shard,
+    pub(super) now: u64,
 }
 
-fn message(kind: MessageType, from: u64, term: u64) -> Message {
+pub(super) fn message(kind: MessageType, from: u64, term: u64) -> Message {
     let mut message = Message { from, to: 1, term, ..Message::default() };
     message.set_msg_type(kind);
     message
@@ -42,7 +42,7 @@ fn open(log: &Arc<dyn LogStore>) -> Shard {
 
 impl Voter {
     /// In term 5, after a message of its leader, replica 2.
-    fn following() -> Voter {
+    pub(super) fn following() -> Voter {
         let log: Arc<dyn LogStore> = MemoryLog::new();
         let mut voter = Voter { shard: open(&log), log, now: 1_000 };
         let member = |id| ReplicaDesc {
@@ -60,7 +60,7 @@ impl Voter {
     }
 
     /// Rounds until nothing is left to write; all that was sent.
-    fn work(&mut self, mut inbox: Vec<ShardMessage>) -> Vec<Message> {
+    pub(super) fn work(&mut self, mut inbox: Vec<ShardMessage>) -> Vec<Message> {
         let mut sent = Vec::new();
         loop {
             let round = self.shard.round(inbox, Nanos(self.now)).unwrap();
@@ -80,7 +80,7 @@ impl Voter {
         sent.into_iter().filter_map(raft).collect()
     }
 
-    fn hear(&mut self, message: Message) -> Vec<Message> {
+    pub(super) fn hear(&mut self, message: Message) -> Vec<Message> {
         let (from, payload) = (
             StoreId(message.from),
             Payload::Raft { bytes: codec::encode(&message, None), bulk: false },

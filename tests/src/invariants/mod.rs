@@ -330,6 +330,12 @@ impl Invariants {
         self.ended.insert((group, last.id));
     }
 
+    /// A store has lost all that it had: its replicas must not come back.
+    pub fn wiped(&mut self, node: usize, lost: &[(GroupId, ReplicaId)]) {
+        self.ended.extend(lost);
+        self.replicas.retain(|(on, _), _| *on != node);
+    }
+
     /// A store tells who its replica is.
     #[must_use]
     pub fn published(&self, node: usize, record: &GroupRecord) -> Option<String> {

@@ -66,6 +66,13 @@ pub fn describe(envelope: &Envelope) -> String {
     }
 }
 
+/// Whether its sender would campaign.
+#[must_use]
+pub fn asks_pre_vote(envelope: &Envelope) -> bool {
+    let Payload::Raft { bytes, .. } = &envelope.payload else { return false };
+    bytes.first() == Some(&REQUEST_PRE_VOTE)
+}
+
 /// What is wrong with a message that leaves `node` now.
 #[must_use]
 pub fn unkept_promise(node: &Node, envelope: &Envelope) -> Option<String> {

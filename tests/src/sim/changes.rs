@@ -255,7 +255,7 @@ impl World {
         self.status_on(node, group).map(|status| status.replica)
     }
 
-    fn status_on(&self, node: usize, group: GroupId) -> Option<ReplicaStatus> {
+    pub(super) fn status_on(&self, node: usize, group: GroupId) -> Option<ReplicaStatus> {
         let process = self.nodes[node].process.as_ref()?;
         let statuses = process.shards[process.shard_of(group)].shard.statuses();
         statuses.into_iter().find(|status| status.group == group)

@@ -5,16 +5,20 @@
 //! 3. [`SimLog::crash`] keeps some of the batches in between, in order, and forgets the others;
 //!    a torn one is found by its checksum at the next start and cut off.
 //!
-//! A failing sync answers `Fatal` once, and every write after it is a violation.
+//! A failing sync answers `Fatal` once, and every write after it is a violation. So does a write that the
+//! disk has no room for.
 
 use flotilla_raftstore::{
     EntryKind, Fatal, GroupId, GroupLog, GroupRecord, GroupWrite, HardState, Install, LogEntry,
-    LogError, LogPosition, LogStore, SnapshotId,
+    LogError, LogPosition, LogStore, ReplicaId, SnapshotId,
 };
 use parking_lot::Mutex;
 use rand::Rng;
 use rand::rngs::SmallRng;
 use std::collections::{BTreeMap, VecDeque};
+
+/// How simulated disks say that they are full.
+pub const NO_SPACE: &str = "simulated: no space left on device";
 
 /// One store's log disk; survives the crashes of its process.
 #[derive(Default)]
@@ -28,6 +32,7 @@ struct Inner {
     /// Handed over, not yet durable.
     pending: VecDeque<Vec<GroupWrite>>,
     fail_next: bool,
+    full: bool,
     failed: bool,
     violations: Vec<String>,
 }
@@ -193,6 +198,11 @@ impl SimLog {
         self.inner.lock().fail_next = false;
     }
 
+    /// There is no room from now on, or there is again.
+    pub fn set_full(&self, full: bool) {
+        self.inner.lock().full = full;
+    }
+
     /// Whether a write has failed since the last start.
     #[must_use]
     pub fn has_failed(&self) -> bool {
@@ -222,6 +232,25 @@ impl SimLog {
         self.inner.lock().groups.get(&group).map(look)
     }
 
+    /// The living replicas, by group.
+    #[must_use]
+    pub fn replicas(&self) -> Vec<(GroupId, ReplicaId)> {
+        let inner = self.inner.lock();
+        let living = |(group, log): (&GroupId, &DurableLog)| {
+            let record = log.record.as_ref().filter(|record| !record.removed)?;
+            Some((*group, record.replica))
+        };
+        inner.groups.iter().filter_map(living).collect()
+    }
+
+    /// The living replica of a group.
+    #[must_use]
+    pub fn replica(&self, group: GroupId) -> Option<ReplicaId> {
+        let inner = self.inner.lock();
+        let record = inner.groups.get(&group)?.record.as_ref()?;
+        (!record.removed).then_some(record.replica)
+    }
+
     /// Broken promises since the last call.
     pub fn take_violations(&self) -> Vec<String> {
         std::mem::take(&mut self.inner.lock().violations)
@@ -249,6 +278,11 @@ impl LogStore for SimLog {
         let mut inner = self.inner.lock();
         if inner.failed {
             inner.violations.push("I9: a write after a failed sync".into());
+        }
+        if inner.full {
+            // What was written of it is cut off at the next start.
+            inner.failed = true;
+            return Err(Fatal::new("log write", NO_SPACE));
         }
         inner.pending.push_back(writes.to_vec());
         if std::mem::take(&mut inner.fail_next) {
@@ -361,6 +395,20 @@ mod tests {
         assert!(log.write(&[]).is_err() && log.has_failed());
         let _ = log.write(&[]);
         assert_eq!(log.take_violations().len(), 1);
+    }
+
+    #[test]
+    fn a_full_disk_refuses_and_the_refusal_is_final_until_the_restart() {
+        let log = SimLog::default();
+        log.set_full(true);
+        let refused = log.write(&[]).unwrap_err();
+        assert!(refused.to_string().contains(NO_SPACE) && log.has_failed());
+        log.set_full(false);
+        let _ = log.write(&[]);
+        assert_eq!(log.take_violations().len(), 1);
+        log.crash(&mut SmallRng::seed_from_u64(1));
+        append(&log, &[entry(1, 1)]);
+        assert!(log.take_violations().is_empty());
     }
 
     #[test]

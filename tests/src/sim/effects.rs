@@ -2,6 +2,7 @@
 
 use super::clock::{MICROS, MILLIS, SECONDS};
 use super::codec::NO_TICKET;
+use super::disk::NO_SPACE;
 use super::net::Fate;
 use super::world::{Event, Work, World};
 use crate::invariants::wire;
@@ -41,6 +42,10 @@ impl World {
         match fatal.what.as_str() {
             "log sync" => self.counts.add("log syncs failed"),
             "engine sync" => self.counts.add("engine syncs failed"),
+            "log write" => self.counts.add("log writes refused by a full disk"),
+            _ if fatal.reason.contains(NO_SPACE) => {
+                self.counts.add("engine writes refused by a full disk");
+            }
             _ => {}
         }
         if !fatal.reason.contains("simulated") {
@@ -64,6 +69,7 @@ impl World {
             }
         }
         self.violations.extend(self.nodes[node].log.take_violations());
+        self.violations.extend(self.nodes[node].engine.take_violations());
     }
 
     /// Puts a message into a shard's inbox.
@@ -280,7 +286,12 @@ impl World {
             self.counts.add("replicas destroyed");
             self.invariants.destroyed(node, group);
         }
-        let delay = self.rng.random_range(10 * MICROS..=self.plan.apply_max);
+        let longest = if self.nodes[node].slow_engine_until > self.now {
+            (20 * self.plan.apply_max).max(300 * MILLIS)
+        } else {
+            self.plan.apply_max
+        };
+        let delay = self.rng.random_range(10 * MICROS..=longest);
         self.work_after(delay, node, Work::ApplyDone);
         Ok(())
     }
@@ -314,7 +325,12 @@ impl World {
         target.engine.begin_slow_sync();
         process.watched.sync()?;
         self.counts.add_many("checkpoints by syncs", target.engine.take_checkpoints());
-        let delay = self.rng.random_range(100 * MICROS..=2 * self.plan.sync_max);
+        let longest = if target.slow_engine_until > self.now {
+            (20 * self.plan.sync_max).max(2 * SECONDS)
+        } else {
+            2 * self.plan.sync_max
+        };
+        let delay = self.rng.random_range(100 * MICROS..=longest);
         self.work_after(delay, node, Work::SyncDone);
         Ok(())
     }
@@ -374,6 +390,7 @@ impl World {
     fn send(&mut self, node: usize, to: StoreId, envelopes: Vec<Envelope>) {
         for envelope in &envelopes {
             self.trace.remark(|| format!("send: {}", wire::describe(envelope)));
+            self.counts.add_many("pre-votes asked", u64::from(wire::asks_pre_vote(envelope)));
         }
         let problems = self.invariants.sent(&self.nodes[node], &envelopes);
         self.violations.extend(problems);

@@ -4,6 +4,7 @@
 //! own, some prefix of its unsynced writes: harsher than one write-ahead log, and all that the
 //! trait [`Engine`] promises.
 
+use super::disk::NO_SPACE;
 use bytes::Bytes;
 use flotilla_kvserver::kv::engine::{Change, Column, Engine, GroupChanges, Pair, View};
 use flotilla_raftstore::{Fatal, GroupId};
@@ -27,6 +28,10 @@ struct Inner {
     /// Syncs take simulated time: `sync` only begins one, the world completes it.
     slow_sync: bool,
     fail_next: bool,
+    full: bool,
+    /// A write or sync has failed: the process must end.
+    failed: bool,
+    violations: Vec<String>,
     /// Made by a table above since somebody asked.
     checkpoints: u64,
 }
@@ -104,6 +109,16 @@ impl SimEngine {
         self.inner.lock().fail_next = false;
     }
 
+    /// There is no room from now on, or there is again.
+    pub fn set_full(&self, full: bool) {
+        self.inner.lock().full = full;
+    }
+
+    /// Broken promises since the last call.
+    pub fn take_violations(&self) -> Vec<String> {
+        std::mem::take(&mut self.inner.lock().violations)
+    }
+
     /// How many writes of `group` there were, and how many of them are durable.
     #[must_use]
     pub fn writes(&self, group: GroupId) -> (u64, u64) {
@@ -144,12 +159,29 @@ impl Inner {
         self.groups.values_mut().for_each(|g| g.syncing = 0);
         self.slow_sync = false;
         self.fail_next = false;
+        self.failed = false;
+    }
+
+    /// Nothing comes behind the first failure.
+    fn check_fence(&mut self) {
+        if self.failed {
+            self.violations.push("I9: the engine is used after it failed".into());
+        }
+    }
+
+    fn fail(&mut self, what: &str, reason: &str) -> Result<(), Fatal> {
+        self.failed = true;
+        Err(Fatal::new(what, reason))
     }
 }
 
 impl Engine for SimEngine {
     fn write(&self, batch: &[GroupChanges]) -> Result<(), Fatal> {
         let mut inner = self.inner.lock();
+        inner.check_fence();
+        if inner.full {
+            return inner.fail("engine write", NO_SPACE);
+        }
         for changes in batch {
             let group = inner.groups.entry(changes.group).or_default();
             change(Arc::make_mut(&mut group.visible), &changes.changes);
@@ -160,8 +192,9 @@ impl Engine for SimEngine {
 
     fn sync(&self) -> Result<(), Fatal> {
         let mut inner = self.inner.lock();
+        inner.check_fence();
         if std::mem::take(&mut inner.fail_next) {
-            return Err(Fatal::new("engine sync", "simulated input/output error"));
+            return inner.fail("engine sync", "simulated input/output error");
         }
         let slow = inner.slow_sync;
         for group in inner.groups.values_mut() {
@@ -254,6 +287,19 @@ mod tests {
         assert_eq!((engine.writes(GroupId(1)), engine.writes(GroupId(2))), ((1, 1), (1, 0)));
         let lost = (0..20).map(|seed| engine.crash(&mut SmallRng::seed_from_u64(seed))).max();
         assert!(has(&engine, 1, "before") && lost <= Some(1));
+    }
+
+    #[test]
+    fn nothing_comes_behind_the_first_failure() {
+        let engine = SimEngine::default();
+        engine.set_full(true);
+        assert!(engine.write(&[]).unwrap_err().to_string().contains(NO_SPACE));
+        engine.set_full(false);
+        engine.sync().unwrap();
+        assert_eq!(engine.take_violations().len(), 1);
+        engine.kill();
+        put(&engine, 1, "after");
+        assert!(engine.take_violations().is_empty() && has(&engine, 1, "after"));
     }
 
     #[test]

@@ -180,6 +180,9 @@ impl World {
         self.net.heal();
         for node in 0..self.nodes.len() {
             self.nodes[node].slow_until = 0;
+            self.nodes[node].slow_engine_until = 0;
+            self.nodes[node].full_until = 0;
+            self.nodes[node].set_full(false);
             self.nodes[node].log.mend();
             self.nodes[node].engine.mend();
             if let Some(process) = &mut self.nodes[node].process {

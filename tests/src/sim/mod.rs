@@ -8,10 +8,11 @@
 //!    product's table over the simulated engine; `watched.rs` records
 //!    what the real KV state machine is given. `snapshots.rs` is the disk of snapshots and their
 //!    way from store to store.
-//! 5. `faults.rs` breaks things; `changes.rs` changes the members; `clients.rs` and `requests.rs`
-//!    are the workload.
-//!    `scenarios.rs` are courses of events that have a name.
-//! 6. `run.rs` takes one seed from start to verdict; `sweep.rs` many, `counts.rs` sums up.
+//! 5. `faults.rs` breaks things, `storage.rs` fills and wipes disks; `changes.rs` changes the members;
+//!    `clients.rs` and `requests.rs` are the workload.
+//!    `scenarios/` are courses of events that have a name.
+//! 6. `run.rs` takes one seed from start to verdict; `sweep.rs` many, `counts.rs` sums up, `ledger.rs`
+//!    keeps the sums of many runs.
 //!
 //! A log write, an apply batch and an engine sync have two points: handed over, and done. Between
 //! the two a crash may or may not keep them.
@@ -25,13 +26,14 @@ pub mod disk;
 mod effects;
 pub mod engine;
 mod faults;
+pub mod ledger;
 pub mod net;
 pub mod node;
 mod requests;
 pub mod run;
-#[cfg(test)]
-mod scenarios;
+pub mod scenarios;
 pub mod snapshots;
+mod storage;
 pub mod swarm;
 pub mod sweep;
 pub mod table;

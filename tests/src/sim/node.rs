@@ -19,7 +19,7 @@ use flotilla_raftstore::{
 };
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A store with its disks.
@@ -44,6 +44,16 @@ pub struct Node {
     pub slow_until: u64,
     /// Its process was told that it is about to stop.
     pub leaves: bool,
+    /// Applies and syncs of the state machine are slow until then.
+    pub slow_engine_until: u64,
+    /// Its disk has no room until then.
+    pub full_until: u64,
+    /// It does not start before then.
+    pub away_until: u64,
+    /// Groups whose replica here was wiped: placement has created it once and does not again.
+    created: BTreeSet<GroupId>,
+    /// Replicas that were wiped and are not rebuilt yet.
+    pub lost: Vec<(GroupId, ReplicaId)>,
 }
 
 /// A shard with its inbox.
@@ -152,6 +162,11 @@ impl Node {
             paused_until: 0,
             slow_until: 0,
             leaves: false,
+            slow_engine_until: 0,
+            full_until: 0,
+            away_until: 0,
+            created: BTreeSet::new(),
+            lost: Vec::new(),
         }
     }
 
@@ -224,7 +239,14 @@ impl Node {
     /// The region is created on this store, and its group is not yet.
     fn begins_here(&self, region: &RegionMeta) -> bool {
         let held = self.log.with_group(region.group, |log| log.record.is_some());
-        region.desc().on_store(self.store).is_some() && held != Some(true)
+        let own = region.desc().on_store(self.store).is_some();
+        own && held != Some(true) && self.may_be_created(region.group)
+    }
+
+    /// A replica that was here once had a vote: it is not created again.
+    fn may_be_created(&self, group: GroupId) -> bool {
+        let forgotten = flotilla_raftstore::mutant::active("wiped_store_created_again");
+        !self.created.contains(&group) || forgotten
     }
 
     fn open_engine(&self) -> Arc<dyn Engine> {
@@ -236,11 +258,13 @@ impl Node {
     }
 
     fn create_missing(&mut self, regions: &[RegionMeta], recovered: &[RecoveredGroup]) {
+        let missing = |region: &&RegionMeta| {
+            let found = recovered.iter().any(|r| r.log.group == region.group);
+            !found && self.may_be_created(region.group)
+        };
+        let missing: Vec<&RegionMeta> = regions.iter().filter(missing).collect();
         let process = self.process.as_mut().expect("started just now");
-        for region in regions {
-            if recovered.iter().any(|r| r.log.group == region.group) {
-                continue;
-            }
+        for region in missing {
             let desc = region.desc();
             let Some(own) = desc.on_store(self.store) else { continue };
             let record = GroupRecord::new(desc, own.replica);
@@ -249,6 +273,24 @@ impl Node {
             let request = Request::CreateGroup { record, reply };
             process.shards[shard].inbox.push(ShardMessage::Requests(vec![request]));
         }
+    }
+
+    /// Its disk has no room from now on, or has it again.
+    pub fn set_full(&self, full: bool) {
+        self.log.set_full(full);
+        self.engine.set_full(full);
+    }
+
+    /// New disks take the place of those that it has, when it does not run. Gives the replicas that were
+    /// there.
+    pub fn wipe(&mut self) -> Vec<(GroupId, ReplicaId)> {
+        let lost = self.log.replicas();
+        (self.log, self.engine) = (Arc::default(), Arc::default());
+        self.snapshots = Arc::default();
+        self.full_until = 0;
+        self.created.extend(lost.iter().map(|(group, _)| *group));
+        self.lost.clone_from(&lost);
+        lost
     }
 
     /// The process dies and, with `power_cut`, all that was not synced.

@@ -45,10 +45,15 @@ pub fn run(seed: u64, loud: bool) -> Report {
 /// Runs one plan.
 #[must_use]
 pub fn run_plan(plan: Plan, loud: bool) -> Report {
+    observe(plan, loud, World::live)
+}
+
+/// What comes of a course of events.
+pub(super) fn observe(plan: Plan, loud: bool, course: impl FnOnce(&mut World)) -> Report {
     let seed = plan.seed;
     let mut world = World::new(plan);
     world.trace.loud = loud;
-    let outcome = catch_unwind(AssertUnwindSafe(|| world.live()));
+    let outcome = catch_unwind(AssertUnwindSafe(|| course(&mut world)));
     if let Err(panic) = outcome {
         let text = panic
             .downcast_ref::<String>()
@@ -97,8 +102,19 @@ impl World {
         if self.plan.change_interval > 0 {
             self.after(self.plan.change_interval, Event::Change);
         }
+        if self.plan.disk_interval > 0 {
+            self.after(self.plan.disk_interval, Event::Disk);
+        }
+        if self.plan.wipe_interval > 0 {
+            self.after(self.plan.wipe_interval, Event::Wipe);
+        }
         let storm_end = self.plan.faults_for;
         self.run_until(storm_end, |_| false);
+        self.recover();
+    }
+
+    /// Phases 2 to 4.
+    pub(super) fn recover(&mut self) {
         if self.violations.is_empty() {
             self.heal();
             self.expect_leaders();
@@ -127,7 +143,7 @@ impl World {
         self.run_until(self.now + 2 * SECONDS, |_| false);
     }
 
-    pub(super) fn expect_calm(&mut self) {
+    fn expect_calm(&mut self) {
         self.clients.closed = true;
         let answered = |w: &World| w.clients.live.is_empty() && w.clients.attempts.is_empty();
         if !self.run_until(self.now + 15 * SECONDS, answered) {
@@ -170,7 +186,7 @@ impl World {
     }
 
     /// All members have applied the same, no change is under way, and who left is gone.
-    pub(super) fn is_level(&self, group: GroupId) -> bool {
+    fn is_level(&self, group: GroupId) -> bool {
         let members = self.invariants.members(group);
         let mut applied = Vec::new();
         for node in 0..self.nodes.len() {
@@ -203,7 +219,7 @@ impl World {
         text
     }
 
-    pub(super) fn check_histories(&mut self) {
+    fn check_histories(&mut self) {
         let mut complaints = Vec::new();
         for (region, history) in self.clients.histories().enumerate() {
             let mut verdicts = vec![("revisions", revision::check(&history.operations))];

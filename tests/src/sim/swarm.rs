@@ -96,6 +96,10 @@ pub struct Plan {
     pub read_modes: bool,
     /// Mean time between changes of clocks, in nanoseconds; 0 = all clocks are true.
     pub clock_interval: u64,
+    /// Mean time between disks that are full or slow, in nanoseconds; 0 = there is always room.
+    pub disk_interval: u64,
+    /// Mean time between stores that lose their disks, in nanoseconds; 0 = they keep them.
+    pub wipe_interval: u64,
 }
 
 impl Plan {
@@ -132,9 +136,11 @@ impl Plan {
             snapshot_load_cuts: 0.0,
             read_modes: false,
             clock_interval: 0,
+            disk_interval: 0,
+            wipe_interval: 0,
         };
         let plan = if rng.random_bool(0.25) { plan.with_changes(rng) } else { plan };
-        let plan = plan.with_snapshots().with_reads();
+        let plan = plan.with_snapshots().with_reads().with_storage_faults();
         // Drawn apart: the other seeds stay as they are.
         let rng = &mut SmallRng::seed_from_u64(seed ^ 0x1eade5);
         let mut plan = Plan { kills_in_order: rng.random_bool(0.25), ..plan };
@@ -144,7 +150,8 @@ impl Plan {
         }
         if plan.change_interval == 0 && rng.random_bool(0.2) {
             let change_interval = rng.random_range(SECONDS..8 * SECONDS);
-            return Plan { change_interval, members_stay: true, ..plan };
+            // An operator who forbids some to lead must not lose the others.
+            return Plan { change_interval, members_stay: true, wipe_interval: 0, ..plan };
         }
         plan
     }
@@ -174,6 +181,19 @@ impl Plan {
         self.read_modes = rng.random_bool(0.66);
         if self.read_modes && rng.random_bool(0.5) {
             self.clock_interval = rng.random_range(200 * MILLIS..4 * SECONDS);
+        }
+        self
+    }
+
+    /// In a third of the seeds disks are full or slow now and then. In a third of those whose members
+    /// change for no other reason, stores lose their disks.
+    fn with_storage_faults(mut self) -> Self {
+        let rng = &mut SmallRng::seed_from_u64(self.seed ^ 0xd15c_0000);
+        if rng.random_bool(0.33) {
+            self.disk_interval = rng.random_range(2..12) * SECONDS;
+        }
+        if rng.random_bool(0.33) && self.change_interval == 0 {
+            self.wipe_interval = rng.random_range(3..15) * SECONDS;
         }
         self
     }

@@ -1,7 +1,8 @@
 //! Many seeds on a few threads, and the sum of what happened.
 
 use super::counts::{Counts, SWEEP_SEEDS};
-use super::run::{Report, run};
+use super::run::Report;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 
@@ -42,24 +43,25 @@ impl Sweep {
     }
 }
 
-/// Runs seeds from `first` on, in order, on `threads` threads, while `go_on` says so of the next
-/// seed; `each` hears every report.
+/// Runs `seeds` in order on `threads` threads while `go_on` says so; `each` hears every report. What ran
+/// is a range without holes.
 pub fn sweep(
-    first: u64,
+    seeds: RangeInclusive<u64>,
     threads: usize,
-    go_on: impl Fn(u64) -> bool + Sync,
+    run: impl Fn(u64) -> Report + Sync,
+    go_on: impl Fn() -> bool + Sync,
     mut each: impl FnMut(&Report),
 ) -> Sweep {
-    let next = AtomicU64::new(first);
+    let (next, last) = (AtomicU64::new(*seeds.start()), *seeds.end());
     let (sender, reports) = mpsc::channel();
     let mut sum = Sweep::default();
     std::thread::scope(|scope| {
         for _ in 0..threads {
-            let (sender, next, go_on) = (sender.clone(), &next, &go_on);
+            let (sender, next, run, go_on) = (sender.clone(), &next, &run, &go_on);
             scope.spawn(move || {
-                loop {
+                while go_on() {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if !go_on(seed) || sender.send(run(seed, false)).is_err() {
+                    if seed > last || sender.send(run(seed)).is_err() {
                         return;
                     }
                 }

@@ -9,6 +9,7 @@ use super::clients::Clients;
 use super::clock::{Clocks, MICROS, MILLIS};
 use super::codec;
 use super::counts::Counts;
+use super::disk::NO_SPACE;
 use super::net::Net;
 use super::node::Node;
 use super::swarm::Plan;
@@ -82,6 +83,14 @@ pub enum Event {
     ApplyFails,
     /// The next thing that happens to a clock.
     Clock,
+    /// The next thing that happens to a disk.
+    Disk,
+    /// A node's disk has room again.
+    Space(usize),
+    /// The next store that loses its disks.
+    Wipe,
+    /// The operator looks after a node that was wiped.
+    Rebuild(usize),
     /// The next change of a group's members.
     Change,
     /// A learner of a region (by place) goes again, soon after it was added.
@@ -234,6 +243,10 @@ impl World {
             Event::Fault => self.next_fault(),
             Event::ApplyFails => self.next_apply_failure(),
             Event::Clock => self.next_clock(),
+            Event::Disk => self.next_disk_fault(),
+            Event::Space(node) => self.space(node),
+            Event::Wipe => self.next_wipe(),
+            Event::Rebuild(node) => self.rebuild(node),
             Event::Change => self.next_change(),
             Event::Regret(region, replica) => self.regret(region, replica),
             Event::Leave(node, incarnation, time) => self.leave(node, incarnation, time),
@@ -266,6 +279,14 @@ impl World {
         if self.nodes[node].process.is_some() {
             return;
         }
+        let away_until = self.nodes[node].away_until;
+        if away_until > self.now {
+            return self.after(away_until - self.now, Event::Start(node));
+        }
+        // Opening files takes room as well; sometimes there is just enough.
+        if self.nodes[node].full_until > self.now && self.rng.random_bool(0.5) {
+            return self.start_without_room(node);
+        }
         let (config, seed) = (Arc::clone(&self.config), self.plan.seed);
         let started = self.nodes[node].start(&config, &self.regions, seed);
         let incarnation = self.nodes[node].incarnation;
@@ -280,6 +301,10 @@ impl World {
                 let problems =
                     self.invariants.started(node, &recovered, &machine.unwrap_or_default());
                 self.violations.extend(problems);
+            }
+            Err(why) if why.contains(NO_SPACE) => {
+                self.nodes[node].crash(false, &mut self.rng);
+                return self.start_without_room(node);
             }
             Err(why) => self.violations.push(format!("store {}: no start: {why}", node + 1)),
         }
