@@ -5,7 +5,12 @@ use flotilla_raftstore::{GroupDesc, GroupId, ReplicaDesc, ReplicaId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// All versions of all groups' members, from the creation on.
-pub struct Configurations(BTreeMap<GroupId, Vec<GroupDesc>>);
+pub struct Configurations {
+    /// By version.
+    known: BTreeMap<GroupId, BTreeMap<u64, GroupDesc>>,
+    /// Groups that the operator has go on without their majority, once.
+    recovering: BTreeSet<GroupId>,
+}
 
 /// The voters that must agree, by majority each.
 fn halves(desc: &GroupDesc) -> Vec<BTreeSet<ReplicaId>> {
@@ -34,7 +39,8 @@ impl Configurations {
     /// The regions' first members.
     #[must_use]
     pub fn new(regions: &[RegionMeta]) -> Self {
-        Configurations(regions.iter().map(|r| (r.group, vec![r.desc()])).collect())
+        let created = regions.iter().map(|r| (r.group, BTreeMap::from([(0, r.desc())])));
+        Configurations { known: created.collect(), recovering: BTreeSet::new() }
     }
 
     /// The latest one.
@@ -43,28 +49,40 @@ impl Configurations {
     /// For a group that was not created.
     #[must_use]
     pub fn latest(&self, group: GroupId) -> &GroupDesc {
-        self.0[&group].last().expect("begins with the creation")
+        self.known[&group].values().next_back().expect("begins with the creation")
+    }
+
+    /// The operator has the group go on without its majority: its next members need share no quorum with
+    /// those before, and their version may jump.
+    pub fn recovers(&mut self, group: GroupId) {
+        self.recovering.insert(group);
     }
 
     /// Somebody applies a version.
     pub fn applied(&mut self, members: &GroupDesc) -> Option<String> {
-        let known = self.0.get_mut(&members.group)?;
-        let at = members.membership.version as usize;
-        let problem = match known.get(at) {
+        let known = self.known.get_mut(&members.group)?;
+        let version = members.membership.version;
+        let (last, latest) = known.last_key_value().expect("begins with the creation");
+        let problem = match known.get(&version) {
             Some(same) if same == members => return None,
-            Some(other) => format!("version {at} is {other:?} and {members:?}"),
-            None if at != known.len() => format!("version {at} follows {}", known.len() - 1),
-            None => {
-                let problem = follows(&known[at - 1], members);
-                known.push(members.clone());
+            Some(other) => format!("version {version} is {other:?} and {members:?}"),
+            None if version == last + 1 => {
+                let problem = follows(latest, members).or_else(|| parted(latest, members));
+                known.insert(version, members.clone());
                 problem?
             }
+            None if version > *last && self.recovering.remove(&members.group) => {
+                let problem = follows(latest, members);
+                known.insert(version, members.clone());
+                problem?
+            }
+            None => format!("version {version} follows {last}"),
         };
         Some(format!("I13: group {}: {problem}", members.group))
     }
 }
 
-/// What is wrong with `next` right behind `before`.
+/// What is wrong with the ids and places of `next` behind `before`.
 fn follows(before: &GroupDesc, next: &GroupDesc) -> Option<String> {
     let used = before.replica_max();
     let new = |r: &&ReplicaDesc| before.replica(r.replica).is_none();
@@ -76,6 +94,11 @@ fn follows(before: &GroupDesc, next: &GroupDesc) -> Option<String> {
     if stay.iter().collect::<BTreeSet<_>>().len() != stay.len() {
         return Some(format!("two members on a store: {next:?}"));
     }
+    None
+}
+
+/// Whether both may decide without the other.
+fn parted(before: &GroupDesc, next: &GroupDesc) -> Option<String> {
     // A decision needs a majority in every half: one pair of halves that always meet is enough.
     let intersect =
         halves(before).iter().any(|one| halves(next).iter().any(|other| meet(one, other)));

@@ -352,6 +352,11 @@ impl Invariants {
         self.configurations.latest(group)
     }
 
+    /// The operator has the group go on without its majority.
+    pub fn recovers(&mut self, group: GroupId) {
+        self.configurations.recovers(group);
+    }
+
     /// A node's state machine shows this content.
     pub fn content(
         &mut self,

@@ -7,6 +7,7 @@
 //! Under a seed the order, the nodes and all small delays differ.
 
 mod disks;
+mod lost;
 mod members;
 mod partitions;
 mod restarts;
@@ -111,6 +112,12 @@ pub const SCENARIOS: &[Scenario] = &[
         about: "a store comes back with nothing: it does not vote, and is rebuilt under new ids",
         plan: three_stores,
         course: disks::wiped,
+    },
+    Scenario {
+        name: "lost-majority",
+        about: "what is left goes on by order, and the old majority ends when it is back",
+        plan: five_stores,
+        course: lost::majority,
     },
 ];
 
@@ -343,6 +350,12 @@ mod tests {
     #[test]
     fn a_wiped_store_does_not_vote() {
         holds("wiped");
+    }
+
+    /// Bug 30.
+    #[test]
+    fn a_recovered_minority_meets_the_old_majority() {
+        holds("lost-majority");
     }
 
     /// A course that does not bite fails.
