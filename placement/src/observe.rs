@@ -73,6 +73,7 @@ struct StoreSeen {
     start_id: u64,
     sequence: u64,
     retired: Vec<u64>,
+    slow: bool,
     hosted: BTreeSet<u64>,
 }
 
@@ -153,6 +154,7 @@ impl Observed {
         seen.start_id = heartbeat.start_id;
         seen.last = now;
         seen.sequence = heartbeat.sequence;
+        seen.slow = heartbeat.slow;
         seen.hosted = heartbeat.hosted.iter().copied().collect();
         self.hear_leading(heartbeat, now);
         true
@@ -228,6 +230,15 @@ impl Observed {
         .collect()
     }
 
+    /// Stores that say that their disks are slow.
+    #[must_use]
+    pub fn slow(&self, now: Nanos) -> usize {
+        let slow = |(store, seen): &(&u64, &StoreSeen)| {
+            seen.slow && self.liveness(StoreId(**store), now) == Liveness::Up
+        };
+        self.stores.iter().filter(slow).count()
+    }
+
     /// Orders that are under way.
     #[must_use]
     pub fn under_way(&self) -> usize {
@@ -266,6 +277,7 @@ impl Observed {
         };
         let condition = match (self.liveness(store, now), self.stores.get(&store.0)) {
             (Liveness::Down, _) => Condition::Down,
+            (Liveness::Up, Some(seen)) if settled(seen) && seen.slow => Condition::Slow,
             (Liveness::Up, Some(seen)) if settled(seen) => Condition::Ready,
             _ => Condition::Settling,
         };

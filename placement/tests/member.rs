@@ -122,6 +122,7 @@ impl Puppet {
             hosted: self.hosted.iter().copied().collect(),
             applied_index_sum: 0,
             changed: Vec::new(),
+            slow: false,
         };
         let answer = member.client.heartbeat(request).await.unwrap();
         self.hosted.extend(answer.create.iter().map(|r| r.region));

@@ -206,6 +206,7 @@ impl PlacementAgent {
                 .collect(),
             applied_index_sum: 0,
             changed,
+            slow: self.parts.store.disk_is_slow(),
         };
         self.parts.client.heartbeat(request).await
     }
