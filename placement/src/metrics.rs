@@ -10,6 +10,7 @@ const LEADS: &str = "flotilla_placement_leads";
 const REGISTRATIONS: &str = "flotilla_placement_registrations_total";
 const HEARTBEATS: &str = "flotilla_placement_heartbeats_total";
 const TRANSFERS: &str = "flotilla_placement_leader_transfers_total";
+const SLOW: &str = "flotilla_placement_slow_stores";
 const UNDER_WAY: &str = "flotilla_placement_leader_transfers_under_way";
 
 /// Counters that the service moves, and gauges that are set when somebody asks.
@@ -23,6 +24,7 @@ pub(crate) struct Metrics {
     leaders: IntGauge,
     leads: IntGauge,
     under_way: IntGauge,
+    slow: IntGauge,
 }
 
 impl Metrics {
@@ -36,6 +38,7 @@ impl Metrics {
             regions: IntGauge::new(REGIONS, "Regions.")?,
             leaders: IntGauge::new(LEADERS, "Regions whose leader is known and up.")?,
             leads: IntGauge::new(LEADS, "1 when this member leads the placement group.")?,
+            slow: IntGauge::new(SLOW, "Stores whose disks are slow: they get no leaders.")?,
             under_way: IntGauge::new(UNDER_WAY, "Orders to move a leader, not yet seen done.")?,
         };
         let registry = &metrics.registry;
@@ -47,6 +50,7 @@ impl Metrics {
         registry.register(Box::new(metrics.leaders.clone()))?;
         registry.register(Box::new(metrics.leads.clone()))?;
         registry.register(Box::new(metrics.under_way.clone()))?;
+        registry.register(Box::new(metrics.slow.clone()))?;
         Ok(metrics)
     }
 
@@ -74,6 +78,7 @@ impl Metrics {
             self.regions.set(map.regions.len() as i64);
             self.leaders.set(led as i64);
             self.under_way.set(observed.under_way() as i64);
+            self.slow.set(observed.slow(now) as i64);
         });
     }
 }

@@ -75,6 +75,7 @@ struct StoreSeen {
     retired: Vec<u64>,
     /// The number of the lists that are held of this process; 0 = none.
     report: u64,
+    slow: bool,
     hosted: BTreeSet<u64>,
 }
 
@@ -161,6 +162,7 @@ impl Observed {
         seen.start_id = heartbeat.start_id;
         seen.last = now;
         seen.sequence = heartbeat.sequence;
+        seen.slow = heartbeat.slow;
         if restarted {
             seen.report = 0;
         }
@@ -269,6 +271,15 @@ impl Observed {
         .collect()
     }
 
+    /// Stores that say that their disks are slow.
+    #[must_use]
+    pub fn slow(&self, now: Nanos) -> usize {
+        let slow = |(store, seen): &(&u64, &StoreSeen)| {
+            seen.slow && self.liveness(StoreId(**store), now) == Liveness::Up
+        };
+        self.stores.iter().filter(slow).count()
+    }
+
     /// Orders that are under way.
     #[must_use]
     pub fn under_way(&self) -> usize {
@@ -307,6 +318,7 @@ impl Observed {
         };
         let condition = match (self.liveness(store, now), self.stores.get(&store.0)) {
             (Liveness::Down, _) => Condition::Down,
+            (Liveness::Up, Some(seen)) if settled(seen) && seen.slow => Condition::Slow,
             (Liveness::Up, Some(seen)) if settled(seen) => Condition::Ready,
             _ => Condition::Settling,
         };

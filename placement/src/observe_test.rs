@@ -50,6 +50,8 @@ struct World {
     sequence: u64,
     transfers: usize,
     obey: bool,
+    /// Its disk is slow: it hands over by itself what it leads.
+    slow: Option<u64>,
 }
 
 impl World {
@@ -63,6 +65,7 @@ impl World {
             sequence: 0,
             transfers: 0,
             obey: true,
+            slow: None,
         }
     }
 
@@ -72,7 +75,10 @@ impl World {
             for store in self.alive.clone() {
                 let now = at(second * 10 + store);
                 let led: Vec<_> = self.led(store);
-                self.observed.hear(&heartbeat(store, store, self.sequence, &led), now);
+                let slow = self.slow == Some(store);
+                let beat =
+                    HeartbeatRequest { slow, ..heartbeat(store, store, self.sequence, &led) };
+                self.observed.hear(&beat, now);
                 for order in self.observed.orders_for(StoreId(store), &self.map, now) {
                     self.transfers += 1;
                     let (leader, term) = self.leader.get_mut(&order.region).unwrap();
@@ -93,6 +99,27 @@ impl World {
     fn counts(&self) -> Vec<usize> {
         self.map.stores.keys().map(|s| self.led(s.0).len()).collect()
     }
+}
+
+#[test]
+fn a_store_with_a_slow_disk_gets_no_leader_until_it_is_fast_again() {
+    let mut world = World::new(3, 24);
+    world.run(0..20);
+    assert_eq!(world.counts(), [8, 8, 8]);
+    world.slow = Some(2);
+    for (region, (leader, term)) in &mut world.leader {
+        if *leader == 2 {
+            (*leader, *term) = (if region % 2 == 0 { 1 } else { 3 }, *term + 1);
+        }
+    }
+    let before = world.transfers;
+    world.run(20..60);
+    assert_eq!(world.counts()[1], 0, "placement would give them back");
+    assert_eq!(world.observed.slow(at(600)), 1);
+    assert!(world.transfers - before <= 4, "the others share what they got");
+    world.slow = None;
+    world.run(60..90);
+    assert_eq!(world.counts(), [8, 8, 8]);
 }
 
 #[test]

@@ -28,14 +28,23 @@ pub struct Config {
     /// Commands of all groups that are proposed and not yet answered, in bytes; beyond it
     /// callers get `Busy`. Default 64 MiB.
     pub proposal_bytes_max: usize,
-    /// The same for one group, as entries that are not yet committed. Default 16 MiB.
+    /// The same for one group, so that one that cannot get on leaves room for the others. Default
+    /// 32 MiB.
+    pub group_proposal_bytes_max: usize,
+    /// One group's entries that are not yet committed, in bytes; beyond it callers get `Busy`. Default
+    /// 16 MiB.
     pub group_uncommitted_bytes_max: u64,
-    /// Entries handed to apply and not yet applied, in bytes; beyond it committed entries wait in
-    /// the log and callers get `Busy`. Default 64 MiB.
+    /// Entries handed to apply and not yet applied, in bytes, of the whole store, each shard with its
+    /// part; beyond it committed entries wait in the log and callers get `Busy`. Default 64 MiB.
     pub apply_queue_bytes_max: usize,
-    /// Entries kept in memory behind the persisted index for followers and apply, in bytes, all
-    /// groups of a shard together. Default 64 MiB. Entries not yet persisted always stay.
+    /// The same for one group. Default 32 MiB.
+    pub group_apply_bytes_max: usize,
+    /// Entries kept in memory behind the persisted index for followers and apply, in bytes, of the
+    /// whole store: each shard has its part, and each of its groups the same part of that. Default
+    /// 64 MiB. Entries not yet persisted always stay.
     pub entry_cache_bytes_max: usize,
+    /// The same for one group, however few there are. Default 32 MiB.
+    pub group_entry_cache_bytes_max: usize,
     /// A round's log writes of fewer bytes than this are done by the shard's own thread while the
     /// log's is idle; 0 = always by the log's. Default 4096: one put in flight is answered sooner,
     /// and under load the log's thread is never idle.
@@ -55,6 +64,13 @@ pub struct Config {
     /// How often the state machine is made durable, so that the log can be cut, in milliseconds.
     /// Default 2000. One that takes long for it rests longer, as far as a replay stays short.
     pub sync_interval_ms: u64,
+    /// A log sync that takes longer than this, in milliseconds, is a slow one. A store whose syncs
+    /// are slow on average for `slow_sync_s` seconds in a row hands its leaderships over to stores
+    /// that are not slow, and gets none until its syncs take less than half of this for twice as
+    /// long. 0 = never. Default 500.
+    pub slow_sync_ms: u64,
+    /// See `slow_sync_ms`. Default 10. Shorter: sooner noticed, and leaders move for hiccups.
+    pub slow_sync_s: u64,
     /// A group's log is cut once this many entries are durable everywhere. Default 1024.
     pub truncate_entries_min: u64,
     /// Entries of a group's log that are kept for a member that lags or is down. Beyond it half of
@@ -103,15 +119,20 @@ impl Default for Config {
             entry_bytes_max: 1 << 20,
             command_bytes_max: 6 << 20,
             proposal_bytes_max: 64 << 20,
+            group_proposal_bytes_max: 32 << 20,
             group_uncommitted_bytes_max: 16 << 20,
             apply_queue_bytes_max: 64 << 20,
+            group_apply_bytes_max: 32 << 20,
             entry_cache_bytes_max: 64 << 20,
+            group_entry_cache_bytes_max: 32 << 20,
             inline_bytes_max: 4 << 10,
             inline_apply_bytes_max: if cores <= 2 { 256 << 10 } else { 4 << 10 },
             small_entries_max: 64,
             log_bytes_max: 4 << 30,
             inbox_messages_max: 16_384,
             sync_interval_ms: 2_000,
+            slow_sync_ms: 500,
+            slow_sync_s: 10,
             truncate_entries_min: 1_024,
             group_log_entries_max: 1_000_000,
             group_log_bytes_max: 256 << 20,
@@ -129,6 +150,17 @@ impl Default for Config {
 }
 
 impl Config {
+    /// A shard's part of [`Config::apply_queue_bytes_max`].
+    pub(crate) fn shard_apply_bytes_max(&self) -> usize {
+        (self.apply_queue_bytes_max / self.shards).max(1)
+    }
+
+    /// What of the entry cache each of the `groups` of a shard may have.
+    pub(crate) fn group_cache_bytes(&self, groups: usize) -> usize {
+        let part = self.entry_cache_bytes_max / self.shards / groups.max(1);
+        part.min(self.group_entry_cache_bytes_max)
+    }
+
     /// Checks ranges and relations; the error names the field, its value and what is allowed.
     pub fn validate(&self) -> Result<(), String> {
         let positive = [
@@ -138,11 +170,14 @@ impl Config {
             ("entry_bytes_max", self.entry_bytes_max as u64),
             ("command_bytes_max", self.command_bytes_max as u64),
             ("proposal_bytes_max", self.proposal_bytes_max as u64),
+            ("group_proposal_bytes_max", self.group_proposal_bytes_max as u64),
             ("group_uncommitted_bytes_max", self.group_uncommitted_bytes_max),
             ("apply_queue_bytes_max", self.apply_queue_bytes_max as u64),
+            ("group_apply_bytes_max", self.group_apply_bytes_max as u64),
             ("small_entries_max", self.small_entries_max as u64),
             ("inbox_messages_max", self.inbox_messages_max as u64),
             ("sync_interval_ms", self.sync_interval_ms),
+            ("slow_sync_s", self.slow_sync_s),
             ("group_log_entries_max", self.group_log_entries_max),
             ("group_log_bytes_max", self.group_log_bytes_max),
             ("snapshot_block_bytes", self.snapshot_block_bytes as u64),

@@ -1,7 +1,7 @@
 //! Errors, by what the caller should do; and the fatal ones, which end the process.
 
 use crate::members::ChangeRefusal;
-use crate::types::{GroupId, ReplicaDesc, ReplicaId, ReplicaRole};
+use crate::types::{GroupId, ReplicaDesc, ReplicaId, ReplicaRole, StoreId};
 
 /// Why a request was not answered with a result.
 ///
@@ -137,6 +137,17 @@ pub enum TransferRefusal {
     NeverLeads {
         /// As asked.
         replica: ReplicaId,
+    },
+    /// Its writes would be slow.
+    #[error(
+        "replica {replica} is on store {store}, whose disk is slow: choose another, or wait until it \
+         is fast again"
+    )]
+    SlowDisk {
+        /// As asked.
+        replica: ReplicaId,
+        /// Its store.
+        store: StoreId,
     },
     /// One at a time.
     #[error("leadership is being handed to replica {to}: wait until that is over")]

@@ -12,6 +12,7 @@
 use crate::apply::{ApplyEntry, ApplyError, LeaderStop};
 use crate::completion::Reply;
 use crate::error::{Error, LogError};
+use crate::events::Levels;
 use crate::log::GroupWrite;
 use crate::members::{ChangeRequest, GroupDesc, RecoverRequest};
 use crate::snapshot::{Content, Manifest, SnapshotId};
@@ -155,6 +156,10 @@ pub enum ShardMessage {
     Tick,
     /// Report every replica.
     Describe(Sender<Vec<ReplicaStatus>>),
+    /// Count what there is, for metrics.
+    Measure(Sender<Levels>),
+    /// The disk of this store's log has become slow, or fast again.
+    DiskSlow(bool),
     /// Hand over what is led here, and lead nothing from now on: the store is about to stop.
     Leave,
     /// Fail all callers and end.
@@ -277,6 +282,8 @@ pub struct ApplyTask {
     pub commit: LogPosition,
     /// Bytes that these entries count for in the apply queue.
     pub bytes: usize,
+    /// When the first of those entries was proposed for which callers wait here.
+    pub proposed: Option<Nanos>,
     /// To be told after the entries.
     pub notice: Option<Notice>,
 }
@@ -290,7 +297,8 @@ impl ApplyTask {
         notice: Notice,
     ) -> ApplyTask {
         let (entries, commit) = (Vec::new(), LogPosition::default());
-        ApplyTask { shard, group, replica, entries, commit, bytes: 0, notice: Some(notice) }
+        let (bytes, proposed, notice) = (0, None, Some(notice));
+        ApplyTask { shard, group, replica, entries, commit, bytes, proposed, notice }
     }
 }
 

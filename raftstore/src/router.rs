@@ -8,13 +8,14 @@ use crate::message::{Request, ShardMessage};
 use crate::metrics::Metrics;
 use crate::shard::NO_GROUP;
 use crate::shard::inbox::Inbox;
+use crate::slow::SyncWatch;
 use crate::status::{GroupView, QueueStatus};
 use crate::transport::Envelope;
-use crate::types::{GroupId, ReplicaId, StoreId};
-use parking_lot::RwLock;
+use crate::types::{GroupId, Nanos, ReplicaId, StoreId};
+use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// See the module.
 pub(crate) struct Router {
@@ -27,6 +28,9 @@ pub(crate) struct Router {
     pub(crate) tombstones: RwLock<FxHashMap<GroupId, ReplicaId>>,
     pub(crate) log: Arc<dyn LogStore>,
     pub(crate) metrics: Metrics,
+    /// The log's disk, as its writer sees it.
+    pub(crate) disk: Mutex<SyncWatch>,
+    disk_slow: AtomicBool,
     proposal_bytes: Arc<AtomicUsize>,
 }
 
@@ -39,7 +43,20 @@ impl Router {
     ) -> Self {
         let (views, changes, tombstones) = Default::default();
         let proposal_bytes = Arc::new(AtomicUsize::new(0));
-        Router { config, inboxes, views, changes, tombstones, log, metrics, proposal_bytes }
+        let disk = Mutex::new(SyncWatch::new(&config));
+        let disk_slow = AtomicBool::new(false);
+        Router {
+            config,
+            inboxes,
+            views,
+            changes,
+            tombstones,
+            log,
+            metrics,
+            disk,
+            disk_slow,
+            proposal_bytes,
+        }
     }
 
     fn shard_of(&self, group: GroupId) -> usize {
@@ -109,6 +126,23 @@ impl Router {
         }
     }
 
+    /// Looks at the disk, and tells the shards when it has become slow, or fast again. By the ticker.
+    pub(crate) fn watch_disk(&self, now: Nanos) {
+        let Some(slow) = self.disk.lock().look(now) else { return };
+        let (limit_ms, for_s) = (self.config.slow_sync_ms, self.config.slow_sync_s);
+        if slow {
+            tracing::warn!(limit_ms, for_s, "the log's disk is slow: leaders go to other stores");
+        } else {
+            tracing::info!("the log's disk is fast again: this store may lead");
+        }
+        self.disk_slow.store(slow, Ordering::Relaxed);
+        self.tell_all(|| ShardMessage::DiskSlow(slow));
+    }
+
+    pub(crate) fn disk_is_slow(&self) -> bool {
+        self.disk_slow.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn tell_all(&self, message: impl Fn() -> ShardMessage) {
         self.inboxes.iter().for_each(|inbox| inbox.push(message()));
     }
@@ -148,10 +182,63 @@ impl Router {
         QueueStatus {
             proposal_bytes: self.proposal_bytes.load(Ordering::Relaxed),
             proposal_bytes_max: self.config.proposal_bytes_max,
+            disk_slow: self.disk_is_slow(),
             inbox_messages: waiting.sum(),
             inbox_messages_max: self.config.inbox_messages_max * self.inboxes.len(),
             log_bytes: self.log.live_bytes(),
             log_bytes_max: self.config.log_bytes_max,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::completion::{Answer, Reply};
+    use crate::log::MemoryLog;
+    use crate::message::ReadMode;
+    use crate::shard::inbox::inbox;
+    use bytes::Bytes;
+    use futures::FutureExt;
+    use std::time::Duration;
+
+    #[test]
+    fn a_store_with_too_many_bytes_of_commands_is_busy_until_they_are_answered() {
+        let config = Config { proposal_bytes_max: 1_000, ..Config::default() };
+        let (inbox, mut end) = inbox();
+        let log = MemoryLog::new();
+        let router = Router::new(Arc::new(config), vec![inbox], log, Metrics::new());
+        let submit = |group, bytes| {
+            let (reply, answer) = Reply::pending();
+            let (group, command) = (GroupId(group), Bytes::from(vec![7; bytes]));
+            router.submit(vec![Request::Propose { group, command, reply }]);
+            answer
+        };
+        let wait = |answer: crate::Pending| answer.wait(Duration::from_millis(1));
+        let first = submit(1, 600);
+        let exact = submit(2, 400);
+        let what = "too many bytes of commands are under way";
+        assert_eq!(wait(submit(3, 1)), Some(Err(Error::Busy { group: GroupId(3), what })));
+        assert_eq!(router.queues().proposal_bytes, 1_000);
+        let (reply, read) = Reply::pending();
+        let (group, mode) = (GroupId(1), ReadMode::Linearizable);
+        router.submit(vec![Request::ReadBarrier { group, mode, reply }]);
+        let messages = end.take().now_or_never().expect("three messages wait");
+        for message in messages {
+            let ShardMessage::Requests(requests) = message else { panic!("{message:?}") };
+            for request in requests {
+                match request {
+                    Request::Propose { reply, .. } | Request::ReadBarrier { reply, .. } => {
+                        reply.send(Ok(Answer::Accepted));
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        for answer in [first, exact, read] {
+            assert_eq!(wait(answer), Some(Ok(Answer::Accepted)));
+        }
+        assert_eq!(router.queues().proposal_bytes, 0);
+        assert_eq!(wait(submit(3, 5_000)), None, "a single one always fits");
     }
 }

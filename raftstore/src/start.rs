@@ -8,7 +8,7 @@ use crate::error::{Fatal, LogError};
 use crate::log::LogStore;
 use crate::log::writer::LogWriter;
 use crate::message::{ShardMessage, SnapshotTask};
-use crate::metrics::Metrics;
+use crate::metrics::{Gauges, Metrics};
 use crate::recovery::{RecoveredGroup, recover};
 use crate::router::Router;
 use crate::shard::inbox::{InboxEnd, inbox};
@@ -193,6 +193,8 @@ impl StoreBuilder {
         let worker = ApplyWorker::new(Arc::clone(&self.state_machine));
         let applier = Applier { worker, unsynced: Arc::clone(unsynced) };
         let (apply, apply_end) = lane(applier, self.config.inline_apply_bytes_max);
+        let lanes = [log.waiting(), apply.waiting()];
+        Gauges::register(&shell.router, lanes);
         let (fetch, fetch_queue) = unbounded();
         let (stop, stopped) = unbounded::<()>();
         let mut threads = Threads { stop, ..Threads::default() };

@@ -70,10 +70,18 @@ pub struct ReplicaStatus {
     pub waiting_proposals: usize,
     /// Callers waiting for a read barrier.
     pub waiting_reads: usize,
+    /// Bytes of commands proposed here and not yet answered.
+    pub proposal_bytes: usize,
+    /// Bytes of entries handed to apply and not yet applied.
+    pub apply_bytes: usize,
+    /// Committed entries that wait for room in the apply queue.
+    pub parked: u64,
     /// Its state is being replaced by a snapshot.
     pub installing: bool,
     /// It sleeps: nothing has happened for a while.
     pub asleep: bool,
+    /// On a leader with a lease: for so many milliseconds more, unless it is renewed.
+    pub lease_ms: Option<u64>,
     /// Why it is quarantined or has stopped, if so. The figures are then those of its end.
     pub damage: Option<String>,
     /// How much it is wanted as the leader.
@@ -105,6 +113,8 @@ pub struct PeerProgress {
     pub state: &'static str,
     /// Appends that are not acknowledged.
     pub in_flight: usize,
+    /// Nothing more is sent to it before it acknowledges something, or has a snapshot.
+    pub paused: bool,
     /// Ticks since it was heard; nothing when it never was by this replica.
     pub ticks_silent: Option<u64>,
 }
@@ -143,6 +153,8 @@ pub struct QueueStatus {
     pub proposal_bytes: usize,
     /// Their limit.
     pub proposal_bytes_max: usize,
+    /// The disk of the log is slow: leaderships go to other stores.
+    pub disk_slow: bool,
     /// Messages from other stores that wait for a shard.
     pub inbox_messages: usize,
     /// Their limit, over all shards.

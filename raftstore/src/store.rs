@@ -207,13 +207,21 @@ impl Store {
         }
     }
 
+    /// Whether the disk of the log is slow ([`crate::Config::slow_sync_ms`]): leaderships go to other
+    /// stores then, and none should be given to this one.
+    #[must_use]
+    pub fn disk_is_slow(&self) -> bool {
+        self.router.disk_is_slow()
+    }
+
     /// How full the queues are.
     #[must_use]
     pub fn queues(&self) -> QueueStatus {
         self.router.queues()
     }
 
-    /// The registry that holds the engine's metrics.
+    /// The registry that holds the engine's metrics. To gather them asks the shards and blocks for up to
+    /// one second, as [`Store::describe`].
     #[must_use]
     pub fn metrics(&self) -> prometheus::Registry {
         self.router.metrics.registry.clone()
@@ -239,6 +247,8 @@ impl Inbound for Store {
             tracing::error!(snapshot = %id, number, "a block of a snapshot is damaged here");
             self.router.tell_all(|| ShardMessage::SnapshotDamaged(id));
         }
+        let bytes = block.as_ref().map_or(0, |block| block.len() as u64);
+        self.router.metrics.snapshot_bytes_sent.inc_by(bytes);
         block
     }
 

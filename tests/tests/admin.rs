@@ -241,8 +241,10 @@ fn described_by_signal(cluster: &Playground, folder: &Path) {
     let replicas = described["regions"].as_array().expect("replicas");
     assert!(!replicas.is_empty());
     for replica in replicas {
-        for field in ["role", "term", "commit", "waiting_proposals", "ticks_silent", "peers"] {
-            assert!(!replica[field].is_null(), "{field}: {replica}");
+        let queues = ["waiting_proposals", "proposal_bytes", "apply_bytes", "parked"];
+        let others = ["role", "term", "commit", "ticks_silent", "asleep", "peers"];
+        for field in queues.iter().chain(&others) {
+            assert!(!replica[*field].is_null(), "{field}: {replica}");
         }
         assert!(replica["members"]["replicas"].as_array().is_some_and(|all| !all.is_empty()));
     }

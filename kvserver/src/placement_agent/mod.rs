@@ -235,6 +235,7 @@ impl PlacementAgent {
             report: self.report.number,
             whole,
             leaders_version: self.leaders_version,
+            slow: self.parts.store.disk_is_slow(),
             ..pb::HeartbeatRequest::default()
         };
         if whole {

@@ -251,6 +251,11 @@ fn state_to_pb(status: &ReplicaStatus, view: &GroupView, region: u64) -> pb::Rep
         replica_max: desc.replica_max().0,
         operation: operation.unwrap_or_default(),
         installing: status.installing,
+        asleep: status.asleep,
+        lease_ms: status.lease_ms,
+        proposal_bytes: status.proposal_bytes as u64,
+        apply_bytes: status.apply_bytes as u64,
+        parked: status.parked,
         peers: status
             .peers
             .iter()
@@ -262,6 +267,7 @@ fn state_to_pb(status: &ReplicaStatus, view: &GroupView, region: u64) -> pb::Rep
                 next: peer.next,
                 in_flight: peer.in_flight as u64,
                 ticks_silent: peer.ticks_silent,
+                paused: peer.paused,
             })
             .collect(),
     }

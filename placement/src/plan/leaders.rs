@@ -1,4 +1,5 @@
-//! Spreads leaders evenly over the stores that are up.
+//! Spreads leaders evenly over the stores that are up and whose disks are fast; what the others lead
+//! stays where it is.
 //!
 //! Regions are given to stores as in a semi-matching: a region may be led by any live store that
 //! hosts it. A spread is the best possible exactly when no *path* leads from a store to one with
@@ -28,6 +29,8 @@ pub enum Condition {
     Settling,
     /// Silent: takes no leaders, and nobody waits for it.
     Down,
+    /// Its disk is slow: it hands over by itself what it leads, and takes no leaders.
+    Slow,
 }
 
 /// A region, as far as its leader is concerned.

@@ -116,7 +116,8 @@ impl Bench {
         let commit = entries.last().map_or(LogPosition::default(), |c| c.entry.position);
         let (group, shard) = (GroupId(group), group as usize % 2);
         let bytes = 10 * entries.len();
-        ApplyTask { shard, group, replica: ReplicaId(1), entries, commit, bytes, notice: None }
+        let (replica, proposed, notice) = (ReplicaId(1), None, None);
+        ApplyTask { shard, group, replica, entries, commit, bytes, proposed, notice }
     }
 
     fn run(&mut self, tasks: Vec<ApplyTask>) -> Vec<Applied> {

@@ -4,13 +4,14 @@
 //! entries dropped, and read again when there is room (from the cache or the log).
 
 use super::Replica;
+use super::propose::Settled;
 use super::storage::Wanted;
 use crate::apply::ApplyEntry;
 use crate::commands::unpack;
 use crate::error::LogError;
 use crate::message::{ApplyTask, Committed, Fetched, Notice, Standing};
 use crate::shard::Round;
-use crate::types::{EntryKind, LogEntry, LogPosition};
+use crate::types::{EntryKind, LogEntry, LogPosition, Nanos};
 use raft::StateRole;
 
 /// Bytes read back at once for parked entries.
@@ -35,6 +36,11 @@ impl Feed {
 
     pub(super) fn applied(&self) -> u64 {
         self.applied
+    }
+
+    /// Committed entries that are not handed to apply.
+    pub(super) fn parked(&self) -> u64 {
+        self.committed - self.handed
     }
 
     /// Everything that was given by a ready is applied.
@@ -87,7 +93,7 @@ impl Replica {
     fn hand(&mut self, entries: Vec<LogEntry>, round: &mut Round) {
         let group = self.group();
         let mut bytes = 0;
-        let mut notice = None;
+        let (mut notice, mut proposed) = (None, None);
         let mut committed = Vec::with_capacity(entries.len());
         for entry in entries {
             assert_eq!(entry.index, self.feed.handed + 1, "apply order has a hole");
@@ -101,19 +107,30 @@ impl Replica {
                 self.told = Standing::Leads { term: raft.term };
                 notice = Some(Notice::Becomes(self.told));
             }
-            committed.push(self.committed_entry(entry, round));
+            committed.push(self.committed_entry(entry, &mut proposed, round));
             if self.members.removed {
                 break;
             }
         }
         let commit = self.commit_position();
         let (shard, replica, entries) = (round.shard, self.me.replica, committed);
-        round.apply.push(ApplyTask { shard, group, replica, entries, commit, bytes, notice });
+        let task = ApplyTask { shard, group, replica, entries, commit, bytes, proposed, notice };
+        round.apply.push(task);
     }
 
-    fn committed_entry(&mut self, entry: LogEntry, round: &mut Round) -> Committed {
+    /// `first`: when the first entry was proposed for which callers wait here.
+    fn committed_entry(
+        &mut self,
+        entry: LogEntry,
+        first: &mut Option<Nanos>,
+        round: &mut Round,
+    ) -> Committed {
         let group = self.group();
-        let callers = self.writes.settle(&entry, group);
+        let Settled { callers, proposed } = self.writes.settle(&entry, group);
+        if let Some(Nanos(at)) = proposed {
+            round.seen.replicated.push(Nanos(round.now.0.saturating_sub(at)));
+            first.get_or_insert(Nanos(at));
+        }
         let position = LogPosition { index: entry.index, term: entry.term };
         if entry.kind == EntryKind::Membership {
             let members = Some(self.apply_members(&entry, callers, round));
@@ -153,6 +170,7 @@ impl Replica {
         if index > self.feed.applied {
             self.feed.applied = index;
             self.raw.advance_apply_to(index);
+            self.writes.applied(index);
         }
         self.serve_reads();
         self.members.applied(index);

@@ -241,10 +241,17 @@ impl Replica {
 
     /// As [`Self::has_lease`], asked from outside: in which term.
     pub(crate) fn leased_term(&self, time: Time) -> Option<u64> {
-        let term = self.raw.raft.term;
-        let counted = self.lease.term == term;
+        self.lease_left(time).map(|_| self.raw.raft.term)
+    }
+
+    /// For how long this leader has a lease, if it has one.
+    pub(crate) fn lease_left(&self, time: Time) -> Option<Nanos> {
+        if !self.may_lease() {
+            return None;
+        }
+        let counted = self.lease.term == self.raw.raft.term || self.raw.raft.prs().is_singleton();
         let end = if counted { self.lease.until.max(self.lease_end(time)) } else { 0 };
-        (self.may_lease() && time.ahead.0 < end).then_some(term)
+        (time.ahead.0 < end).then(|| Nanos(end - time.ahead.0))
     }
 
     fn may_lease(&self) -> bool {

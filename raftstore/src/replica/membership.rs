@@ -10,6 +10,7 @@ use super::storage::{CHANGE, LEAVE, conf_state};
 use super::{Refused, Replica};
 use crate::completion::{Answer, Reply};
 use crate::error::Error;
+use crate::events::Event;
 use crate::log::GroupWrite;
 use crate::members::{
     Begun, Change, ChangeRequest, Live, OperationId, begin, codec, leave, may_switch, switch,
@@ -103,7 +104,12 @@ impl Replica {
     pub(crate) fn change_members(&mut self, request: &ChangeRequest, reply: Reply) {
         match self.judge(request) {
             Ok(Begun::Before) => reply.send(Ok(Answer::Accepted)),
-            Ok(Begun::Next(next)) => self.propose_members(&next, vec![reply]),
+            Ok(Begun::Next(next)) => {
+                let rebuilds = |change: &&Change| matches!(change, Change::Rebuild { .. });
+                let rebuilds = request.changes.iter().filter(rebuilds);
+                self.events.extend(rebuilds.map(|_| Event::RebuildBegun));
+                self.propose_members(&next, vec![reply]);
+            }
             Err(error) => reply.send(Err(error)),
         }
     }
@@ -197,6 +203,7 @@ impl Replica {
             conf_state(&next),
             "group {group}: I13 at entry {index}: {before:?} becomes {next:?}"
         );
+        self.events.push(Event::MembersChanged);
         self.follow(next, round);
         Arc::new(self.record.desc.clone())
     }
@@ -271,6 +278,7 @@ impl Replica {
             Ok(Begun::Next(next)) => {
                 let (group, id) = (self.group().0, replica.0);
                 tracing::warn!(group, replica = id, new = new.0, "rebuilds a damaged replica");
+                self.events.push(Event::RebuildBegun);
                 self.propose_members(&next, Vec::new());
             }
             // It says so again.

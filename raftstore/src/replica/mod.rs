@@ -35,10 +35,12 @@ mod transfer;
 use crate::clock::Time;
 use crate::config::Config;
 use crate::error::Error;
+use crate::events::{Event, Levels};
 use crate::log::terms::Terms;
 use crate::log::{GroupLog, LogStore};
 use crate::members::Priority;
 use crate::message::Standing;
+use crate::slow::Disks;
 use crate::status::{GroupView, PeerProgress, ReplicaStatus, Role};
 use crate::types::{GroupId, GroupRecord, HardState, ReplicaDesc, ReplicaId, StoreId};
 use durable::Durable;
@@ -98,6 +100,9 @@ pub(crate) struct Replica {
     offers: Offers,
     snapshots: Snapshots,
     rest: Rest,
+    disks: Arc<Disks>,
+    /// To be told with the next round.
+    events: Vec<Event>,
     /// Ready numbers whose log write is under way, ascending; 0 = the group's creation.
     unpersisted: VecDeque<u64>,
     /// The last of them that changed term or vote.
@@ -114,6 +119,7 @@ pub(crate) struct ReplicaParts<'a> {
     pub(crate) config: &'a Arc<Config>,
     pub(crate) store: StoreId,
     pub(crate) log: &'a Arc<dyn LogStore>,
+    pub(crate) disks: &'a Arc<Disks>,
     pub(crate) seed: u64,
 }
 
@@ -164,6 +170,8 @@ impl Replica {
             offers: Offers::new(seed),
             snapshots: Snapshots::default(),
             rest: Rest::default(),
+            disks: Arc::clone(parts.disks),
+            events: Vec::new(),
             unpersisted: VecDeque::new(),
             vote_ready: 0,
             saved: hard_state,
@@ -253,8 +261,19 @@ impl Replica {
             // Whoever must not campaign sees a silent leader all the same, and votes for others.
             let (able, still) = (self.may_campaign(), self.keeps_still(time));
             let (desc, me) = (&self.record.desc, self.me.replica);
-            let may = |timeouts| able && desc.may_campaign(me, timeouts);
-            self.timer.tick(&mut self.raw, still, may);
+            // With a slow disk it lets the others go first.
+            let alone = self.raw.raft.prs().is_singleton();
+            let patience = usize::from(self.disks.own_is_slow() && !alone);
+            let may = |timeouts: usize| {
+                able && timeouts > patience && desc.may_campaign(me, timeouts - patience)
+            };
+            let in_vain = self.raw.raft.state == StateRole::PreCandidate;
+            if self.timer.tick(&mut self.raw, still, may) {
+                self.events.push(Event::ElectionBegun);
+                if in_vain {
+                    self.events.push(Event::PreVoteLost);
+                }
+            }
         }
         self.writes.expire(time.now, self.group());
         self.reads.expire(time.now, self.group());
@@ -329,14 +348,39 @@ impl Replica {
             cache_bytes: self.raw.store().cache_bytes(),
             waiting_proposals: self.writes.waiting(),
             waiting_reads: self.reads.waiting(),
+            proposal_bytes: self.writes.bytes(),
+            // The shard knows.
+            apply_bytes: 0,
+            parked: self.feed.parked(),
             installing: self.snapshots.installing(),
             asleep: self.asleep(),
+            lease_ms: None,
             damage: None,
             priority: self.record.desc.priority(self.me.replica),
             ticks_silent,
             ticks_to_campaign,
             transfer_to: self.transfer_to(),
             peers: if self.is_leader() { self.peers() } else { Vec::new() },
+        }
+    }
+
+    /// How much there is of everything here.
+    pub(crate) fn levels(&self, time: Time) -> Levels {
+        let count = u64::from;
+        let leads = self.is_leader();
+        let paused = |p: &raft::Progress| leads && is_paused(p);
+        Levels {
+            replicas: 1,
+            asleep: count(self.asleep()),
+            leased: count(self.lease_left(time).is_some()),
+            changing: count(leads && self.changes_members()),
+            transferring: count(self.transfer_to().is_some()),
+            paused: self.raw.raft.prs().iter().filter(|(_, p)| paused(p)).count() as u64,
+            snapshots: count(self.offers.is_making()) + count(!self.snapshots.idle()),
+            waiting_proposals: self.writes.waiting() as u64,
+            waiting_reads: self.reads.waiting() as u64,
+            cache_bytes: self.raw.store().cache_bytes() as u64,
+            ..Levels::default()
         }
     }
 
@@ -358,10 +402,20 @@ impl Replica {
                     ProgressState::Snapshot => "snapshot",
                 },
                 in_flight: progress.ins.count(),
+                paused: is_paused(progress),
                 ticks_silent: self.ticks_silent(member.replica),
             })
         };
         others.filter_map(told).collect()
+    }
+}
+
+/// A probe waits after each message, too, but not for long.
+fn is_paused(progress: &raft::Progress) -> bool {
+    match progress.state {
+        ProgressState::Probe => false,
+        ProgressState::Replicate => progress.ins.full(),
+        ProgressState::Snapshot => true,
     }
 }
 

@@ -60,6 +60,10 @@ impl Offers {
         self.due = true;
     }
 
+    pub(super) fn is_making(&self) -> bool {
+        self.making.is_some()
+    }
+
     /// Nothing is being made or sent, and nobody waits.
     pub(super) fn idle(&self) -> bool {
         self.making.is_none()

@@ -4,17 +4,21 @@
 //! done; another is applied at that index → not applied. A replica that stepped down keeps its
 //! callers for one election timeout, because most of their entries commit all the same; after it
 //! they hear *unknown*.
+//!
+//! The bytes of commands from their proposal until they are applied count against
+//! `group_proposal_bytes_max`, so that a group that cannot get on leaves room for the others.
 
 use super::Replica;
 use crate::clock::Time;
 use crate::commands::{COMMAND_OVERHEAD, pack};
 use crate::completion::Reply;
 use crate::error::Error;
+use crate::events::Event;
 use crate::members::ChangeRefusal;
 use crate::types::{EntryKind, GroupId, LogEntry, Nanos};
 use bytes::Bytes;
 use raft::eraftpb::{Entry, Message, MessageType};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Fewer commands than this make a small entry: what it costs is hardly theirs.
 const SMALL_ENTRY: usize = 16;
@@ -23,8 +27,20 @@ struct Pending {
     term: u64,
     kind: EntryKind,
     callers: Vec<Reply>,
+    /// Of the commands; nothing for changes of the members.
+    bytes: usize,
+    proposed: Option<Nanos>,
     /// Set on step-down.
     expires: Option<Nanos>,
+}
+
+/// What a committed entry finds of those who proposed it.
+#[derive(Default)]
+pub(super) struct Settled {
+    /// One a command, or empty when nobody waits here.
+    pub(super) callers: Vec<Reply>,
+    /// When it was proposed, if it was here.
+    pub(super) proposed: Option<Nanos>,
 }
 
 /// See the module.
@@ -32,6 +48,10 @@ struct Pending {
 pub(super) struct Writes {
     queued: Vec<(Bytes, Reply)>,
     pending: BTreeMap<u64, Pending>,
+    /// Committed and not known to be applied: index and bytes.
+    unapplied: VecDeque<(u64, usize)>,
+    /// Of all commands in these three.
+    bytes: usize,
 }
 
 impl Writes {
@@ -39,14 +59,27 @@ impl Writes {
         self.queued.len() + self.pending.values().map(|p| p.callers.len()).sum::<usize>()
     }
 
-    /// The callers of the entry that is applied now.
-    pub(super) fn settle(&mut self, entry: &LogEntry, group: GroupId) -> Vec<Reply> {
-        let Some(pending) = self.pending.remove(&entry.index) else { return Vec::new() };
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Everything up to `index` is applied.
+    pub(super) fn applied(&mut self, index: u64) {
+        while let Some((_, bytes)) = self.unapplied.pop_front_if(|(at, _)| *at <= index) {
+            self.bytes -= bytes;
+        }
+    }
+
+    /// The callers of the entry that is handed to apply now.
+    pub(super) fn settle(&mut self, entry: &LogEntry, group: GroupId) -> Settled {
+        let Some(pending) = self.pending.remove(&entry.index) else { return Settled::default() };
         let by_index = crate::mutant::active("outcome_by_index_only");
         let same_kind = pending.kind == entry.kind;
         if same_kind && (pending.term == entry.term || by_index) {
-            return pending.callers;
+            self.unapplied.push_back((entry.index, pending.bytes));
+            return Settled { callers: pending.callers, proposed: pending.proposed };
         }
+        self.bytes -= pending.bytes;
         let error = if pending.kind == EntryKind::Membership && pending.term == entry.term {
             // The library refused it and put an empty entry in its place.
             Error::Refused { group, refusal: ChangeRefusal::NotApplied }
@@ -55,7 +88,7 @@ impl Writes {
             Error::NotLeader { group, leader: None }
         };
         fail(pending.callers, &error);
-        Vec::new()
+        Settled::default()
     }
 
     /// The replica leads no longer: from now on outcomes are awaited for a while only.
@@ -70,6 +103,7 @@ impl Writes {
         let over = |p: &Pending| p.expires.is_some_and(|at| at <= now);
         if self.pending.values().any(over) {
             for (_, pending) in self.pending.extract_if(.., |_, p| over(p)) {
+                self.bytes -= pending.bytes;
                 let error = if crate::mutant::active("refused_on_step_down") {
                     Error::NotLeader { group, leader: None }
                 } else {
@@ -87,6 +121,8 @@ impl Writes {
         for (_, pending) in std::mem::take(&mut self.pending) {
             fail(pending.callers, &Error::Unknown { group });
         }
+        self.unapplied.clear();
+        self.bytes = 0;
     }
 }
 
@@ -96,9 +132,25 @@ fn fail(callers: Vec<Reply>, error: &Error) {
     }
 }
 
+fn bytes_of(commands: &[(Bytes, Reply)]) -> usize {
+    commands.iter().map(|(command, _)| command.len()).sum()
+}
+
 impl Replica {
+    /// Whether one more command fits the group's limit. One always fits an empty group.
+    pub(crate) fn has_room(&self, command: &Bytes) -> bool {
+        let held = self.writes.bytes;
+        held == 0 || held + command.len() <= self.config.group_proposal_bytes_max
+    }
+
     /// Queues a command for this round's entry.
     pub(crate) fn queue_write(&mut self, command: Bytes, reply: Reply) {
+        if !self.has_room(&command) {
+            let what = "too many bytes of commands of this group are under way";
+            self.events.push(Event::WriteRefused);
+            return reply.send(Err(Error::Busy { group: self.group(), what }));
+        }
+        self.writes.bytes += command.len();
         self.writes.queued.push((command, reply));
     }
 
@@ -128,6 +180,7 @@ impl Replica {
             None
         };
         if let Some(error) = refusal {
+            self.writes.bytes -= bytes_of(&queued);
             fail(queued.into_iter().map(|(_, reply)| reply).collect(), &error);
             return;
         }
@@ -135,7 +188,7 @@ impl Replica {
         let mut last = None;
         while !rest.is_empty() {
             let tail = rest.split_off(self.one_entry(&rest));
-            last = self.propose_commands(rest).or(last);
+            last = self.propose_commands(rest, time.now).or(last);
             rest = tail;
         }
         if let Some(index) = last.filter(|_| turn) {
@@ -161,11 +214,17 @@ impl Replica {
         fit.count().max(1)
     }
 
-    fn propose_commands(&mut self, queued: Vec<(Bytes, Reply)>) -> Option<u64> {
+    fn propose_commands(&mut self, queued: Vec<(Bytes, Reply)>, now: Nanos) -> Option<u64> {
+        let bytes = bytes_of(&queued);
         let entry =
             Entry { data: pack(queued.iter().map(|(command, _)| command)), ..Entry::default() };
         let callers: Vec<Reply> = queued.into_iter().map(|(_, reply)| reply).collect();
-        self.propose_entry(entry, EntryKind::Normal, callers)
+        let index = self.propose_entry(entry, EntryKind::Normal, callers);
+        match index.and_then(|index| self.writes.pending.get_mut(&index)) {
+            Some(pending) => (pending.bytes, pending.proposed) = (bytes, Some(now)),
+            None => self.writes.bytes -= bytes,
+        }
+        index
     }
 
     /// Proposes one entry; `callers` hear what becomes of it. The entry's index, unless the library
@@ -183,6 +242,7 @@ impl Replica {
         let accepted = self.raw.raft.step(message);
         if accepted.is_err() {
             let what = "too many uncommitted bytes in this group";
+            self.events.push(Event::WriteRefused);
             fail(callers, &Error::Busy { group: self.group(), what });
             return None;
         }
@@ -196,8 +256,11 @@ impl Replica {
         let term = self.raw.raft.term;
         // What waited at this index or above was overwritten since.
         for (_, stale) in self.writes.pending.split_off(&index) {
+            self.writes.bytes -= stale.bytes;
             fail(stale.callers, &Error::NotLeader { group: self.record.desc.group, leader: None });
         }
-        self.writes.pending.insert(index, Pending { term, kind, callers, expires: None });
+        let (bytes, proposed, expires) = (0, None, None);
+        let pending = Pending { term, kind, callers, bytes, proposed, expires };
+        self.writes.pending.insert(index, pending);
     }
 }

@@ -58,6 +58,8 @@ struct Batch {
     context: Bytes,
     readers: Readers,
     asked: Nanos,
+    /// The same by the clock that deadlines go by.
+    began: Nanos,
     expires: Nanos,
 }
 
@@ -185,6 +187,7 @@ impl Reads {
         }
         let ridden = self.riding.iter().take_while(|r| r.index <= applied).count();
         for Riding { index, readers, asked, .. } in self.riding.drain(..ridden) {
+            self.counts.confirmed += readers.len() as u64;
             self.as_of = self.as_of.max(Some(asked));
             done.extend(readers.callers);
             // Its term is asked for when the answer leaves.
@@ -250,12 +253,13 @@ impl Replica {
     }
 
     /// A quorum confirmed `context`: its reads may be served at `index`.
-    pub(super) fn context_confirmed(&mut self, context: &[u8], index: u64) {
+    pub(super) fn context_confirmed(&mut self, context: &[u8], index: u64, round: &mut Round) {
         let Some(at) = self.reads.confirming.iter().position(|b| b.context == context) else {
             return;
         };
         let batch = self.reads.confirming.remove(at).expect("position is inside");
         self.reads.counts.confirmed += batch.readers.len() as u64;
+        round.seen.reads_confirmed.push(Nanos(round.now.0.saturating_sub(batch.began.0)));
         let position = LogPosition { index, term: 0 };
         self.reads.may_read(batch.readers, position, batch.asked);
     }
@@ -295,6 +299,7 @@ impl Replica {
             context: context.clone(),
             readers: std::mem::take(&mut self.reads.queued),
             asked: time.ahead,
+            began: time.now,
             expires: self.read_deadline(time.now),
         });
         self.raw.read_index(context.to_vec());
@@ -357,6 +362,7 @@ impl Replica {
     /// Sends members what they asked for, and gives what was counted since the last call.
     pub(crate) fn answer_members(&mut self, round: &mut Round) {
         round.reads.add(&std::mem::take(&mut self.reads.counts));
+        round.seen.events.append(&mut self.events);
         for (member, number, position) in std::mem::take(&mut self.reads.answers) {
             let Some(store) = self.store_of(member) else { continue };
             // With its term the other can tell whether it has that very entry.

@@ -10,6 +10,7 @@
 use super::storage::{Wanted, from_raft};
 use super::{Replica, RoleView, codec};
 use crate::clock::Time;
+use crate::events::Event;
 use crate::log::GroupWrite;
 use crate::message::{FetchTask, LogTask, Standing};
 use crate::shard::Round;
@@ -91,7 +92,7 @@ impl Replica {
             return;
         }
         for ReadState { index, request_ctx } in read_states {
-            self.context_confirmed(&request_ctx, index);
+            self.context_confirmed(&request_ctx, index, round);
         }
         self.serve_reads();
         self.note_role(time.now, round);
@@ -196,6 +197,7 @@ impl Replica {
         }
         let was_leader = self.seen.role == StateRole::Leader;
         let same_lead = was_leader && view.role == StateRole::Leader && view.term == self.seen.term;
+        self.note_election(view);
         self.seen = view;
         round.views.push(self.group_view());
         self.settle_transfer();
@@ -209,6 +211,21 @@ impl Replica {
             self.writes.step_down(Nanos(now.0 + patience * 1_000_000));
         }
         self.tell_standing(self.standing(), round);
+    }
+
+    /// What becomes of the replica, for metrics.
+    fn note_election(&mut self, next: RoleView) {
+        let seen = self.seen;
+        let another = (next.leader, next.term) != (seen.leader, seen.term);
+        let all = [
+            (Event::LeaderFound, next.leader != raft::INVALID_ID && another),
+            (Event::ElectionWon, next.role == StateRole::Leader && another),
+            (
+                Event::PreVoteLost,
+                seen.role == StateRole::PreCandidate && next.role == StateRole::Follower,
+            ),
+        ];
+        self.events.extend(all.into_iter().filter(|(_, so)| *so).map(|(event, _)| event));
     }
 
     /// A leader has a part only when its first entry is committed: `feed.rs` says so.

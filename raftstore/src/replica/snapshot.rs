@@ -324,6 +324,7 @@ impl Replica {
         self.snapshots.forget_incoming();
         self.feed.loaded(index);
         self.raw.advance_apply_to(index);
+        self.writes.applied(index);
         self.on_durable_applied(index);
         self.members.applied(index);
         round.log.push(LogTask {

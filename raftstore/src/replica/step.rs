@@ -5,6 +5,7 @@
 
 use super::{Replica, codec};
 use crate::clock::Time;
+use crate::events::Event;
 use crate::members;
 use crate::transport::{Envelope, Payload};
 use crate::types::{GroupRecord, ReplicaId, StoreId};
@@ -103,6 +104,9 @@ impl Replica {
         let (kind, from, term) = (message.get_msg_type(), message.from, message.term);
         // The remaining errors mean "no such peer" or "dropped": nothing to do.
         let _ = self.raw.step(message);
+        if kind == MessageType::MsgTimeoutNow && self.raw.raft.state != StateRole::Follower {
+            self.events.push(Event::ElectionBegun);
+        }
         self.note_stamp(kind, from, term, stamp, time);
         Ok(())
     }

@@ -62,13 +62,14 @@ impl ElectionTimer {
     }
 
     /// One tick of a replica that does not lead. At a timeout it campaigns if it `may` after so
-    /// many of them; one that has promised to keep `still` waits until it need not.
+    /// many of them; one that has promised to keep `still` waits until it need not. Whether it
+    /// campaigned.
     pub(super) fn tick(
         &mut self,
         raw: &mut RawNode<ReplicaStorage>,
         still: bool,
         may: impl FnOnce(usize) -> bool,
-    ) {
+    ) -> bool {
         if raw.raft.election_elapsed < self.last_elapsed {
             self.draw(); // The library has heard from a leader or started anew.
             if raw.raft.leader_id != INVALID_ID {
@@ -78,14 +79,17 @@ impl ElectionTimer {
         raw.tick();
         self.silence += 1;
         raw.raft.election_elapsed = raw.raft.election_elapsed.min(self.election_ticks);
+        let mut campaigns = false;
         if self.silence >= self.timeout && !still {
             self.timeouts += 1;
-            if may(self.timeouts) {
+            campaigns = may(self.timeouts);
+            if campaigns {
                 raw.raft.election_elapsed = Self::library_timeout(self.election_ticks);
                 raw.tick();
             }
             self.draw();
         }
         self.last_elapsed = raw.raft.election_elapsed;
+        campaigns
     }
 }

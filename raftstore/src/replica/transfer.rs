@@ -13,10 +13,14 @@
 //! ([`crate::Priority`]) that has caught up. It hands over when that one has been so for two
 //! election timeouts, never during a change of the members, and ever more rarely when that does
 //! not last, so that two do not pass leadership back and forth.
+//!
+//! A leader on a store whose disk is slow ([`crate::slow`]) hands over to a member whose disk is fast,
+//! whatever their ranks, and to one with a slow disk nobody hands over.
 
 use super::Replica;
 use crate::completion::{Answer, Outcome, Reply};
 use crate::error::{Error, TransferRefusal};
+use crate::events::Event;
 use crate::types::{ReplicaDesc, ReplicaId};
 use raft::ProgressState;
 
@@ -110,6 +114,9 @@ impl Replica {
                 TransferRefusal::NotVoter { replica: to, role: member.role }
             }
             _ if self.rank(to).is_none() => TransferRefusal::NeverLeads { replica: to },
+            (Some(member), _) if self.disks.is_slow(member.store) && !self.disks.own_is_slow() => {
+                TransferRefusal::SlowDisk { replica: to, store: member.store }
+            }
             (_, Some(order)) if order.to != to => TransferRefusal::UnderWay { to: order.to },
             (_, Some(order)) if order.callers.len() >= CALLERS_MAX => {
                 return Err(Error::Busy { group, what: "too many wait for this leader transfer" });
@@ -124,6 +131,9 @@ impl Replica {
         let until = self.members.ticks + self.config.election_ticks as u64;
         let term = self.raw.raft.term;
         let fresh = Order { to, term, callers: Vec::new(), until };
+        if self.transfers.under_way.is_none() {
+            self.events.push(Event::TransferBegun);
+        }
         self.transfers.under_way.get_or_insert(fresh).callers.extend(callers);
         self.push_transfer();
     }
@@ -180,6 +190,8 @@ impl Replica {
             return;
         };
         self.transfers.failures += u64::from(outcome.is_err());
+        let event = if outcome.is_ok() { Event::TransferDone } else { Event::TransferFailed };
+        self.events.push(event);
         self.transfers.end(&outcome);
     }
 
@@ -246,16 +258,49 @@ impl Replica {
     /// The one that is to lead in this leader's place, if there is one.
     pub(super) fn preferred(&self) -> Option<ReplicaId> {
         let own = self.rank(self.me.replica);
-        let best = self.able().max_by_key(|id| (self.rank(*id), std::cmp::Reverse(*id)))?;
+        // Whoever must not lead is not choosy.
+        let fit = self.able().filter(|id| own.is_none() || self.has_fast_disk(*id));
+        let best = fit.max_by_key(|id| (self.rank(*id), std::cmp::Reverse(*id)))?;
         (self.rank(best) > own).then_some(best)
     }
 
-    /// Who leads once this store has stopped. Those of equal rank share the groups.
+    fn has_fast_disk(&self, replica: ReplicaId) -> bool {
+        self.store_of(replica).is_some_and(|store| !self.disks.is_slow(store))
+    }
+
+    /// Who leads once this store has stopped.
     pub(super) fn successor(&self) -> Option<ReplicaId> {
-        let rank = self.able().filter_map(|id| self.rank(id)).max()?;
-        let equal: Vec<ReplicaId> = self.able().filter(|id| self.rank(*id) == Some(rank)).collect();
+        self.heir(|id| self.has_fast_disk(id)).or_else(|| self.heir(|_| true))
+    }
+
+    /// The best of those that could lead now and that `fit`. Those of equal rank share the groups.
+    fn heir(&self, fits: impl Fn(ReplicaId) -> bool) -> Option<ReplicaId> {
+        let able: Vec<ReplicaId> = self.able().filter(|id| fits(*id)).collect();
+        let rank = able.iter().filter_map(|id| self.rank(*id)).max()?;
+        let equal: Vec<ReplicaId> =
+            able.into_iter().filter(|id| self.rank(*id) == Some(rank)).collect();
         let turn = self.group().0 + self.transfers.failures;
         Some(equal[(turn % equal.len() as u64) as usize])
+    }
+
+    /// To whom this leader hands over because the disk here is slow; to nobody while something else
+    /// is under way, or the last attempt was only just now.
+    pub(crate) fn refuge(&self) -> Option<ReplicaId> {
+        let free = self.is_leader()
+            && self.disks.own_is_slow()
+            && !self.transfers.busy()
+            && self.raw.raft.lead_transferee.is_none()
+            && !self.changes_members()
+            && self.members.ticks >= self.transfers.rest_until;
+        if free { self.heir(|id| self.has_fast_disk(id)) } else { None }
+    }
+
+    /// Hands over to it.
+    pub(crate) fn flee(&mut self) {
+        let Some(to) = self.refuge() else { return };
+        self.transfers.rest_from(self.members.ticks, self.config.election_ticks as u64);
+        self.events.push(Event::TransferFromSlowDisk);
+        self.hand_over(to, Vec::new());
     }
 
     /// The store is about to stop: hands over what this replica leads, now and from now on.

@@ -70,8 +70,9 @@ impl Hibernation {
         self.awake.insert(group);
     }
 
-    pub(super) fn fell_asleep(&mut self, group: GroupId) {
-        self.awake.remove(&group);
+    /// Whether it was awake.
+    pub(super) fn fell_asleep(&mut self, group: GroupId) -> bool {
+        self.awake.remove(&group)
     }
 
     /// The shard that has `group` on `store`.
@@ -87,7 +88,7 @@ impl Hibernation {
 
     /// Takes a sign of life. True: sleepers must hear of it.
     fn heard(&mut self, store: StoreId, alive: Alive) -> bool {
-        let Alive { shard, shards, life } = alive;
+        let Alive { shard, shards, life, slow: _ } = alive;
         self.counts.insert(store, shards.max(1));
         let at = self.ticks;
         let known = self.shards.insert((store, shard), Seen { life, at, silent: false });
@@ -145,7 +146,9 @@ impl Shard {
 
     /// Another store's shard says that it lives.
     pub(super) fn heard_alive(&mut self, store: StoreId, alive: Alive) {
-        if self.hibernation.heard(store, alive) {
+        // Leaders that would rather have it lead may hand over.
+        let wanted = self.disks.heard(store, alive.slow);
+        if self.hibernation.heard(store, alive) || wanted {
             self.wake_with(store, alive.shard);
         }
     }
@@ -163,6 +166,7 @@ impl Shard {
                 shard: self.parts.shard as u32,
                 shards: self.parts.config.shards as u32,
                 life: self.hibernation.life,
+                slow: self.disks.own_is_slow(),
             };
             for store in &self.hibernation.neighbours {
                 let (from, to) = (ReplicaId(0), ReplicaId(0));

@@ -26,7 +26,7 @@ pub(crate) trait Work: Send {
     fn bytes(task: &Self::Task) -> usize;
 
     /// Whether `tasks`, small as they are, might block for long now.
-    fn may_wait(&self, tasks: &[Self::Task]) -> bool;
+    fn may_wait(&self, tasks: &[Self::Task], shell: &Shell) -> bool;
 
     /// Does `tasks` in order and carries out what follows. Blocks on the disk.
     fn work(&mut self, tasks: Vec<Self::Task>, shell: &Shell) -> Result<(), Fatal>;
@@ -70,6 +70,11 @@ pub(crate) fn lane<W: Work>(worker: W, inline_bytes_max: usize) -> (Lane<W>, Lan
 }
 
 impl<W: Work> Lane<W> {
+    /// Lists of tasks that wait for the worker's thread, or are with it.
+    pub(crate) fn waiting(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.waiting)
+    }
+
     /// Has `tasks` done, here or by the worker's thread.
     pub(crate) fn hand(&self, tasks: Vec<W::Task>, shell: &Shell) -> Result<(), Fatal> {
         if tasks.is_empty() {
@@ -79,7 +84,7 @@ impl<W: Work> Lane<W> {
         if small
             && self.waiting.load(Ordering::Acquire) == 0
             && let Some(mut worker) = self.worker.try_lock()
-            && !worker.may_wait(&tasks)
+            && !worker.may_wait(&tasks, shell)
         {
             return worker.work(tasks, shell);
         }
@@ -148,7 +153,7 @@ mod tests {
             task.bytes
         }
 
-        fn may_wait(&self, _tasks: &[Task]) -> bool {
+        fn may_wait(&self, _tasks: &[Task], _shell: &Shell) -> bool {
             self.may_wait.load(Ordering::Relaxed)
         }
 

@@ -11,10 +11,13 @@
 mod hibernate;
 pub(crate) mod inbox;
 pub(crate) mod lane;
+mod measure;
 mod membership;
 mod read;
+mod room;
 mod round;
 pub(crate) mod run;
+mod shed;
 mod slot;
 pub(crate) mod sync;
 mod turns;
@@ -23,7 +26,9 @@ pub(crate) use hibernate::NO_GROUP;
 pub use round::{ReadCounts, Round};
 
 use hibernate::Hibernation;
+use room::apply_bytes;
 use round::RoundSize;
+use shed::Shedding;
 use slot::{Live, Quarantined, Slot};
 use turns::Turns;
 
@@ -31,10 +36,12 @@ use crate::clock::{Elapsed, Moment, Time};
 use crate::completion::Reply;
 use crate::config::Config;
 use crate::error::{Error, Fatal};
+use crate::events::Event;
 use crate::log::{GroupLog, LogStore};
 use crate::message::{Asker, DurableApplied, Notice, Request, ShardMessage, SnapshotNote};
 use crate::recovery::RecoveredGroup;
 use crate::replica::{Refused, Replica, ReplicaParts};
+use crate::slow::Disks;
 use crate::status::{GroupView, ReplicaStatus};
 use crate::transport::{Envelope, Payload};
 use crate::types::{GroupId, GroupRecord, ReplicaId, StoreId};
@@ -80,6 +87,9 @@ pub struct Shard {
     apply_bytes: usize,
     turns: Turns,
     hibernation: Hibernation,
+    /// Whose are slow; its replicas share it.
+    disks: Arc<Disks>,
+    shedding: Shedding,
     /// Messages from peers that were malformed or misaddressed.
     dropped_messages: u64,
     stopped: bool,
@@ -105,6 +115,8 @@ impl Shard {
             apply_bytes: 0,
             turns: Turns::new(small_entries_max),
             hibernation: Hibernation::new(life),
+            disks: Arc::default(),
+            shedding: Shedding::default(),
             dropped_messages: 0,
             stopped: false,
         };
@@ -147,6 +159,7 @@ impl Shard {
             config: &self.parts.config,
             store: self.parts.store,
             log: &self.parts.log,
+            disks: &self.disks,
             seed: self.parts.seed,
         };
         Replica::new(&parts, log, applied, commit)
@@ -195,7 +208,7 @@ impl Shard {
     }
 
     fn decide(&mut self, inbox: Vec<ShardMessage>) -> Result<Round, Fatal> {
-        let mut round = Round::like(&self.last);
+        let mut round = Round::like(&self.last, self.time.now);
         for record in std::mem::take(&mut self.left) {
             self.remove(record.desc.group, record, &mut round);
         }
@@ -213,6 +226,7 @@ impl Shard {
             self.turns.tick();
             self.watch(&mut round);
             self.tick(&mut round);
+            self.shed();
             self.make_room();
         }
         self.unpark(&mut round)?;
@@ -265,6 +279,10 @@ impl Shard {
                 // The asker may have given up; then nobody reads it.
                 let _ = to.send(self.describe());
             }
+            ShardMessage::Measure(to) => {
+                let _ = to.send(self.levels());
+            }
+            ShardMessage::DiskSlow(slow) => self.disk_changed(slow),
             ShardMessage::Leave => {
                 let groups: Vec<GroupId> = self.slots.keys().copied().collect();
                 for group in groups {
@@ -281,17 +299,14 @@ impl Shard {
         }
     }
 
-    fn apply_full(&self) -> bool {
-        self.apply_bytes >= self.parts.config.apply_queue_bytes_max
-    }
-
     fn request(&mut self, request: Request, round: &mut Round) {
         let group = request.group();
         if self.stopped {
             return refuse(request, &Error::Closed);
         }
-        match self.slots.get(&group) {
-            Some(Slot::Live(_)) => {}
+        let max = self.parts.config.group_apply_bytes_max;
+        let group_full = match self.slots.get(&group) {
+            Some(Slot::Live(live)) => live.apply_bytes >= max,
             Some(Slot::Quarantined(q)) => {
                 let error = q.error.clone();
                 return refuse(request, &error);
@@ -302,21 +317,26 @@ impl Shard {
                     other => refuse(other, &Error::NoGroup { group }),
                 };
             }
-        }
+        };
         if self.request_wakes(&request) {
             self.rouse(group);
         }
         let apply_full = self.apply_full();
         match request {
-            Request::Propose { command, reply, .. } if !apply_full => match self.in_line(group) {
-                Some(replica) => replica.queue_write(command, reply),
-                None => {
-                    self.touch(group, |replica| replica.queue_write(command, reply));
-                }
-            },
-            Request::Propose { reply, .. } => {
-                reply.send(Err(Error::Busy { group, what: "the apply queue is full" }));
+            Request::Propose { reply, .. } if apply_full || group_full => {
+                let what = if apply_full {
+                    "the apply queue is full"
+                } else {
+                    "the group's part of the apply queue is full"
+                };
+                round.note(Event::WriteRefused);
+                reply.send(Err(Error::Busy { group, what }));
             }
+            Request::Propose { command, reply, .. } => match self.in_line(group) {
+                Some(replica) if replica.has_room(&command) => replica.queue_write(command, reply),
+                // It learns first what is applied by now.
+                _ => drop(self.touch(group, |replica| replica.queue_write(command, reply))),
+            },
             Request::ReadBarrier { mode, reply, .. } => self.read(group, mode, reply, round),
             Request::TransferLeader { to, reply, .. } => {
                 self.touch(group, |replica| replica.transfer_leader(to, reply));
@@ -438,31 +458,12 @@ impl Shard {
         }
     }
 
-    /// Gives parked groups a portion each while apply has room.
-    fn unpark(&mut self, round: &mut Round) -> Result<(), Fatal> {
-        while !self.parked.is_empty() && !self.apply_full() {
-            for group in self.parked.clone() {
-                let handed = round.apply.len();
-                let outcome = self.touch(group, |replica| replica.unpark(round));
-                if let Some(Err(error)) = outcome {
-                    return Err(Fatal::new("read of committed entries", error));
-                }
-                self.count_apply(round, handed);
-                let parked =
-                    |replica: &mut Replica| replica.has_parked() && replica.removal().is_none();
-                if !self.touch(group, parked).unwrap_or(false) {
-                    self.parked.remove(&group);
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Step 2 of the round, for one replica; `turn`: it has waited in line.
     fn settle(&mut self, group: GroupId, turn: bool, round: &mut Round) {
         let time = self.time;
-        let apply_full = self.apply_full();
-        let cache_max = self.parts.config.entry_cache_bytes_max / self.slots.len().max(1);
+        let mut apply_full = self.apply_full();
+        let group_max = self.parts.config.group_apply_bytes_max;
+        let cache_max = self.parts.config.group_cache_bytes(self.slots.len());
         let handed = round.apply.len();
         let gather = self.turns.crowded() && !turn;
         let Some(Slot::Live(live)) = self.slots.get_mut(&group) else { return };
@@ -470,6 +471,7 @@ impl Shard {
             return; // It left the line: not leader any more, or its entry became large.
         }
         live.dirty = false;
+        apply_full |= live.apply_bytes >= group_max;
         let replica = live.replica();
         replica.look_around(round);
         replica.propose_queued(gather, turn, time);
@@ -482,8 +484,8 @@ impl Shard {
             replica.take_readies(time, apply_full, round);
         }
         replica.answer_members(round);
-        if replica.asleep() {
-            self.hibernation.fell_asleep(group);
+        if replica.asleep() && self.hibernation.fell_asleep(group) {
+            round.note(Event::Slept);
         }
         let removal = replica.removal();
         if removal.is_none() {
@@ -500,24 +502,27 @@ impl Shard {
             self.turns.wait(group);
         }
         live.waits = waits;
-        self.count_apply(round, handed);
+        let bytes = apply_bytes(&round.apply[handed..]);
+        live.apply_bytes += bytes;
+        self.apply_bytes += bytes;
         if let Some(record) = removal {
             self.remove(group, record, round);
         }
-    }
-
-    fn count_apply(&mut self, round: &Round, handed: usize) {
-        self.apply_bytes += round.apply[handed..].iter().map(|task| task.bytes).sum::<usize>();
     }
 
     /// Every replica as it is now.
     #[must_use]
     pub fn describe(&mut self) -> Vec<ReplicaStatus> {
         self.live().for_each(Live::catch_up);
-        self.statuses()
+        let mut all = self.statuses();
+        for status in &mut all {
+            status.lease_ms = self.lease_ms(status.group);
+        }
+        all
     }
 
-    /// Every replica as it knows itself: it may have to hear yet of what it wrote and applied.
+    /// Every replica as it knows itself: it may have to hear yet of what it wrote and applied. Without
+    /// the lease, which is costly to ask for.
     #[must_use]
     pub fn statuses(&self) -> Vec<ReplicaStatus> {
         let mut all: Vec<_> = self.slots.values().filter_map(Slot::status).collect();
@@ -543,3 +548,7 @@ mod promise_tests;
 #[cfg(test)]
 #[path = "read_test.rs"]
 mod read_tests;
+
+#[cfg(test)]
+#[path = "limits_test.rs"]
+mod limits_tests;

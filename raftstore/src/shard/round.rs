@@ -1,9 +1,10 @@
 //! The effects of one round, all that leaves a shard.
 
+use crate::events::{Event, Seen};
 use crate::message::{ApplyTask, FetchTask, LogTask, SnapshotTask};
 use crate::status::GroupView;
 use crate::transport::Envelope;
-use crate::types::{GroupId, ReplicaId, StoreId};
+use crate::types::{GroupId, Nanos, ReplicaId, StoreId};
 
 /// What a round wants done, to be carried out in this order: views, sends, log, apply, fetch,
 /// snapshots.
@@ -11,6 +12,8 @@ use crate::types::{GroupId, ReplicaId, StoreId};
 pub struct Round {
     /// The shard that made it.
     pub(crate) shard: usize,
+    /// When.
+    pub(crate) now: Nanos,
     /// Messages that may leave at once, by destination.
     pub sends: Vec<(StoreId, Vec<Envelope>)>,
     /// For the log writer, in order.
@@ -27,12 +30,14 @@ pub struct Round {
     pub gone: Vec<(GroupId, ReplicaId)>,
     /// Reads that found their way.
     pub reads: ReadCounts,
+    /// What else is to be counted.
+    pub seen: Seen,
 }
 
 /// How many reads were let through, and by what.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadCounts {
-    /// By a quorum that answered (ReadIndex).
+    /// By a quorum that answered (ReadIndex), or that took an entry proposed after them.
     pub confirmed: u64,
     /// By a lease.
     pub leased: u64,
@@ -56,10 +61,11 @@ impl ReadCounts {
 
 impl Round {
     /// An empty round with room for what the last one of its shard held.
-    pub(crate) fn like(last: &RoundSize) -> Self {
+    pub(crate) fn like(last: &RoundSize, now: Nanos) -> Self {
         let room = |(store, count): &(StoreId, usize)| (*store, Vec::with_capacity(*count));
         Round {
             shard: last.shard,
+            now,
             sends: last.sends.iter().map(room).collect(),
             log: Vec::with_capacity(last.log),
             apply: Vec::with_capacity(last.apply),
@@ -76,6 +82,10 @@ impl Round {
             log: self.log.len(),
             apply: self.apply.len(),
         }
+    }
+
+    pub(crate) fn note(&mut self, event: Event) {
+        self.seen.events.push(event);
     }
 
     pub(crate) fn send(&mut self, to: StoreId, envelope: Envelope) {

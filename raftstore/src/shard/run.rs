@@ -71,6 +71,7 @@ async fn carry_out(round: super::Round, queues: &Queues, shell: &Shell) -> Resul
     shell.router.publish(round.views);
     shell.router.retract(&round.gone);
     shell.router.metrics.count_reads(&round.reads);
+    shell.router.metrics.count_seen(&round.seen);
     let sends = !round.sends.is_empty();
     for (store, envelopes) in round.sends {
         shell.router.metrics.envelopes_sent.inc_by(envelopes.len() as u64);
@@ -112,18 +113,23 @@ impl Work for LogWriter {
         task.write.append.iter().map(|e| e.data.len()).sum()
     }
 
-    /// A sync is what a shard reckons with.
-    fn may_wait(&self, _tasks: &[LogTask]) -> bool {
-        false
+    /// A sync is what a shard reckons with, but not a slow one: it has leaderships to hand over.
+    fn may_wait(&self, _tasks: &[LogTask], shell: &Shell) -> bool {
+        shell.router.disk_is_slow()
     }
 
     fn work(&mut self, tasks: Vec<LogTask>, shell: &Shell) -> Result<(), Fatal> {
         let metrics = &shell.router.metrics;
         metrics.log_write_tasks.observe(tasks.len() as f64);
+        let bytes: usize = tasks.iter().map(Self::bytes).sum();
         let start = shell.clock.now();
+        shell.router.disk.lock().begin(start);
         let done = self.run_once(tasks)?;
+        let end = shell.clock.now();
+        shell.router.disk.lock().end(end, done.synced);
         if done.synced {
-            metrics.log_write_seconds.observe(seconds_since(start, shell));
+            metrics.log_write_seconds.observe(seconds(Nanos(end.0 - start.0)));
+            metrics.log_bytes.inc_by(bytes as u64);
         }
         for (shard, persisted) in done.persisted {
             shell.router.inboxes[shard].push(ShardMessage::Persisted(persisted));
@@ -153,7 +159,7 @@ impl Work for Applier {
     }
 
     /// The end of a group's state deletes all of it and syncs.
-    fn may_wait(&self, tasks: &[ApplyTask]) -> bool {
+    fn may_wait(&self, tasks: &[ApplyTask], _shell: &Shell) -> bool {
         let destroys = |task: &ApplyTask| matches!(task.notice, Some(Notice::Destroy));
         self.worker.may_wait() || tasks.iter().any(destroys)
     }
@@ -163,8 +169,13 @@ impl Work for Applier {
         metrics.apply_tasks.observe(tasks.len() as f64);
         let start = shell.clock.now();
         let replay = tasks.iter().map(replay_time).sum();
+        let proposed: Vec<Nanos> = tasks.iter().filter_map(|task| task.proposed).collect();
         let done = self.worker.run_once(tasks)?;
-        metrics.apply_seconds.observe(seconds_since(start, shell));
+        let end = shell.clock.now();
+        metrics.apply_seconds.observe(seconds(Nanos(end.0 - start.0)));
+        for at in proposed {
+            metrics.answer_seconds.observe(seconds(Nanos(end.0.saturating_sub(at.0))));
+        }
         {
             // Whoever has an answer may read its entry.
             let mut unsynced = self.unsynced.lock();
@@ -179,8 +190,12 @@ impl Work for Applier {
     }
 }
 
-pub(super) fn seconds_since(start: Nanos, shell: &Shell) -> f64 {
-    (shell.clock.now().0 - start.0) as f64 / 1e9
+pub(crate) fn seconds(time: Nanos) -> f64 {
+    time.0 as f64 / 1e9
+}
+
+pub(crate) fn seconds_since(start: Nanos, shell: &Shell) -> f64 {
+    seconds(Nanos(shell.clock.now().0 - start.0))
 }
 
 /// The reader's thread.
@@ -196,6 +211,7 @@ pub(crate) fn run_reader(log: &dyn LogStore, queue: &Receiver<Vec<FetchTask>>, s
 /// The ticker's thread: ends when `stop` closes.
 pub(crate) fn run_ticker(interval: Duration, stop: &Receiver<()>, shell: &Shell) {
     while stop.recv_timeout(interval) == Err(crossbeam::channel::RecvTimeoutError::Timeout) {
+        shell.router.watch_disk(shell.clock.now());
         shell.router.tell_all(|| ShardMessage::Tick);
     }
 }

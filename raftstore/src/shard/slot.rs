@@ -5,6 +5,7 @@ use super::Shard;
 use super::membership::Gone;
 use crate::apply::{ApplyError, LeaderStop};
 use crate::error::Error;
+use crate::events::Event;
 use crate::message::{Applied, Notice, Persisted, REMOVAL};
 use crate::replica::{Mood, Replica};
 use crate::shard::Round;
@@ -20,6 +21,8 @@ pub(super) struct Live {
     /// What is written and applied, not told to the replica yet.
     persisted: u64,
     applied: u64,
+    /// Bytes handed to apply and not yet reported applied.
+    pub(super) apply_bytes: usize,
     pub(super) dirty: bool,
     /// It stands in line with its commands.
     pub(super) waits: bool,
@@ -30,7 +33,8 @@ pub(super) struct Live {
 impl Live {
     pub(super) fn new(replica: Replica) -> Self {
         let mood = Mood { awaits_persisted: true, awaits_applied: true, entry_under_way: false };
-        Live { persisted: 0, applied: 0, dirty: false, waits: false, mood, replica }
+        let (persisted, applied, apply_bytes) = (0, 0, 0);
+        Live { persisted, applied, apply_bytes, dirty: false, waits: false, mood, replica }
     }
 
     /// Tells the replica what it had not to know until now.
@@ -82,8 +86,12 @@ impl Quarantined {
             cache_bytes: 0,
             waiting_proposals: 0,
             waiting_reads: 0,
+            proposal_bytes: 0,
+            apply_bytes: 0,
+            parked: 0,
             installing: false,
             asleep: false,
+            lease_ms: None,
             damage: Some(reason.clone()),
             priority: record.desc.priority(record.replica),
             ticks_silent: 0,
@@ -146,7 +154,9 @@ impl Slot {
     /// As its store tells it; nothing of a replica that was removed.
     pub(super) fn status(&self) -> Option<ReplicaStatus> {
         match self {
-            Slot::Live(live) => Some(live.replica.status()),
+            Slot::Live(live) => {
+                Some(ReplicaStatus { apply_bytes: live.apply_bytes, ..live.replica.status() })
+            }
             Slot::Quarantined(q) => Some(q.status.clone()),
             Slot::Gone(_) => None,
         }
@@ -195,6 +205,7 @@ impl Shard {
             return self.state_destroyed(note.group);
         }
         let Some(live) = self.same(note.group, note.replica) else { return };
+        live.apply_bytes -= note.bytes;
         if let Some(ApplyError { index, reason }) = note.failure {
             let group = note.group;
             return self.end(group, Error::Stopped { group, index, reason }, round);
@@ -210,6 +221,7 @@ impl Shard {
     pub(super) fn end(&mut self, group: GroupId, error: Error, round: &mut Round) {
         self.close(group, &error);
         let Some(Slot::Live(live)) = self.slots.get(&group) else { return };
+        round.note(Event::ReplicaFailed);
         let view = GroupView { leader: None, leading: false, ..live.replica.group_view() };
         round.views.push(view);
         let ended = Quarantined::ended(&live.replica, error);

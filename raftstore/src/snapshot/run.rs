@@ -8,7 +8,7 @@ use super::traffic::Traffic;
 use super::{LoadError, Manifest, Receiving, SnapshotId, SnapshotWorker};
 use crate::error::Fatal;
 use crate::message::{Asker, ShardMessage, SnapshotEvent, SnapshotNote, SnapshotTask};
-use crate::shard::run::Shell;
+use crate::shard::run::{Shell, seconds_since};
 use crate::types::StoreId;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::io::{self, ErrorKind};
@@ -68,8 +68,13 @@ impl SnapshotThread {
             let done = match task {
                 SnapshotTask::Make { asker, id } => self.make(asker, id),
                 SnapshotTask::Fetch { from, manifest, .. } => {
-                    let id = manifest.id;
+                    let (id, start) = (manifest.id, self.shell.clock.now());
                     let fetched = self.fetch(from, manifest).map_err(|error| error.to_string());
+                    if fetched.is_ok() {
+                        let metrics = &self.shell.router.metrics;
+                        let seconds = seconds_since(start, &self.shell);
+                        metrics.snapshot_receive_seconds.observe(seconds);
+                    }
                     self.end(id, SnapshotEvent::Received(fetched));
                     Ok(())
                 }
@@ -86,7 +91,7 @@ impl SnapshotThread {
     }
 
     fn make(&self, asker: Asker, id: SnapshotId) -> Result<(), Fatal> {
-        let mut bytes = 0;
+        let (mut bytes, start) = (0, self.shell.clock.now());
         let made = self.worker.make(id, asker.group, &mut |block| {
             self.traffic.check(id)?;
             bytes += block as u64;
@@ -94,13 +99,17 @@ impl SnapshotThread {
             self.pace(block)
         })?;
         let metrics = &self.shell.router.metrics;
-        metrics.snapshots_made.inc_by(u64::from(made.is_ok()));
+        if made.is_ok() {
+            metrics.snapshots_made.inc();
+            metrics.snapshot_make_seconds.observe(seconds_since(start, &self.shell));
+        }
         metrics.snapshot_bytes_made.inc_by(made.as_ref().map_or(0, |(_, content)| content.bytes));
         self.end(id, SnapshotEvent::Made(made));
         Ok(())
     }
 
     fn load(&self, asker: Asker, manifest: &Manifest) -> Result<(), Fatal> {
+        let start = self.shell.clock.now();
         let loaded = match self.worker.load(manifest, &mut |block| self.pace(block)) {
             Ok(()) => Ok(()),
             // The next start does it.
@@ -108,7 +117,11 @@ impl SnapshotThread {
             Err(LoadError::Damaged(reason)) => Err(reason),
             Err(LoadError::Fatal(fatal)) => return Err(fatal),
         };
-        self.shell.router.metrics.snapshots_installed.inc_by(u64::from(loaded.is_ok()));
+        if loaded.is_ok() {
+            let metrics = &self.shell.router.metrics;
+            metrics.snapshots_installed.inc();
+            metrics.snapshot_install_seconds.observe(seconds_since(start, &self.shell));
+        }
         self.tell(asker, manifest.id, SnapshotEvent::Loaded(loaded));
         Ok(())
     }

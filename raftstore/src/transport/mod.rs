@@ -67,6 +67,8 @@ pub struct Alive {
     pub shards: u32,
     /// Another one after every start.
     pub life: u64,
+    /// The disk of its log is slow: its store is to be given no leadership.
+    pub slow: bool,
 }
 
 /// One message between two replicas of one group.

@@ -8,7 +8,8 @@ use super::world::{Event, Work, World};
 use crate::invariants::wire;
 use flotilla_raftstore::message::{DurableApplied, ShardMessage};
 use flotilla_raftstore::{
-    Envelope, Fatal, GroupId, Payload, ReadCounts, StateMachine, StoreId, reader,
+    Envelope, Event as Noted, Fatal, GroupId, Nanos, Payload, ReadCounts, StateMachine, StoreId,
+    reader,
 };
 use rand::Rng;
 use std::collections::BTreeMap;
@@ -116,6 +117,9 @@ impl World {
         let cuts = waiting.iter().filter(|t| t.write.truncate.is_some()).count() as u64;
         self.counts.add_many("log truncations", cuts);
         self.count_reads(&round.reads);
+        let fled = |event: &&Noted| **event == Noted::TransferFromSlowDisk;
+        let fled = round.seen.events.iter().filter(fled).count();
+        self.counts.add_many("leaders moved off slow disks", fled as u64);
         self.note("round", node, [shard as u64, messages, log << 32 | apply << 16 | views]);
         for view in &round.views {
             if view.leading {
@@ -194,8 +198,18 @@ impl World {
     }
 
     fn tick(&mut self, node: usize) -> Result<(), Fatal> {
+        let now = Nanos(self.now);
+        let process = self.nodes[node].process.as_mut();
+        let verdict = process.and_then(|process| process.disk.look(now));
         for shard in 0..self.config.shards {
+            if let Some(slow) = verdict {
+                self.tell(node, shard, ShardMessage::DiskSlow(slow));
+            }
             self.tell(node, shard, ShardMessage::Tick);
+        }
+        if let Some(slow) = verdict {
+            self.counts.add(if slow { "disks found slow" } else { "disks fast again" });
+            self.note("disk slow", node, [u64::from(slow), 0, 0]);
         }
         let interval = self.clocks[node].true_span(self.config.tick_interval_ms * MILLIS);
         self.work_after(interval, node, Work::Tick);
@@ -223,6 +237,7 @@ impl World {
                 )
             });
         }
+        process.disk.begin(Nanos(self.now));
         let done = process.log.worker.run_once(tasks)?;
         let longest = if !done.synced {
             20 * MICROS
@@ -243,6 +258,7 @@ impl World {
         let Some(process) = &mut target.process else { return Ok(()) };
         let Some(done) = process.log.done.take() else { return Ok(()) };
         process.log.busy = false;
+        process.disk.end(Nanos(self.now), done.synced);
         if done.synced {
             target.log.complete();
         }

@@ -15,7 +15,7 @@ use flotilla_raftstore::message::{ApplyTask, LogTask, Request, ShardMessage};
 use flotilla_raftstore::{
     ApplyDone, ApplyWorker, Completion, Config, GroupId, GroupRecord, LogDone, LogStore, LogWriter,
     Outcome, RecoveredGroup, ReplicaId, Reply, Shard, ShardConfig, SnapshotStore, SnapshotWorker,
-    StateMachine, StoreId, recover,
+    StateMachine, StoreId, SyncWatch, recover,
 };
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
@@ -92,6 +92,8 @@ pub struct Process {
     pub shards: Vec<ShardSlot>,
     /// Its log writer.
     pub log: Worker<LogWriter, LogTask, LogDone>,
+    /// What its ticker sees of the log's disk.
+    pub disk: SyncWatch,
     /// Its apply worker.
     pub apply: Worker<ApplyWorker, ApplyTask, ApplyDone>,
     /// What snapshot threads do.
@@ -220,6 +222,7 @@ impl Node {
         self.process = Some(Process {
             shards,
             log: Worker::new(LogWriter::new(log)),
+            disk: SyncWatch::new(config),
             apply: Worker::new(ApplyWorker::new(machine)),
             snapshots,
             fetches: BTreeMap::new(),

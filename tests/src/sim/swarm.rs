@@ -140,7 +140,7 @@ impl Plan {
             wipe_interval: 0,
         };
         let plan = if rng.random_bool(0.25) { plan.with_changes(rng) } else { plan };
-        let plan = plan.with_snapshots().with_reads().with_storage_faults();
+        let plan = plan.with_snapshots().with_reads().with_limits().with_storage_faults();
         // Drawn apart: the other seeds stay as they are.
         let rng = &mut SmallRng::seed_from_u64(seed ^ 0x1eade5);
         let mut plan = Plan { kills_in_order: rng.random_bool(0.25), ..plan };
@@ -194,6 +194,20 @@ impl Plan {
         }
         if rng.random_bool(0.33) && self.change_interval == 0 {
             self.wipe_interval = rng.random_range(3..15) * SECONDS;
+        }
+        self
+    }
+
+    /// In half of the seeds a slow disk is noticed; in some, single groups have tiny limits. Drawn apart.
+    fn with_limits(mut self) -> Self {
+        let rng = &mut SmallRng::seed_from_u64(self.seed ^ 0x51_0d15c);
+        let config = &mut self.config;
+        config.slow_sync_ms = *pick(rng, &[0, 30, 100]);
+        config.slow_sync_s = 1;
+        if rng.random_bool(0.3) {
+            config.group_proposal_bytes_max = *pick(rng, &[100, 400]);
+            config.group_apply_bytes_max = *pick(rng, &[100, 1_000]);
+            config.group_entry_cache_bytes_max = *pick(rng, &[0, 300]);
         }
         self
     }

@@ -45,6 +45,7 @@ const KIND_ALIVE: u8 = 7;
 const KIND_ASK_INDEX: u8 = 8;
 const KIND_ASK_INDEX_BY_LEASE: u8 = 9;
 const KIND_READ_INDEX: u8 = 10;
+const KIND_ALIVE_SLOW: u8 = 11;
 
 /// Whose frame it is; the same on every frame of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,7 +168,8 @@ fn put_envelope(frame: &mut BytesMut, envelope: &Envelope) {
         Payload::SnapshotFailed => KIND_SNAPSHOT_FAILED,
         Payload::Damaged => KIND_DAMAGED,
         Payload::Sleep(_) => KIND_SLEEP,
-        Payload::Alive(_) => KIND_ALIVE,
+        Payload::Alive(Alive { slow: false, .. }) => KIND_ALIVE,
+        Payload::Alive(Alive { slow: true, .. }) => KIND_ALIVE_SLOW,
         Payload::AskIndex { by_lease: false, .. } => KIND_ASK_INDEX,
         Payload::AskIndex { by_lease: true, .. } => KIND_ASK_INDEX_BY_LEASE,
         Payload::ReadIndex { .. } => KIND_READ_INDEX,
@@ -193,7 +195,7 @@ fn put_envelope(frame: &mut BytesMut, envelope: &Envelope) {
             put_varint(frame, last.index);
             put_varint(frame, last.term);
         }
-        Payload::Alive(Alive { shard, shards, life }) => {
+        Payload::Alive(Alive { shard, shards, life, slow: _ }) => {
             put_varint(frame, u64::from(*shard));
             put_varint(frame, u64::from(*shards));
             put_varint(frame, *life);
@@ -216,10 +218,11 @@ fn get_envelope(rest: &mut Bytes) -> Option<Envelope> {
         KIND_SLEEP => {
             Payload::Sleep(LogPosition { index: get_varint(rest)?, term: get_varint(rest)? })
         }
-        KIND_ALIVE => Payload::Alive(Alive {
+        KIND_ALIVE | KIND_ALIVE_SLOW => Payload::Alive(Alive {
             shard: u32::try_from(get_varint(rest)?).ok()?,
             shards: u32::try_from(get_varint(rest)?).ok()?,
             life: get_varint(rest)?,
+            slow: kind == KIND_ALIVE_SLOW,
         }),
         KIND_DURABLE_APPLIED => Payload::DurableApplied(get_varint(rest)?),
         KIND_ASK_INDEX | KIND_ASK_INDEX_BY_LEASE => {
@@ -285,7 +288,8 @@ mod tests {
             Payload::SnapshotFailed,
             Payload::Damaged,
             Payload::Sleep(LogPosition::default()),
-            Payload::Alive(Alive { shard: 0, shards: 1, life: 0 }),
+            Payload::Alive(Alive { shard: 0, shards: 1, life: 0, slow: false }),
+            Payload::Alive(Alive { shard: 0, shards: 1, life: 0, slow: true }),
         ] {
             let (group, from, to) = (GroupId(1), ReplicaId(1), ReplicaId(2));
             let envelopes = vec![Envelope { group, from, to, payload }];
@@ -308,7 +312,10 @@ mod tests {
                 3 => Payload::Sleep(last),
                 4 => Payload::AskIndex { number, by_lease: rng.random() },
                 5 => Payload::ReadIndex { number, position: last },
-                _ => Payload::Alive(Alive { shard, shards, life: last.term }),
+                _ => {
+                    let slow = rng.random();
+                    Payload::Alive(Alive { shard, shards, life: last.term, slow })
+                }
             }
         } else {
             let length = rng.random_range(0..300);

@@ -90,6 +90,17 @@ fn lines(store: u64, replica: &pb::ReplicaState) -> Vec<String> {
     if replica.installing {
         lines.push(format!("store {store}: its state is being replaced by a snapshot"));
     }
+    if replica.asleep {
+        lines.push(format!("store {store}: it sleeps until something happens"));
+    }
+    let (proposed, applying) = (replica.proposal_bytes, replica.apply_bytes);
+    if proposed + applying + replica.parked > 0 {
+        lines.push(format!(
+            "store {store}: {proposed} bytes of commands not answered, {applying} bytes in the apply \
+             queue, {} committed entries waiting for it",
+            replica.parked
+        ));
+    }
     if replica.role == "leader" {
         let member = |m: &pb::Member| {
             let priority =
@@ -105,6 +116,9 @@ fn lines(store: u64, replica: &pb::ReplicaState) -> Vec<String> {
         if !replica.operation.is_empty() {
             lines.push(format!("pending  operation {}", replica.operation));
         }
+        if let Some(left) = replica.lease_ms {
+            lines.push(format!("lease    for {left} ms more, renewed as long as a quorum answers"));
+        }
         if replica.transfer_to != 0 {
             lines.push(format!("leaving  leadership goes to replica {}", replica.transfer_to));
         }
@@ -113,8 +127,9 @@ fn lines(store: u64, replica: &pb::ReplicaState) -> Vec<String> {
         let silent = peer
             .ticks_silent
             .map_or("never heard".to_owned(), |ticks| format!("heard {ticks} ticks ago"));
+        let paused = if peer.paused { ", paused" } else { "" };
         lines.push(format!(
-            "peer     {}@{} {} up to {}, next {}, {} in flight, {silent}",
+            "peer     {}@{} {} up to {}, next {}, {} in flight{paused}, {silent}",
             peer.replica, peer.store, peer.state, peer.matched, peer.next, peer.in_flight
         ));
     }
@@ -128,7 +143,8 @@ fn object(store: u64, replica: &pb::ReplicaState) -> Value {
     let peer = |p: &pb::Progress| {
         json!({
             "replica": p.replica, "store": p.store, "state": p.state, "matched": p.matched,
-            "next": p.next, "in_flight": p.in_flight, "ticks_silent": p.ticks_silent,
+            "next": p.next, "in_flight": p.in_flight, "paused": p.paused,
+            "ticks_silent": p.ticks_silent,
         })
     };
     json!({
@@ -153,6 +169,11 @@ fn object(store: u64, replica: &pb::ReplicaState) -> Value {
         "ticks_to_campaign": replica.ticks_to_campaign,
         "transfer_to": or_null(replica.transfer_to),
         "installing": replica.installing,
+        "asleep": replica.asleep,
+        "lease_ms": replica.lease_ms,
+        "proposal_bytes": replica.proposal_bytes,
+        "apply_bytes": replica.apply_bytes,
+        "parked": replica.parked,
         "damage": text_or_null(&replica.damage),
         "members": replica.members.iter().map(member).collect::<Vec<_>>(),
         "members_version": replica.members_version,

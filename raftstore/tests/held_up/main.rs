@@ -1,0 +1,6 @@
+//! What a store tells of itself, and what it does by itself, while something holds it up.
+#![allow(clippy::disallowed_methods)] // A test may wait.
+
+mod harness;
+mod metrics;
+mod slow_disk;
