@@ -51,7 +51,7 @@ pub(super) struct Members {
     /// Callers whose entry is on its way through apply, by its index.
     callers: VecDeque<(u64, Vec<Reply>)>,
     /// The commit index at the leader's last look.
-    commit_before: u64,
+    commit_before: Option<u64>,
     /// The tick at which this leader found itself in a joint configuration.
     joint_since: Option<u64>,
     /// A recovery without the majority is under way.
@@ -82,11 +82,6 @@ impl Members {
             let (_, callers) = self.callers.pop_front().expect("just seen");
             callers.into_iter().for_each(|reply| reply.send(Ok(Answer::Accepted)));
         }
-    }
-
-    /// What was committed when the leader looked last.
-    pub(super) fn commit_before(&self) -> u64 {
-        self.commit_before
     }
 
     pub(super) fn await_applied(&self) -> bool {
@@ -327,6 +322,11 @@ impl Replica {
         member.or_else(|| self.members.strangers.get(&replica).copied())
     }
 
+    /// What was committed when this leader looked last, or is now, if it has not looked yet.
+    pub(super) fn commit_before(&self) -> u64 {
+        self.members.commit_before.unwrap_or(self.raw.raft.raft_log.committed)
+    }
+
     /// A leader's look at the others, once a tick.
     pub(crate) fn look_around(&mut self, round: &mut Round) {
         if !std::mem::take(&mut self.members.due) {
@@ -334,14 +334,13 @@ impl Replica {
         }
         self.settle_transfer();
         if !self.is_leader() {
-            // Nobody has caught up with a leader at its first look.
-            self.members.commit_before = u64::MAX;
+            self.members.commit_before = None;
             return;
         }
         self.drive_members(round);
         self.drive_transfer();
         self.drive_rest(round);
-        self.members.commit_before = self.raw.raft.raft_log.committed;
+        self.members.commit_before = Some(self.raw.raft.raft_log.committed);
     }
 
     fn drive_members(&mut self, round: &mut Round) {
@@ -356,7 +355,7 @@ impl Replica {
         }
         let is_live = |replica| self.is_live(replica);
         let live = Live { me: self.me.replica, is_live: &is_live };
-        if self.joiners_have(self.members.commit_before) && may_switch(desc, &live) {
+        if self.joiners_have(self.commit_before()) && may_switch(desc, &live) {
             let next = switch(desc, self.me.replica);
             self.propose_members(&next, Vec::new());
         }

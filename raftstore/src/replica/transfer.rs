@@ -158,7 +158,7 @@ impl Replica {
         let progress = self.raw.raft.prs().get(replica.0);
         let has = progress.is_some_and(|p| {
             // Behind a snapshot it is probed until the next entry.
-            p.state != ProgressState::Snapshot && p.matched >= self.members.commit_before()
+            p.state != ProgressState::Snapshot && p.matched >= self.commit_before()
         });
         // Even an idle one answers heartbeats: it is not told after it has missed two of them.
         let silence_max = self.config.election_ticks as u64 / 2;
