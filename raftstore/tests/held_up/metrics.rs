@@ -24,7 +24,7 @@ fn config() -> Config {
         inline_bytes_max: 0,
         inline_apply_bytes_max: 0,
         command_bytes_max: 10_000,
-        apply_queue_bytes_max: 2_000,
+        group_apply_bytes_max: 1_000,
         entry_cache_bytes_max: 0,
         inbox_messages_max: 1_000,
         truncate_entries_min: 4,
@@ -147,7 +147,8 @@ fn lost_leases(cluster: &Cluster) {
     });
 }
 
-/// Entries that are not applied fill the queue: of the leader, which refuses more, and of a follower.
+/// Entries that are not applied fill the group's part of the queue: of the leader, which refuses more,
+/// and of a follower, where those that follow wait in the log.
 fn full_queues(cluster: &Cluster) {
     let refused = |store: &Store| counter(store, "flotilla_raft_writes_refused_total");
     let id = cluster.leader(GROUP);

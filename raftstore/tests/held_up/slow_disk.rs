@@ -97,10 +97,14 @@ fn leaders_leave_a_store_with_a_slow_disk_and_come_back_when_it_is_fast() {
 
         let group = GroupId(1);
         let to = Cluster::replica(group, SLOW);
-        let leader = cluster.store(cluster.leader(group));
-        let refused = ask(|r| leader.transfer_leader(group, to, r));
         let refusal = TransferRefusal::SlowDisk { replica: to, store: SLOW };
-        assert_eq!(refused, Err(Error::NotTransferred { group, refusal }));
+        let expected = Err(Error::NotTransferred { group, refusal });
+        // The leader hears of it with the next sign of life.
+        until("refused", || {
+            let leader = cluster.store(cluster.leader(group));
+            (ask(|r| leader.transfer_leader(group, to, r)) == expected).then_some(())
+        });
+        until("left", || (led(&cluster, SLOW) == 0).then_some(()));
 
         // Whoever has to elect elects the other one.
         cluster.network.cut(StoreId(2), true);
