@@ -2,6 +2,7 @@
 
 use crate::completion::Permit;
 use crate::config::Config;
+use crate::disk::Shortage;
 use crate::error::Error;
 use crate::log::LogStore;
 use crate::message::{Request, ShardMessage};
@@ -11,7 +12,7 @@ use crate::shard::inbox::Inbox;
 use crate::status::{GroupView, QueueStatus};
 use crate::transport::Envelope;
 use crate::types::{GroupId, ReplicaId, StoreId};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,6 +24,8 @@ pub(crate) struct Router {
     pub(crate) views: RwLock<FxHashMap<GroupId, Arc<GroupView>>>,
     /// The last replica that was removed here of a group that has no replica here now.
     pub(crate) tombstones: RwLock<FxHashMap<GroupId, ReplicaId>>,
+    /// Of this store's disk, as it was told last.
+    pub(crate) shortage: Mutex<Option<Shortage>>,
     pub(crate) log: Arc<dyn LogStore>,
     pub(crate) metrics: Metrics,
     proposal_bytes: Arc<AtomicUsize>,
@@ -35,9 +38,9 @@ impl Router {
         log: Arc<dyn LogStore>,
         metrics: Metrics,
     ) -> Self {
-        let (views, tombstones) = Default::default();
+        let (views, tombstones, shortage) = Default::default();
         let proposal_bytes = Arc::new(AtomicUsize::new(0));
-        Router { config, inboxes, views, tombstones, log, metrics, proposal_bytes }
+        Router { config, inboxes, views, tombstones, shortage, log, metrics, proposal_bytes }
     }
 
     fn shard_of(&self, group: GroupId) -> usize {
@@ -62,7 +65,9 @@ impl Router {
 
     /// The request with its permit, or nothing: then it was answered.
     fn admit(&self, request: Request, log_full: bool) -> Option<Request> {
-        let Request::Propose { group, command, reply } = request else { return Some(request) };
+        let Request::Propose { group, command, takes_away, reply } = request else {
+            return Some(request);
+        };
         let (bytes, max) = (command.len(), self.config.command_bytes_max);
         let total = &self.proposal_bytes;
         let admitted = if bytes > max {
@@ -77,7 +82,8 @@ impl Router {
         };
         match admitted {
             Ok(permit) => {
-                Some(Request::Propose { group, command, reply: reply.with_permit(permit) })
+                let reply = reply.with_permit(permit);
+                Some(Request::Propose { group, command, takes_away, reply })
             }
             Err(error) => {
                 self.metrics.requests_refused.inc();
@@ -105,6 +111,11 @@ impl Router {
                 self.metrics.envelopes_dropped.inc_by(count);
             }
         }
+    }
+
+    /// Tells the shard of `group`.
+    pub(crate) fn tell(&self, group: GroupId, message: ShardMessage) {
+        self.inboxes[self.shard_of(group)].push(message);
     }
 
     pub(crate) fn tell_all(&self, message: impl Fn() -> ShardMessage) {
@@ -148,6 +159,7 @@ impl Router {
             inbox_messages_max: self.config.inbox_messages_max * self.inboxes.len(),
             log_bytes: self.log.live_bytes(),
             log_bytes_max: self.config.log_bytes_max,
+            disk_shortage: *self.shortage.lock(),
         }
     }
 }

@@ -12,7 +12,8 @@
 //! Without an order, once a tick, a leader looks for a live voter of a larger rank
 //! ([`crate::Priority`]) that has caught up. It hands over when that one has been so for two
 //! election timeouts, never during a change of the members, and ever more rarely when that does
-//! not last, so that two do not pass leadership back and forth.
+//! not last, so that two do not pass leadership back and forth. One whose store is short of room on its
+//! disk hands over to any that is not, and nobody hands over to a store that is.
 
 use super::Replica;
 use crate::completion::{Answer, Outcome, Reply};
@@ -114,7 +115,12 @@ impl Replica {
             (_, Some(order)) if order.callers.len() >= CALLERS_MAX => {
                 return Err(Error::Busy { group, what: "too many wait for this leader transfer" });
             }
-            _ => return Ok(()),
+            (Some(ReplicaDesc { store, .. }), _) => match self.shortage_at(store) {
+                Some(shortage) if self.shortage_at(self.me.store).is_none() => {
+                    TransferRefusal::DiskFull { replica: to, store, shortage }
+                }
+                _ => return Ok(()),
+            },
         };
         Err(Error::NotTransferred { group, refusal })
     }
@@ -209,6 +215,12 @@ impl Replica {
             }
             return;
         }
+        if self.shortage_at(self.me.store).is_some() && !self.changes_members() {
+            if let Some(next) = self.first_of(|other| self.shortage_at(other.store).is_none()) {
+                self.hand_over(next, Vec::new());
+            }
+            return;
+        }
         let able = self.preferred().filter(|_| !self.changes_members());
         let (now, before) = (self.members.ticks, self.transfers.able.take());
         let Some(preferred) = able else { return };
@@ -233,27 +245,37 @@ impl Replica {
     }
 
     /// Others that could lead now.
-    fn able(&self) -> impl Iterator<Item = ReplicaId> + '_ {
-        let able = |r: &&ReplicaDesc| {
+    fn able(&self) -> impl Iterator<Item = ReplicaDesc> + '_ {
+        let able = |r: &ReplicaDesc| {
             r.replica != self.me.replica
                 && r.role.votes()
                 && self.rank(r.replica).is_some()
                 && self.can_take_over(r.replica)
         };
-        self.record.desc.replicas.iter().filter(able).map(|r| r.replica)
+        self.record.desc.replicas.iter().copied().filter(able)
     }
 
     /// The one that is to lead in this leader's place, if there is one.
     pub(super) fn preferred(&self) -> Option<ReplicaId> {
         let own = self.rank(self.me.replica);
-        let best = self.able().max_by_key(|id| (self.rank(*id), std::cmp::Reverse(*id)))?;
+        let able = self.able().filter(|other| self.shortage_at(other.store).is_none());
+        let able = able.map(|other| other.replica);
+        let best = able.max_by_key(|id| (self.rank(*id), std::cmp::Reverse(*id)))?;
         (self.rank(best) > own).then_some(best)
     }
 
-    /// Who leads once this store has stopped. Those of equal rank share the groups.
+    /// Who leads once this store has stopped: rather one whose store has room.
     pub(super) fn successor(&self) -> Option<ReplicaId> {
-        let rank = self.able().filter_map(|id| self.rank(id)).max()?;
-        let equal: Vec<ReplicaId> = self.able().filter(|id| self.rank(*id) == Some(rank)).collect();
+        let with_room = self.first_of(|other| self.shortage_at(other.store).is_none());
+        with_room.or_else(|| self.first_of(|_| true))
+    }
+
+    /// One of the largest rank among others that could lead. Those of equal rank share the groups.
+    fn first_of(&self, wanted: impl Fn(&ReplicaDesc) -> bool) -> Option<ReplicaId> {
+        let able: Vec<ReplicaId> = self.able().filter(wanted).map(|r| r.replica).collect();
+        let rank = able.iter().filter_map(|id| self.rank(*id)).max()?;
+        let equal: Vec<ReplicaId> =
+            able.into_iter().filter(|id| self.rank(*id) == Some(rank)).collect();
         let turn = self.group().0 + self.transfers.failures;
         Some(equal[(turn % equal.len() as u64) as usize])
     }

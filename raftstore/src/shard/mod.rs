@@ -13,6 +13,7 @@ pub(crate) mod inbox;
 pub(crate) mod lane;
 mod membership;
 mod read;
+mod room;
 mod round;
 pub(crate) mod run;
 mod slot;
@@ -23,6 +24,7 @@ pub(crate) use hibernate::NO_GROUP;
 pub use round::{ReadCounts, Round};
 
 use hibernate::Hibernation;
+use room::Room;
 use round::RoundSize;
 use slot::{Live, Quarantined, Slot};
 use turns::Turns;
@@ -80,6 +82,7 @@ pub struct Shard {
     apply_bytes: usize,
     turns: Turns,
     hibernation: Hibernation,
+    room: Room,
     /// Messages from peers that were malformed or misaddressed.
     dropped_messages: u64,
     stopped: bool,
@@ -90,7 +93,7 @@ impl Shard {
     pub fn new(parts: ShardConfig, groups: Vec<RecoveredGroup>) -> Result<Self, Fatal> {
         let shard_number = parts.shard;
         let small_entries_max = parts.config.small_entries_max;
-        let life = parts.seed;
+        let (store, life) = (parts.store, parts.seed);
         let mut shard = Shard {
             parts,
             slots: FxHashMap::default(),
@@ -105,6 +108,7 @@ impl Shard {
             apply_bytes: 0,
             turns: Turns::new(small_entries_max),
             hibernation: Hibernation::new(life),
+            room: Room::new(store),
             dropped_messages: 0,
             stopped: false,
         };
@@ -149,7 +153,9 @@ impl Shard {
             log: &self.parts.log,
             seed: self.parts.seed,
         };
-        Replica::new(&parts, log, applied, commit)
+        let mut replica = Replica::new(&parts, log, applied, commit)?;
+        replica.know_short(self.room.told());
+        Ok(replica)
     }
 
     /// What the store publishes of every group at start, in no order.
@@ -261,6 +267,12 @@ impl Shard {
             ShardMessage::SnapshotDamaged(id) => self.live().for_each(|live| {
                 live.replica().withdraw_offer(id);
             }),
+            ShardMessage::StateDamaged { group, replica, reason } => {
+                if self.same(group, replica).is_some() {
+                    self.quarantine(group, reason, round);
+                }
+            }
+            ShardMessage::Disk(shortage) => self.disk_told(self.parts.store, shortage),
             ShardMessage::Describe(to) => {
                 // The asker may have given up; then nobody reads it.
                 let _ = to.send(self.describe());
@@ -306,16 +318,24 @@ impl Shard {
         if self.request_wakes(&request) {
             self.rouse(group);
         }
-        let apply_full = self.apply_full();
         match request {
-            Request::Propose { command, reply, .. } if !apply_full => match self.in_line(group) {
-                Some(replica) => replica.queue_write(command, reply),
-                None => {
-                    self.touch(group, |replica| replica.queue_write(command, reply));
+            Request::Propose { command, takes_away, reply, .. } => {
+                let refusal = if self.apply_full() {
+                    Some(Error::Busy { group, what: "the apply queue is full" })
+                } else if takes_away {
+                    None
+                } else {
+                    self.lacks_room(group)
+                };
+                if let Some(error) = refusal {
+                    return reply.send(Err(error));
                 }
-            },
-            Request::Propose { reply, .. } => {
-                reply.send(Err(Error::Busy { group, what: "the apply queue is full" }));
+                match self.in_line(group) {
+                    Some(replica) => replica.queue_write(command, reply),
+                    None => {
+                        self.touch(group, |replica| replica.queue_write(command, reply));
+                    }
+                }
             }
             Request::ReadBarrier { mode, reply, .. } => self.read(group, mode, reply, round),
             Request::TransferLeader { to, reply, .. } => {
@@ -358,6 +378,7 @@ impl Shard {
 
     fn deliver(&mut self, from: StoreId, envelope: Envelope, round: &mut Round) {
         if let Payload::Alive(alive) = envelope.payload {
+            self.disk_told(from, alive.shortage);
             return self.heard_alive(from, alive);
         }
         let group = envelope.group;
@@ -368,12 +389,13 @@ impl Shard {
             Payload::Sleep(_) => {}
             _ => self.rouse(group),
         }
-        let apply_full = self.apply_full();
+        let no_entries =
+            if self.apply_full() { Some("apply is full") } else { self.room.refuses(&envelope) };
         if !matches!(self.slots.get(&group), Some(Slot::Live(_))) {
             return self.deliver_to_none(from, &envelope, round);
         }
         let time = self.time;
-        match self.touch(group, |replica| replica.step(from, envelope, apply_full, time)) {
+        match self.touch(group, |replica| replica.step(from, envelope, no_entries, time)) {
             None | Some(Ok(())) => {}
             Some(Err(Refused::Dropped(reason))) => {
                 self.dropped_messages += 1;

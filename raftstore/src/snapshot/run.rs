@@ -92,7 +92,15 @@ impl SnapshotThread {
             bytes += block as u64;
             self.traffic.reserve(id, bytes)?;
             self.pace(block)
-        })?;
+        });
+        let made = match made {
+            Err(fatal) if fatal.damage => {
+                let reason = fatal.to_string();
+                self.damaged(asker, &reason);
+                Err(reason)
+            }
+            made => made?,
+        };
         let metrics = &self.shell.router.metrics;
         metrics.snapshots_made.inc_by(u64::from(made.is_ok()));
         metrics.snapshot_bytes_made.inc_by(made.as_ref().map_or(0, |(_, content)| content.bytes));
@@ -106,11 +114,24 @@ impl SnapshotThread {
             // The next start does it.
             Err(LoadError::Damaged(_)) if self.is_stopped() => return Ok(()),
             Err(LoadError::Damaged(reason)) => Err(reason),
+            Err(LoadError::Fatal(fatal)) if fatal.damage => {
+                let reason = fatal.to_string();
+                self.damaged(asker, &reason);
+                Err(reason)
+            }
             Err(LoadError::Fatal(fatal)) => return Err(fatal),
         };
         self.shell.router.metrics.snapshots_installed.inc_by(u64::from(loaded.is_ok()));
         self.tell(asker, manifest.id, SnapshotEvent::Loaded(loaded));
         Ok(())
+    }
+
+    /// The state of the group here is damaged: its replica hears so before anything else.
+    fn damaged(&self, asker: Asker, reason: &str) {
+        let Asker { shard, group, replica } = asker;
+        let reason = reason.to_owned();
+        let message = ShardMessage::StateDamaged { group, replica, reason };
+        self.shell.router.inboxes[shard].push(message);
     }
 
     fn remove(&self, id: SnapshotId) {

@@ -7,6 +7,7 @@
 //! Messages may be lost, never reordered between two stores, and duplicated only by a broken
 //! network; Raft tolerates all three.
 
+use crate::disk::Shortage;
 use crate::snapshot::SnapshotId;
 use crate::types::{GroupId, LogPosition, ReplicaId, StoreId};
 use bytes::Bytes;
@@ -67,6 +68,8 @@ pub struct Alive {
     pub shards: u32,
     /// Another one after every start.
     pub life: u64,
+    /// How short of room its store's disk is, if it is.
+    pub shortage: Option<Shortage>,
 }
 
 /// One message between two replicas of one group.
