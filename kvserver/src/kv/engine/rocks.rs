@@ -173,8 +173,7 @@ impl RocksEngine {
 
     /// Reads all records of `[start, end)` in `data`.
     pub fn read_through(&self, start: &[u8], end: &[u8]) -> Result<(), Fatal> {
-        // Nothing hides what is damaged at a key that is nobody's.
-        self.scan_data(start.max(checkpoint::LOWEST_KEY), end, &mut |_, _| true)
+        self.scan_data(start, end, &mut |_, _| true)
     }
 
     /// Deletes the records of `[start, end)` without reading them, durably.
@@ -292,6 +291,11 @@ impl RocksEngine {
         start: &[u8],
         take: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), Fatal> {
+        // What was erased hides what is damaged below it, but not at a key that is nobody's.
+        let start = match column {
+            Column::Data => start.max(checkpoint::LOWEST_KEY),
+            Column::System => start,
+        };
         let mut records = self.db.raw_iterator_cf_opt(self.family(column), options);
         records.seek(start);
         while let Some((key, value)) = records.item() {
