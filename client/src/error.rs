@@ -52,7 +52,7 @@ pub enum Refusal {
     EpochNotMatch,
     /// A queue is full: on the server, or the client's own limit of operations in flight.
     Busy,
-    /// The store's disk or its log limit is exhausted.
+    /// The disks of the region's stores have too little room for what takes room; deletes are taken.
     DiskFull,
     /// The store is stopping.
     Closed,

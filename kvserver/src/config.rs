@@ -21,6 +21,8 @@ pub(crate) const TABLE_BYTES_LEAST: usize = 1 << 20;
 /// Places in a table have 32 bits.
 const TABLE_BYTES_MOST: usize = 2 << 30;
 const TABLE_MIB_MOST: i64 = (TABLE_BYTES_MOST >> 20) as i64;
+/// More than any disk: what an operator means is another unit.
+const DISK_RESERVE_MIB_MOST: u64 = 1 << 30;
 
 /// Why the settings cannot be used; every variant names the field and what is allowed.
 #[derive(Debug, thiserror::Error)]
@@ -198,12 +200,22 @@ pub struct ServerSettings {
     pub worker_threads: usize,
     /// HTTP/2 streams (calls) at once on one connection. Default 4096.
     pub streams_max: u32,
+    /// MiB that are to stay free on the disks of the data folder. With less, writes are refused with
+    /// `disk_full` until there is a quarter more; reads, deletes, changes of the members, compaction
+    /// and the start go on. 0: never. Default: a twentieth of the disk, from 512 MiB to 4 GiB, at most a
+    /// quarter of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_reserve_mib: Option<u64>,
 }
 
 impl Default for ServerSettings {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        ServerSettings { worker_threads: if cores <= 4 { 1 } else { 4 }, streams_max: 4_096 }
+        ServerSettings {
+            worker_threads: if cores <= 4 { 1 } else { 4 },
+            streams_max: 4_096,
+            disk_reserve_mib: None,
+        }
     }
 }
 
@@ -299,6 +311,13 @@ impl Settings {
             ("limits.requests_max", self.limits.requests_max, 1, 1 << 20),
             ("limits.bytes_max", self.limits.bytes_max, MESSAGE_BYTES_MAX, 1 << 40),
         ];
+        if let Some(mib) = self.server.disk_reserve_mib
+            && mib > DISK_RESERVE_MIB_MOST
+        {
+            return Err(format!(
+                "server.disk_reserve_mib = {mib}: must be from 0 to {DISK_RESERVE_MIB_MOST}"
+            ));
+        }
         let table = self.kv.table_bytes_max;
         if table != 0 && !(TABLE_BYTES_LEAST..=TABLE_BYTES_MOST).contains(&table) {
             return Err(format!(

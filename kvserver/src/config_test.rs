@@ -82,6 +82,10 @@ fn values_out_of_range_are_named_with_what_is_allowed() {
     assert!(error.contains("raft.election_ticks = 10: must be greater"), "{error}");
     let error = merge(&[], &format!("{ENOUGH}[server]\nworker_threads = 0\n")).unwrap_err();
     assert!(error.contains("server.worker_threads = 0: must be from 1 to 256"), "{error}");
+    let reserve = |mib: u64| merge(&[], &format!("{ENOUGH}[server]\ndisk_reserve_mib = {mib}\n"));
+    let error = reserve(2 << 30).unwrap_err();
+    assert!(error.contains("server.disk_reserve_mib = 2147483648: must be from 0"), "{error}");
+    assert_eq!(reserve(0).unwrap().server.disk_reserve_mib, Some(0));
     let error = merge(&[], &format!("{ENOUGH}[kv]\ntable_bytes_max = 1\n")).unwrap_err();
     assert!(error.contains("kv.table_bytes_max") && error.contains("0, for no table"), "{error}");
     let error = merge(&[], &format!("log_level = 'a=b=c'\n{ENOUGH}")).unwrap_err();

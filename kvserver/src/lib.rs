@@ -9,6 +9,7 @@
 pub mod config;
 pub mod describe;
 pub mod directory;
+pub mod disk;
 pub mod folder;
 pub mod http;
 pub mod kv;

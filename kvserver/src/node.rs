@@ -8,9 +8,10 @@
 
 use crate::config::{Address, Settings, Storage, TABLE_BYTES_LEAST};
 use crate::directory::Directory;
+use crate::disk::DiskWatch;
 use crate::folder::{Folder, FolderError, Member};
-use crate::kv::KvStateMachine;
 use crate::kv::engine::{Engine, OpenError, open_memory, open_rocks};
+use crate::kv::{KvStateMachine, salvage};
 use crate::metrics::Metrics;
 use crate::placement_agent::{self, AgentError, Parts, PlacementAgent};
 use crate::process::Stop;
@@ -20,7 +21,7 @@ use flotilla_placement::client::PlacementClient;
 use flotilla_raftstore::log::{self, LogEngine, LogOptions};
 use flotilla_raftstore::transport::grpc::{self, GrpcTransport};
 use flotilla_raftstore::{
-    Fatal, LogError, LogStore, SnapshotDir, StartError, Store, StoreBuilder, SystemClock,
+    DiskGauge, Fatal, LogError, LogStore, SnapshotDir, StartError, Store, StoreBuilder, SystemClock,
 };
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -160,7 +161,11 @@ async fn live(
     };
     let snapshots = SnapshotDir::open(&folder.snapshots_dir())
         .map_err(|source| NodeError::Io { what: "opening the folder of snapshots", source })?;
-    let node = Node::start(settings, member, (storage, log_engine), (log, snapshots), machine)?;
+    let reserve = settings.server.disk_reserve_mib.map(|mib| mib << 20);
+    let folders = vec![folder.log_dir(), folder.data_dir(), folder.snapshots_dir()];
+    let gauge = DiskGauge::new(folders, reserve);
+    let engines = (storage, log_engine);
+    let node = Node::start(settings, member, engines, (log, snapshots), machine, gauge)?;
     embedder(Embedded { store: node.store.clone(), machine: Arc::clone(&node.machine) });
     node.serve(listener, client, folder, &stop).await
 }
@@ -172,7 +177,10 @@ fn open_engine(
 ) -> Result<Arc<dyn Engine>, OpenError> {
     let (dir, table_bytes_max) = (folder.data_dir(), table_bytes_max(storage, settings));
     match storage {
-        Storage::Rocksdb => open_rocks(&dir, table_bytes_max),
+        Storage::Rocksdb => {
+            salvage(&dir)?;
+            open_rocks(&dir, table_bytes_max)
+        }
         Storage::Memory => open_memory(&dir, table_bytes_max),
     }
 }
@@ -195,6 +203,7 @@ struct Node {
     transport: Arc<GrpcTransport>,
     directory: Arc<Directory>,
     store: Store,
+    _disk: DiskWatch,
 }
 
 impl Node {
@@ -205,6 +214,7 @@ impl Node {
         (storage, log_engine): (Storage, LogEngine),
         (log, snapshots): (Arc<dyn LogStore>, Arc<SnapshotDir>),
         machine: Arc<KvStateMachine>,
+        gauge: DiskGauge,
     ) -> Result<Node, NodeError> {
         let mut config = settings.transport.clone();
         config.election_timeout_ms =
@@ -232,10 +242,22 @@ impl Node {
         } else {
             builder.start()?
         };
+        let disk = DiskWatch::start(gauge, store.clone(), Arc::clone(&machine))
+            .map_err(|source| NodeError::Io { what: "watching the disk", source })?;
         transport.set_inbound(Arc::new(store.clone()));
         let address = settings.advertise.to_string();
         let directory = Arc::new(Directory::new(cluster, member.store, address));
-        Ok(Node { settings, member, storage, log_engine, machine, transport, directory, store })
+        Ok(Node {
+            settings,
+            member,
+            storage,
+            log_engine,
+            machine,
+            transport,
+            directory,
+            store,
+            _disk: disk,
+        })
     }
 
     async fn serve(

@@ -1,5 +1,6 @@
 //! Errors, by what the caller should do; and the fatal ones, which end the process.
 
+use crate::disk::Shortage;
 use crate::members::ChangeRefusal;
 use crate::types::{GroupId, ReplicaDesc, ReplicaId, ReplicaRole, StoreId};
 
@@ -23,6 +24,20 @@ pub enum Error {
         group: GroupId,
         /// Which limit.
         what: &'static str,
+    },
+    /// Too little room is left on the disks of the group's members for what takes room. What only takes
+    /// away is let through; the rest again when there is room.
+    #[error(
+        "group {group}: the disk of store {store} is nearly full: {shortage}; delete records, or free \
+         or add room there; reads and deletes go on, and writes as soon as there is room"
+    )]
+    DiskFull {
+        /// The group asked for.
+        group: GroupId,
+        /// One of the stores without which no quorum has room.
+        store: StoreId,
+        /// How much it has, and should have.
+        shortage: Shortage,
     },
     /// The write may or may not be applied: leadership was lost before its outcome was seen.
     #[error("group {group}: outcome unknown: leadership was lost before the entry committed")]
@@ -149,6 +164,19 @@ pub enum TransferRefusal {
         /// Its store.
         store: StoreId,
     },
+    /// It would give leadership away again.
+    #[error(
+        "the disk of store {store}, where replica {replica} is, is nearly full: {shortage}; choose \
+         another one, or make room there first"
+    )]
+    DiskFull {
+        /// As asked.
+        replica: ReplicaId,
+        /// Its store.
+        store: StoreId,
+        /// How much that has, and should have.
+        shortage: Shortage,
+    },
     /// One at a time.
     #[error("leadership is being handed to replica {to}: wait until that is over")]
     UnderWay {
@@ -215,12 +243,20 @@ pub struct Fatal {
     pub what: String,
     /// The cause as told by the operation.
     pub reason: String,
+    /// What was read back is not what was written. Where that is the data of one group only, its
+    /// replica is quarantined instead, and the process goes on.
+    pub damage: bool,
 }
 
 impl Fatal {
     /// A fatal error of operation `what` with its cause.
     pub fn new(what: impl Into<String>, reason: impl std::fmt::Display) -> Self {
-        Fatal { what: what.into(), reason: reason.to_string() }
+        Fatal { what: what.into(), reason: reason.to_string(), damage: false }
+    }
+
+    /// The same for data that is found damaged.
+    pub fn damage(what: impl Into<String>, reason: impl std::fmt::Display) -> Self {
+        Fatal { damage: true, ..Fatal::new(what, reason) }
     }
 }
 

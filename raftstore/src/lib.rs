@@ -136,7 +136,7 @@
 //! - **I8** the term never goes back, a vote never changes within a term; commit and applied never
 //!   go back within a run, nor do their durable values across restarts.
 //! - **I9** a failed write or sync ends the process; a damaged replica is quarantined.
-//! - **I10** every queue has a limit, with a stated answer when it is full.
+//! - **I10** every queue has a limit, with a stated answer when it is full; so has the disk.
 //! - **I12** a replica id is never used twice.
 //! - **I13** any two successive configurations of a group have intersecting quorums.
 //! - **I14** replicas at equal (group, applied) have equal content.
@@ -150,6 +150,7 @@ pub mod clock;
 pub mod commands;
 mod completion;
 pub mod config;
+pub mod disk;
 pub mod error;
 mod events;
 pub mod log;
@@ -179,6 +180,7 @@ pub use bytes::Bytes;
 pub use clock::{Clock, Moment, SystemClock};
 pub use completion::{Answer, Completion, OnceCompletion, Outcome, Outcomes, Reply};
 pub use config::Config;
+pub use disk::{DiskGauge, Shortage};
 pub use error::{Error, Fatal, LogError, ReadLogError, TransferRefusal};
 pub use events::{Event, Levels, Seen};
 pub use log::reader;

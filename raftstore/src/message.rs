@@ -11,6 +11,7 @@
 
 use crate::apply::{ApplyEntry, ApplyError, LeaderStop};
 use crate::completion::Reply;
+use crate::disk::Shortage;
 use crate::error::{Error, LogError};
 use crate::events::Levels;
 use crate::log::GroupWrite;
@@ -32,6 +33,8 @@ pub enum Request {
         group: GroupId,
         /// Opaque to this library.
         command: Bytes,
+        /// It takes nothing but away, so it is let through where there is no room for more.
+        takes_away: bool,
         /// The way back.
         reply: Reply,
     },
@@ -152,6 +155,17 @@ pub enum ShardMessage {
     Snapshots(Vec<SnapshotNote>),
     /// A snapshot cannot be read here: whoever offers it makes another one.
     SnapshotDamaged(SnapshotId),
+    /// The state of a replica was found damaged when it was read.
+    StateDamaged {
+        /// The group.
+        group: GroupId,
+        /// Whose state it was.
+        replica: ReplicaId,
+        /// What is wrong, and where.
+        reason: String,
+    },
+    /// How short of room the store's disk is, if it is.
+    Disk(Option<Shortage>),
     /// One tick of time; several waiting ones count as one.
     Tick,
     /// Report every replica.

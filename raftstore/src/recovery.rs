@@ -85,6 +85,7 @@ fn finish_install(
     match snapshots.load(&manifest, &mut |_| Ok(())) {
         Ok(()) => Ok(None),
         Err(LoadError::Damaged(why)) => Ok(unfinished(why)),
+        Err(LoadError::Fatal(fatal)) if fatal.damage => Ok(unfinished(fatal.to_string())),
         Err(LoadError::Fatal(fatal)) => Err(fatal.into()),
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::completion::Permit;
 use crate::config::Config;
+use crate::disk::Shortage;
 use crate::error::Error;
 use crate::log::LogStore;
 use crate::message::{Request, ShardMessage};
@@ -26,6 +27,8 @@ pub(crate) struct Router {
     pub(crate) changes: AtomicU64,
     /// The last replica that was removed here of a group that has no replica here now.
     pub(crate) tombstones: RwLock<FxHashMap<GroupId, ReplicaId>>,
+    /// Of this store's disk, as it was told last.
+    pub(crate) shortage: Mutex<Option<Shortage>>,
     pub(crate) log: Arc<dyn LogStore>,
     pub(crate) metrics: Metrics,
     /// The log's disk, as its writer sees it.
@@ -41,7 +44,7 @@ impl Router {
         log: Arc<dyn LogStore>,
         metrics: Metrics,
     ) -> Self {
-        let (views, changes, tombstones) = Default::default();
+        let (views, changes, tombstones, shortage) = Default::default();
         let proposal_bytes = Arc::new(AtomicUsize::new(0));
         let disk = Mutex::new(SyncWatch::new(&config));
         let disk_slow = AtomicBool::new(false);
@@ -51,6 +54,7 @@ impl Router {
             views,
             changes,
             tombstones,
+            shortage,
             log,
             metrics,
             disk,
@@ -81,7 +85,9 @@ impl Router {
 
     /// The request with its permit, or nothing: then it was answered.
     fn admit(&self, request: Request, log_full: bool) -> Option<Request> {
-        let Request::Propose { group, command, reply } = request else { return Some(request) };
+        let Request::Propose { group, command, takes_away, reply } = request else {
+            return Some(request);
+        };
         let (bytes, max) = (command.len(), self.config.command_bytes_max);
         let total = &self.proposal_bytes;
         let admitted = if bytes > max {
@@ -96,7 +102,8 @@ impl Router {
         };
         match admitted {
             Ok(permit) => {
-                Some(Request::Propose { group, command, reply: reply.with_permit(permit) })
+                let reply = reply.with_permit(permit);
+                Some(Request::Propose { group, command, takes_away, reply })
             }
             Err(error) => {
                 self.metrics.requests_refused.inc();
@@ -143,6 +150,11 @@ impl Router {
         self.disk_slow.load(Ordering::Relaxed)
     }
 
+    /// Tells the shard of `group`.
+    pub(crate) fn tell(&self, group: GroupId, message: ShardMessage) {
+        self.inboxes[self.shard_of(group)].push(message);
+    }
+
     pub(crate) fn tell_all(&self, message: impl Fn() -> ShardMessage) {
         self.inboxes.iter().for_each(|inbox| inbox.push(message()));
     }
@@ -187,6 +199,7 @@ impl Router {
             inbox_messages_max: self.config.inbox_messages_max * self.inboxes.len(),
             log_bytes: self.log.live_bytes(),
             log_bytes_max: self.config.log_bytes_max,
+            disk_shortage: *self.shortage.lock(),
         }
     }
 }

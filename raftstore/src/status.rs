@@ -1,5 +1,6 @@
 //! What a replica looks like from outside: for `/status`, `describe` and tests.
 
+use crate::disk::Shortage;
 use crate::members::Priority;
 use crate::types::{GroupId, GroupRecord, ReplicaDesc, ReplicaId, ReplicaRole, StoreId};
 use serde::Serialize;
@@ -163,4 +164,6 @@ pub struct QueueStatus {
     pub log_bytes: u64,
     /// Their limit; writes get `Busy` from 7/8 of it.
     pub log_bytes_max: u64,
+    /// How short of room the disk is; nothing while it has enough.
+    pub disk_shortage: Option<Shortage>,
 }

@@ -2,6 +2,7 @@
 
 use crate::apply::ApplyEntry;
 use crate::completion::Reply;
+use crate::disk::Shortage;
 use crate::error::ReadLogError;
 use crate::log::committed;
 use crate::members::{ChangeRequest, RecoverRequest};
@@ -38,10 +39,11 @@ impl Store {
     /// Replicates and applies `command`. Answers [`crate::Answer::Applied`] after the local apply,
     /// which follows a synced write on a majority.
     ///
-    /// Errors: `NotLeader`, `Busy`, `NoGroup`, `Quarantined`, `Invalid` and `Closed` mean *not
-    /// applied*; `Unknown` means that it may be, now or later.
+    /// Errors: `NotLeader`, `Busy`, `DiskFull`, `NoGroup`, `Quarantined`, `Invalid` and `Closed` mean
+    /// *not applied*; `Unknown` means that it may be, now or later. A command that only takes away is
+    /// better submitted as [`Request::Propose`], which can say so.
     pub fn propose(&self, group: GroupId, command: Bytes, reply: Reply) {
-        self.submit(vec![Request::Propose { group, command, reply }]);
+        self.submit(vec![Request::Propose { group, command, takes_away: false, reply }]);
     }
 
     /// Answers [`crate::Answer::ReadReady`] once what is read from the state machine *after* the
@@ -212,6 +214,24 @@ impl Store {
     #[must_use]
     pub fn disk_is_slow(&self) -> bool {
         self.router.disk_is_slow()
+    }
+
+    /// Tells the store how short of room its disk is, if it is: see [`crate::disk`]. To be said as soon
+    /// as that changes, and once a second while it lasts.
+    pub fn set_disk(&self, shortage: Option<Shortage>) {
+        let before = std::mem::replace(&mut *self.router.shortage.lock(), shortage);
+        if before != shortage {
+            self.router.tell_all(|| ShardMessage::Disk(shortage));
+        }
+    }
+
+    /// The state of the replica of `group` here was found damaged when it was read: it is quarantined as one
+    /// that a start finds damaged, and the other groups go on.
+    pub fn report_damage(&self, group: GroupId, reason: &str) {
+        if let Some(view) = self.group(group) {
+            let (replica, reason) = (view.record.replica, reason.to_owned());
+            self.router.tell(group, ShardMessage::StateDamaged { group, replica, reason });
+        }
     }
 
     /// How full the queues are.

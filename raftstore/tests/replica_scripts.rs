@@ -21,6 +21,9 @@
 //!   kept for a member that lags. `snapshot STORE` has one made.
 //! - `fail STORE TEXT` has its state machine fail at that command, `fail STORE` at none. `told STORE`
 //!   prints what its callbacks were told since the last time.
+//! - `disk STORE MIB` says that so much of its disk is free, with a limit of 100; `disk STORE` that it has
+//!   room. `delete STORE TEXT` proposes what only takes away.
+//! - `damage STORE` says that its state was found damaged.
 //! - `status` prints every replica, `members STORE` the members as one knows them, `record STORE`
 //!   what its log has of the group.
 
@@ -34,7 +37,7 @@ use flotilla_raftstore::{
     Answer, AppliedState, ApplyWorker, Change, ChangeRequest, Completion, Config, Envelope, Fatal,
     GroupApply, GroupDesc, GroupId, GroupRecord, LeaderStop, LogPosition, LogStore, LogWriter,
     Membership, Nanos, OperationId, Outcome, Priority, ReadMode, ReplicaDesc, ReplicaId,
-    ReplicaRole, Reply, Request, Role, Shard, ShardConfig, SnapshotStore, SnapshotWorker,
+    ReplicaRole, Reply, Request, Role, Shard, ShardConfig, Shortage, SnapshotStore, SnapshotWorker,
     StateMachine, StoreId, reader, recover,
 };
 use goldenscript::{Command, Context};
@@ -329,6 +332,7 @@ impl Store {
         let role = match replica.role {
             Role::Leader => "leader",
             Role::Stopped => "stopped",
+            Role::Quarantined => "quarantined",
             _ => "follower",
         };
         Some(format!(
@@ -482,9 +486,11 @@ impl goldenscript::Runner for Cluster {
             }
             "elect" => self.elect(&store)?,
             "settle" => self.settle()?,
-            "propose" => {
-                let command = Bytes::from(more.ok_or("what?")?);
-                self.ask(&store, |reply| Request::Propose { group: GROUP, command, reply })?;
+            "propose" | "delete" => {
+                let text = Bytes::from(more.ok_or("what?")?);
+                let (group, takes_away) = (GROUP, command.name == "delete");
+                let propose = |reply| Request::Propose { group, command: text, takes_away, reply };
+                self.ask(&store, propose)?;
                 self.settle()?;
             }
             "read" => {
@@ -532,6 +538,21 @@ impl goldenscript::Runner for Cluster {
             }
             "snapshot" => {
                 self.ask(&store, |reply| Request::Snapshot { group: GROUP, reply })?;
+                self.settle()?;
+            }
+            "disk" => {
+                let free = more.map(|mib| mib.parse::<u64>()).transpose()?;
+                let limit = 100 << 20;
+                let shortage = free.map(|mib| Shortage { free: mib << 20, limit });
+                self.store(&store)?.inbox.push(ShardMessage::Disk(shortage));
+                self.settle()?;
+            }
+            "damage" => {
+                let target = self.store(&store)?;
+                let replica = target.shard.statuses().first().ok_or("no replica")?.replica;
+                let reason = "a block does not match its checksum".to_owned();
+                let (group, inbox) = (GROUP, &mut target.inbox);
+                inbox.push(ShardMessage::StateDamaged { group, replica, reason });
                 self.settle()?;
             }
             "fail" => self.store(&store)?.journal.state().bad = more,
@@ -736,4 +757,22 @@ fn a_state_machine_that_fails_stops_its_replica() {
 #[test]
 fn snapshot() {
     script("snapshot");
+}
+
+/// Bug 35: what takes room is refused while no quorum has any; all else goes on.
+#[test]
+fn full_disks_refuse_writes() {
+    script("full_disks");
+}
+
+/// One damaged replica is out until it is rebuilt; the others go on.
+#[test]
+fn a_damaged_state_quarantines_its_replica() {
+    script("damaged_state");
+}
+
+/// A member without room for a snapshot is not sent one again and again, and gets it when it has room.
+#[test]
+fn a_snapshot_waits_for_room() {
+    script("snapshot_no_room");
 }

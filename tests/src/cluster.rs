@@ -5,6 +5,7 @@ use crate::process::{Process, free_ports, write_file};
 use flotilla_client::Client;
 use flotilla_client::pb::Region;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long a cluster may take to serve every region.
@@ -24,6 +25,8 @@ pub struct Options {
     pub log_engine: &'static str,
     /// Settings of all stores, as TOML.
     pub settings: &'static str,
+    /// Each store has a disk of so many MiB for itself; needs [`can_mount`]. 0: they share one.
+    pub disk_mib: u64,
 }
 
 impl Default for Options {
@@ -34,6 +37,7 @@ impl Default for Options {
             storage: "rocksdb",
             log_engine: "raft-engine",
             settings: "",
+            disk_mib: 0,
         }
     }
 }
@@ -44,7 +48,8 @@ pub struct Cluster {
     stores: Vec<Process>,
     base_port: u16,
     regions: usize,
-    // Last: the processes are gone before their folder is.
+    // Last: the processes are gone before their disks and folder are.
+    _disks: Vec<Disk>,
     dir: tempfile::TempDir,
 }
 
@@ -62,8 +67,14 @@ impl Cluster {
             stores: Vec::new(),
             base_port,
             regions: options.regions as usize,
+            _disks: Vec::new(),
             dir,
         };
+        if options.disk_mib > 0 {
+            let disks =
+                cluster.folders(options.stores).map(|dir| Disk::mount(dir, options.disk_mib));
+            cluster._disks = disks.collect();
+        }
         cluster.placement.start();
         let settings = write_file(cluster.dir(), "stores.toml", options.settings);
         for number in 1..=options.stores {
@@ -91,6 +102,10 @@ impl Cluster {
     #[must_use]
     pub fn store_address(&self, index: u16) -> String {
         format!("127.0.0.1:{}", self.base_port + 1 + index)
+    }
+
+    fn folders(&self, stores: u16) -> impl Iterator<Item = PathBuf> + '_ {
+        (0..stores).map(|index| self.store_dir(index))
     }
 
     /// The data folder of the store with this index.
@@ -183,6 +198,39 @@ impl Cluster {
             assert!(!ended_by_itself, "ended by itself\n{}", process.log_tail());
         }
     }
+}
+
+/// A small file system in memory.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(dir: PathBuf, mib: u64) -> Disk {
+        std::fs::create_dir_all(&dir).expect("a folder");
+        let size = format!("size={mib}m");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&dir);
+        assert!(mount.status().is_ok_and(|status| status.success()), "{mount:?}");
+        Disk(dir)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// Whether this process may mount file systems here.
+#[must_use]
+pub fn can_mount() -> bool {
+    let Ok(dir) = tempfile::tempdir() else { return false };
+    let mut mount = Command::new("mount");
+    mount.args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(dir.path()).stderr(Stdio::null());
+    if !mount.status().is_ok_and(|status| status.success()) {
+        return false;
+    }
+    drop(Disk(dir.path().to_owned()));
+    true
 }
 
 /// A key inside `region` that no workload uses.

@@ -1,15 +1,19 @@
 //! A disk that damages what a replica had written: the store's other replicas go on, and the damaged
 //! one is rebuilt by the group without help.
 
+use flotilla_client::Client;
 use flotilla_tests::cluster::{Cluster, Options};
-use flotilla_tests::playground::http_get;
-use serde_json::Value;
+use flotilla_tests::playground::{http_get, kv};
+use serde_json::{Value, json};
 use std::fs;
+use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 const MARK: &[u8] = b"the disk is going to change a bit of this value";
 const KEYS: u8 = 200;
+/// So that a region has several blocks.
+const VALUE_BYTES: usize = 2_000;
 const REBUILT_MAX: Duration = Duration::from_secs(60);
 
 /// Flips a bit in the last copy of [`MARK`] in the log's files: an entry that was written before it at
@@ -45,14 +49,19 @@ fn key(number: u8) -> Vec<u8> {
     vec![number.wrapping_mul(131), number]
 }
 
-async fn a_damaged_replica_is_rebuilt(log_engine: &'static str) {
-    let options = Options { regions: 4, log_engine, ..Options::default() };
-    let mut cluster = Cluster::start(options).await;
+async fn fill(cluster: &Cluster) -> Client {
     let client = cluster.client().await.with_timeout(Duration::from_secs(30));
     client.put(key(0), MARK.to_vec()).await.expect("a put");
     for number in 1..KEYS {
-        client.put(key(number), vec![number; 10]).await.expect("a put");
+        client.put(key(number), vec![number; VALUE_BYTES]).await.expect("a put");
     }
+    client
+}
+
+async fn a_damaged_replica_is_rebuilt(log_engine: &'static str) {
+    let options = Options { regions: 4, log_engine, ..Options::default() };
+    let mut cluster = Cluster::start(options).await;
+    let client = fill(&cluster).await;
     let address = cluster.store_address(0);
     let before = ids(&replicas(&address));
     cluster.kill_store(0);
@@ -61,6 +70,13 @@ async fn a_damaged_replica_is_rebuilt(log_engine: &'static str) {
     damage(&log.join("files"));
     cluster.start_store(0);
 
+    await_rebuilt(&mut cluster, &before).await;
+    check_without_store_1(&mut cluster, &client).await;
+}
+
+/// Waits until store 0 has four sound voters again, of which one is new.
+async fn await_rebuilt(cluster: &mut Cluster, before: &[(u64, u64)]) {
+    let address = cluster.store_address(0);
     let deadline = Instant::now() + REBUILT_MAX;
     loop {
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -70,23 +86,25 @@ async fn a_damaged_replica_is_rebuilt(log_engine: &'static str) {
             let members = r["members"]["replicas"].as_array().expect("members");
             members.len() == 3 && members.iter().all(|member| member["role"] == "voter")
         };
-        if found.len() == 4 && found.iter().all(|r| sound(r) && votes(r)) {
-            let new = ids(&found).into_iter().filter(|id| !before.contains(id)).count();
+        let new = ids(&found).into_iter().filter(|id| !before.contains(id)).count();
+        if new > 0 && found.len() == 4 && found.iter().all(|r| sound(r) && votes(r)) {
             let log = cluster.store(0).log_tail();
             assert_eq!(new, 1, "only the damaged one was rebuilt: {log}");
-            break;
+            return;
         }
         let log = cluster.store(0).log_tail();
         assert!(Instant::now() < deadline, "{found:#?}\n{log}");
     }
+}
 
-    // The new replica counts: with it two of three are there.
+/// The new replica counts: with it two of three are there.
+async fn check_without_store_1(cluster: &mut Cluster, client: &Client) {
     cluster.kill_store(1);
     let got = client.get(key(0)).await.expect("a get").value;
     assert_eq!(got.as_deref(), Some(MARK));
     for number in 1..KEYS {
         let got = client.get(key(number)).await.expect("a get").value;
-        assert_eq!(got.as_deref(), Some(&vec![number; 10][..]));
+        assert_eq!(got.as_deref(), Some(&vec![number; VALUE_BYTES][..]));
     }
     client.put(key(0), b"new".to_vec()).await.expect("a put");
 }
@@ -94,4 +112,99 @@ async fn a_damaged_replica_is_rebuilt(log_engine: &'static str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_whose_log_in_raft_engine_is_damaged_is_rebuilt() {
     a_damaged_replica_is_rebuilt("raft-engine").await;
+}
+
+/// Starts store 0 and waits until it serves itself.
+async fn start(cluster: &mut Cluster) {
+    cluster.start_store(0);
+    let deadline = Instant::now() + REBUILT_MAX;
+    while TcpStream::connect(cluster.store_address(0)).is_err() {
+        assert!(Instant::now() < deadline, "{}", cluster.store(0).log_tail());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // The port is there first; the answer comes when all is recovered.
+    let (code, body) = http_get(&cluster.store_address(0), "/healthz");
+    assert_eq!(code, 200, "{body}");
+    cluster.wait_serving().await;
+}
+
+/// A bit of a table of store 0 is flipped, and its group read there. The id of store 0, the group, and the
+/// replicas that were there before.
+async fn damaged_table(cluster: &mut Cluster, client: &Client) -> (u64, u64, Vec<(u64, u64)>) {
+    let (code, body) = http_get(&cluster.store_address(0), "/status");
+    assert_eq!(code, 200, "{body}");
+    let status: Value = serde_json::from_str(&body).expect("JSON");
+    let store = status["store"].as_u64().expect("a number");
+    let before = ids(&replicas(&cluster.store_address(0)));
+    // What a stop leaves in the log of the database is in a table after the next start.
+    assert!(cluster.store(0).terminate().success());
+    start(cluster).await;
+    assert!(cluster.store(0).terminate().success());
+    damage(&cluster.store_dir(0).join("data"));
+    start(cluster).await;
+
+    let region = client.get(key(0)).await.expect("a get").region;
+    let all = replicas(&cluster.store_address(0));
+    let of_region = all.iter().find(|r| r["region"] == json!(region)).expect("its replica");
+    let group = of_region["group"].as_u64().expect("a number");
+    let words = ["--timeout", "20s", "admin", "group", "transfer-leader"];
+    let (to, of) = (store.to_string(), group.to_string());
+    let words = [&words[..], &[&of, "--store", &to]].concat();
+    let led = Instant::now() + REBUILT_MAX;
+    // It may lead already, or not have caught up.
+    while kv(&cluster.placement_address(), &words).code != 0 {
+        let leader = |r: &Value| r["group"] == json!(group) && r["role"] == json!("leader");
+        if replicas(&cluster.store_address(0)).iter().any(leader) {
+            break;
+        }
+        assert!(Instant::now() < led, "group {group} is not led by store {store}");
+    }
+    // Whoever else leads it then answers.
+    let got = client.get(key(0)).await.expect("a get").value;
+    assert_eq!(got.as_deref(), Some(MARK));
+    (store, group, before)
+}
+
+/// Found while running: the others of the store go on, and it comes back by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_whose_table_is_damaged_is_rebuilt() {
+    let mut cluster = Cluster::start(Options { regions: 4, ..Options::default() }).await;
+    let client = fill(&cluster).await;
+    let (_, _, before) = damaged_table(&mut cluster, &client).await;
+    await_rebuilt(&mut cluster, &before).await;
+    assert!(cluster.store(0).is_running(), "{}", cluster.store(0).log_tail());
+    // The next start rewrites the tables without what is damaged, and misses nothing.
+    let note = cluster.store_dir(0).join("data").join("DAMAGED");
+    assert!(note.exists());
+    let before = ids(&replicas(&cluster.store_address(0)));
+    assert!(cluster.store(0).terminate().success());
+    start(&mut cluster).await;
+    assert!(!note.exists());
+    let found = replicas(&cluster.store_address(0));
+    assert!(found.iter().all(|replica| replica["damage"].is_null()), "{found:#?}");
+    assert_eq!(ids(&found), before);
+    check_without_store_1(&mut cluster, &client).await;
+}
+
+/// The same by order: until then it stays out, with the reason.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_whose_table_is_damaged_is_rebuilt_by_order() {
+    const BY_ORDER: &str = "[raft]\nrebuild_damaged = false\n";
+    let options = Options { regions: 4, settings: BY_ORDER, ..Options::default() };
+    let mut cluster = Cluster::start(options).await;
+    let client = fill(&cluster).await;
+    let (store, group, before) = damaged_table(&mut cluster, &client).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    for replica in replicas(&cluster.store_address(0)) {
+        let damage = replica["damage"].as_str().unwrap_or_default();
+        let expected = replica["group"] == json!(group);
+        assert_eq!(damage.contains("checksum"), expected, "{replica}");
+        assert_eq!(replica["role"] == json!("quarantined"), expected, "{replica}");
+    }
+    let (of, at) = (group.to_string(), store.to_string());
+    let order = ["--timeout", "30s", "admin", "group", "rebuild", &of, "--store", &at];
+    let ordered = kv(&cluster.placement_address(), &order);
+    assert_eq!(ordered.code, 0, "{ordered:?}");
+    await_rebuilt(&mut cluster, &before).await;
+    check_without_store_1(&mut cluster, &client).await;
 }

@@ -157,7 +157,12 @@ pub fn writes(dirty: u64, groups: u64) -> Case<()> {
     let command = Bytes::from(vec![7; COMMAND_BYTES]);
     let run = move |()| {
         trio.submit(dirty, |group| {
-            vec![Request::Propose { group, command: command.clone(), reply: reply() }]
+            vec![Request::Propose {
+                group,
+                command: command.clone(),
+                takes_away: false,
+                reply: reply(),
+            }]
         });
     };
     Case::new(format!("shard/write in {dirty} of {groups} groups, 3 replicas"), dirty, || (), run)

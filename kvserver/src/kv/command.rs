@@ -179,16 +179,16 @@ fn put_varint(out: &mut BytesMut, mut value: u64) {
 
 /// Checks a client's batch against the limits; the error names field, value and limit.
 ///
-/// Gives how many writes the batch holds.
+/// Gives how many of its writes are puts: without one it only takes away.
 pub fn check_batch(batch: &[u8]) -> Result<usize, String> {
     if batch.len() > BATCH_BYTES_MAX {
         return Err(format!("writes: {} bytes, at most {BATCH_BYTES_MAX} a batch", batch.len()));
     }
-    let mut count = 0;
+    let (mut count, mut puts) = (0, 0);
     for write in writes(batch) {
         let write = write.map_err(|malformed| format!("writes: not a WriteBatch: {malformed}"))?;
         check_key("key", &batch[write.key]).map_err(|e| format!("writes[{count}].{e}"))?;
-        if let Some(value) = write.value
+        if let Some(value) = &write.value
             && value.len() > VALUE_BYTES_MAX
         {
             return Err(format!(
@@ -197,8 +197,9 @@ pub fn check_batch(batch: &[u8]) -> Result<usize, String> {
             ));
         }
         count += 1;
+        puts += usize::from(write.value.is_some());
     }
-    Ok(count)
+    Ok(puts)
 }
 
 /// Checks the length of a key; the error names `field`, the length and the limit.

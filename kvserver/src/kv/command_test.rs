@@ -120,6 +120,18 @@ fn limits_hold_at_their_edges() {
 }
 
 #[test]
+fn puts_are_counted() {
+    let (put, delete) = ((b"a".to_vec(), Some(Vec::new())), (b"b".to_vec(), None));
+    for (writes, puts) in [
+        (vec![], 0),
+        (vec![delete.clone(), delete.clone()], 0),
+        (vec![delete, put.clone(), put], 2),
+    ] {
+        assert_eq!(check_batch(&encode(&writes)), Ok(puts));
+    }
+}
+
+#[test]
 fn errors_name_field_value_and_limit() {
     assert_eq!(check_batch(&one(0, 1)).unwrap_err(), "writes[0].key: empty, at least 1 byte");
     assert_eq!(check_batch(&one(5000, 1)).unwrap_err(), "writes[0].key: 5000 bytes, at most 4096");

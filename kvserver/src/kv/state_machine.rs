@@ -20,9 +20,6 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Bytes of records that one write of a destruction deletes.
-const DESTROY_BYTES: usize = 1 << 20;
-
 /// The KV state machine of a store. See [`StateMachine`] for what it promises.
 pub struct KvStateMachine {
     engine: Arc<dyn Engine>,
@@ -31,6 +28,8 @@ pub struct KvStateMachine {
     creation: Mutex<()>,
     /// How often a region came, went or changed.
     changes: AtomicU64,
+    /// Ranges with deleted records, whose room was not given back since.
+    garbage: Mutex<BTreeMap<GroupId, (Bytes, Bytes)>>,
 }
 
 #[derive(Default)]
@@ -71,8 +70,9 @@ impl KvStateMachine {
             table.refuse_overlap(&meta)?;
             table.insert(meta, GroupState::decode(&state)?);
         }
-        let (table, creation, changes) = (RwLock::new(table), Mutex::new(()), AtomicU64::new(0));
-        Ok(Arc::new(KvStateMachine { engine, table, creation, changes }))
+        let table = RwLock::new(table);
+        let (creation, changes, garbage) = Default::default();
+        Ok(Arc::new(KvStateMachine { engine, table, creation, changes, garbage }))
     }
 
     /// Creates one region, as [`Self::create_regions`] does.
@@ -123,16 +123,29 @@ impl KvStateMachine {
     }
 
     fn delete_records(&self, meta: &RegionMeta) -> Result<(), Fatal> {
-        let delete = |key| Change { column: Column::Data, key, value: None };
-        loop {
-            let (page, more) = {
-                let view = self.engine.view(meta.group);
-                view.scan(Column::Data, &meta.start, &meta.end, usize::MAX, DESTROY_BYTES)?
-            };
-            let changes = page.into_iter().map(|(key, _)| delete(key)).collect();
-            self.engine.write(&[GroupChanges { group: meta.group, changes }])?;
-            if !more {
-                return Ok(());
+        self.engine.erase(meta.group, &meta.start, &meta.end)?;
+        self.garbage.lock().insert(meta.group, (meta.start.clone(), meta.end.clone()));
+        Ok(())
+    }
+
+    /// Gives the room of deleted records back to the file system, of one region a call; `false` when
+    /// there is nothing to give back. Blocks on the disk, for long with a large region.
+    pub fn reclaim(&self) -> Result<bool, Fatal> {
+        let Some((group, (start, end))) = self.garbage.lock().pop_first() else { return Ok(false) };
+        tracing::info!(group = group.0, "the room of deleted records is given back");
+        // What is deleted in memory only takes its room on the disk still.
+        self.engine.sync()?;
+        self.engine.reclaim(&start, &end)?;
+        Ok(true)
+    }
+
+    fn note_deletes(&self, changes: &[GroupChanges]) {
+        let deletes = |change: &Change| change.column == Column::Data && change.value.is_none();
+        for GroupChanges { group, .. } in changes.iter().filter(|c| c.changes.iter().any(deletes)) {
+            if let Some(group) = self.group(*group) {
+                let meta = group.meta();
+                let range = (meta.start.clone(), meta.end.clone());
+                self.garbage.lock().insert(meta.group, range);
             }
         }
     }
@@ -287,6 +300,7 @@ impl StateMachine for KvStateMachine {
             }
             *group.state.lock() = state;
         }
+        self.note_deletes(&changes);
         Ok(())
     }
 

@@ -64,7 +64,7 @@ pub struct Prepared {
 /// What is asked of the group.
 #[derive(Debug)]
 enum Ask {
-    Apply(Bytes),
+    Apply { command: Bytes, takes_away: bool },
     Read(ReadMode),
 }
 
@@ -73,7 +73,9 @@ impl Prepared {
     pub fn split(self, reply: Reply) -> (Request, Flight) {
         let group = self.group;
         let request = match self.ask {
-            Ask::Apply(command) => Request::Propose { group, command, reply },
+            Ask::Apply { command, takes_away } => {
+                Request::Propose { group, command, takes_away, reply }
+            }
             Ask::Read(mode) => Request::ReadBarrier { group, mode, reply },
         };
         (request, self.flight)
@@ -145,10 +147,10 @@ impl Core {
                 return Err(invalid("consistency is set, and neither gets nor scan".to_owned()));
             }
             (None, None) => {
-                check_batch(&request.writes).map_err(invalid)?;
+                let takes_away = check_batch(&request.writes).map_err(invalid)? == 0;
                 let command = Command { region, epoch, batch: request.writes }.encode();
                 let bytes = command.len();
-                (Work::Write, Ask::Apply(command), bytes)
+                (Work::Write, Ask::Apply { command, takes_away }, bytes)
             }
             (gets, scan) if !request.writes.is_empty() || (gets.is_some() && scan.is_some()) => {
                 return Err(invalid("more than one of writes, gets, scan is set".to_owned()));

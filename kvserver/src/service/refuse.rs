@@ -30,6 +30,7 @@ impl Core {
             // Another replica of the region may well serve.
             Error::Quarantined { .. } | Error::Stopped { .. } => error(Kind::NotLeader, message),
             Error::Busy { .. } => error(Kind::Busy, message),
+            Error::DiskFull { .. } => error(Kind::DiskFull, message),
             Error::Unknown { .. } | Error::Failed { .. } => error(Kind::Unknown, message),
             Error::TooOld { .. } => error(Kind::TooOld, message),
             Error::NoGroup { .. } => self.no_region(region),
@@ -61,11 +62,20 @@ impl Core {
         }
     }
 
-    /// The same for a read. A store whose engine fails cannot serve: others can.
+    /// The same for a read. A store whose engine fails cannot serve: others can. A region whose data is
+    /// damaged here has its replica quarantined.
     pub(super) fn read_error(&self, region: u64, cause: ReadError) -> pb::Error {
         match cause {
             ReadError::NoRegion => self.no_region(region),
             ReadError::Refused(refusal) => self.refusal(region, refusal),
+            ReadError::Fatal(fatal) if fatal.damage => {
+                let damage = format!("{}: {}", fatal.what, fatal.reason);
+                if let Some(meta) = self.machine.region(region) {
+                    self.store.report_damage(meta.group, &damage);
+                }
+                let message = format!("region {region} is damaged on this store: {damage}");
+                error(Kind::NotLeader, message)
+            }
             ReadError::Fatal(fatal) => {
                 tracing::error!(region, %fatal, "a read failed");
                 error(Kind::Closed, fatal.to_string())

@@ -12,8 +12,8 @@ use flotilla_raftstore::log::MemoryLog;
 use flotilla_raftstore::snapshot::MemorySnapshots;
 use flotilla_raftstore::{
     Blocks, ChangeRefusal, ClusterId, Config, Envelope, Error, GroupId, GroupRecord,
-    OnceCompletion, ReplicaDesc, ReplicaId, ReplicaRole, SnapshotId, StoreBuilder, StoreId,
-    SystemClock, TransferRefusal, Transport,
+    OnceCompletion, ReplicaDesc, ReplicaId, ReplicaRole, Shortage, SnapshotId, StoreBuilder,
+    StoreId, SystemClock, TransferRefusal, Transport,
 };
 use futures::StreamExt;
 use prost::Message;
@@ -24,6 +24,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Code, Request, Status};
 
 const STORE: StoreId = StoreId(1);
+const LITTLE: Shortage = Shortage { free: 60 << 20, limit: 100 << 20 };
 const EPOCH: crate::kv::Epoch = crate::kv::Epoch { version: 1, members: 1 };
 
 struct NoTransport;
@@ -374,6 +375,7 @@ async fn the_directory_prefers_the_later_term_and_hints_with_addresses() {
         (Error::Stopped { group, index: 4, reason: "newer".into() }, Kind::NotLeader),
         (Error::Failed { group, index: 4, reason: "newer".into() }, Kind::Unknown),
         (Error::Busy { group, what: "apply queue" }, Kind::Busy),
+        (Error::DiskFull { group, store: STORE, shortage: LITTLE }, Kind::DiskFull),
         (Error::Unknown { group }, Kind::Unknown),
         (Error::NoGroup { group }, Kind::EpochNotMatch),
         (Error::Invalid { group, reason: "too long".into() }, Kind::Invalid),
@@ -387,6 +389,34 @@ async fn the_directory_prefers_the_later_term_and_hints_with_addresses() {
     let hint = core.raft_error(1, &Error::NotLeader { group, leader: Some(leader) }).leader;
     let address = "127.0.0.1:7120".to_owned();
     assert_eq!(hint, Some(pb::Leader { replica: 12, store: 2, address }));
+}
+
+/// Bug 35: whoever is full can be read and cleaned.
+#[tokio::test]
+async fn a_full_disk_refuses_puts_and_nothing_else() {
+    let fixture = Fixture::start();
+    assert!(fixture.call(put(1, 1, &[("a", "1"), ("b", "2")])).await.error.is_none());
+    let delete = |id: u64, key: &'static str| {
+        let write = pb::Write { key: Bytes::from_static(key.as_bytes()), value: None };
+        let writes = Bytes::from(pb::WriteBatch { writes: vec![write] }.encode_to_vec());
+        pb::Request { writes, ..request(id, 1) }
+    };
+    for shortage in [LITTLE, Shortage { free: 0, ..LITTLE }] {
+        fixture.store.set_disk(Some(shortage));
+        let refused = fixture.call(put(2, 1, &[("a", "3")])).await;
+        assert_eq!(kind(&refused), Kind::DiskFull);
+        let message = refused.error.unwrap().message;
+        let free = format!("{} MiB are free, the limit is 100 MiB", shortage.free >> 20);
+        for word in ["store 1", &free, "delete records"] {
+            assert!(message.contains(word), "{word}: {message}");
+        }
+        assert!(fixture.call(delete(3, "b")).await.error.is_none());
+        let read = fixture.call(gets(4, 1, &["a", "b"])).await;
+        assert!(read.records[0].found && !read.records[1].found, "{read:?}");
+        assert_eq!(fixture.store.queues().disk_shortage, Some(shortage));
+    }
+    fixture.store.set_disk(None);
+    assert!(fixture.call(put(5, 1, &[("a", "3")])).await.error.is_none());
 }
 
 #[tokio::test]

@@ -61,7 +61,9 @@ pub enum LeaderStop {
 ///   `recovered` telling which (the log replays the rest);
 /// - never skip an entry. What concerns one group (a command that it does not understand, data that
 ///   it finds damaged) is [`GroupApply::fail`]: that replica stops before the entry, the store's other
-///   groups go on. What concerns the process (the disk fails) is [`Fatal`] and ends it.
+///   groups go on. What concerns the process (the disk fails) is [`Fatal`] and ends it. A snapshot that is
+///   not made or taken because the group's data is damaged is [`Fatal::damage`], which quarantines that
+///   replica; who finds damage while he serves reads says [`crate::Store::report_damage`].
 ///
 /// # Order
 ///

@@ -250,6 +250,16 @@ impl GroupDesc {
         self.replicas.iter().any(|r| r.role.is_joint())
     }
 
+    /// Whether those for whom `counts` says so are a quorum of the voters, in both halves of a joint
+    /// configuration.
+    pub(crate) fn has_quorum(&self, counts: impl Fn(&ReplicaDesc) -> bool) -> bool {
+        let of = |votes: fn(ReplicaRole) -> bool| {
+            let voters = || self.replicas.iter().filter(|r| votes(r.role));
+            voters().filter(|r| counts(r)).count() * 2 > voters().count()
+        };
+        of(ReplicaRole::votes) && (!self.is_joint() || of(ReplicaRole::voted))
+    }
+
     /// Whether `replica` gives way to another one on its store: see [`Change::Rebuild`].
     #[must_use]
     pub fn gives_way(&self, replica: ReplicaId) -> bool {

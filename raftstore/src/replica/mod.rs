@@ -34,6 +34,7 @@ mod transfer;
 
 use crate::clock::Time;
 use crate::config::Config;
+use crate::disk::{Shortage, Shortages};
 use crate::error::Error;
 use crate::events::{Event, Levels};
 use crate::log::terms::Terms;
@@ -103,6 +104,7 @@ pub(crate) struct Replica {
     disks: Arc<Disks>,
     /// To be told with the next round.
     events: Vec<Event>,
+    short: Shortages,
     /// Ready numbers whose log write is under way, ascending; 0 = the group's creation.
     unpersisted: VecDeque<u64>,
     /// The last of them that changed term or vote.
@@ -172,6 +174,7 @@ impl Replica {
             rest: Rest::default(),
             disks: Arc::clone(parts.disks),
             events: Vec::new(),
+            short: Shortages::default(),
             unpersisted: VecDeque::new(),
             vote_ready: 0,
             saved: hard_state,
@@ -212,6 +215,26 @@ impl Replica {
             term: self.seen.term,
             leading: self.seen.role == StateRole::Leader,
         }
+    }
+
+    /// Takes note of the stores that are short of room.
+    pub(crate) fn know_short(&mut self, short: Shortages) {
+        let before = std::mem::replace(&mut self.short, short);
+        let own = &self.me.store;
+        if before.contains_key(own) && !self.short.contains_key(own) {
+            self.snapshots.rested();
+        }
+    }
+
+    /// How short of room the store of a member is, if it is.
+    fn shortage_at(&self, store: StoreId) -> Option<Shortage> {
+        self.short.get(&store).copied()
+    }
+
+    /// Whether a store is so short of room that it gets no entries while others are enough.
+    fn spares(&self, store: StoreId) -> bool {
+        self.shortage_at(store).is_some_and(Shortage::is_severe)
+            && self.record.desc.has_quorum(|r| self.shortage_at(r.store).is_none())
     }
 
     /// The group's creation is on its way to the log: nothing may leave before it.

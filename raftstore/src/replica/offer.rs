@@ -27,6 +27,8 @@ pub(super) struct Offers {
     making: Option<SnapshotId>,
     /// Followers that get it as soon as it is made.
     waiting: Vec<u64>,
+    /// After a failed attempt none is made for them before this tick.
+    rest_until: u64,
     /// Who waits for one.
     callers: Vec<Reply>,
     /// One is to be made because time is up.
@@ -47,6 +49,7 @@ impl Offers {
             due: false,
             making: None,
             waiting: Vec::new(),
+            rest_until: 0,
             callers: Vec::new(),
             timed: false,
             made: 0,
@@ -118,6 +121,7 @@ impl Replica {
         });
         let outcome = outcome.map_err(|reason| {
             self.snapshots.throw_away(id);
+            self.offers.rest_until = self.offers.ticks + self.config.election_ticks as u64;
             tracing::info!(group = group.0, reason, "no snapshot made");
             Error::Busy { group, what: "no snapshot could be made now" }
         });
@@ -180,8 +184,9 @@ impl Replica {
         if self.raw.mut_store().take_offered() {
             self.offers.used = self.offers.ticks;
         }
-        let Offers { waiting, callers, timed, making, .. } = &self.offers;
-        let wanted = *timed || !waiting.is_empty() || !callers.is_empty();
+        let Offers { waiting, callers, timed, making, ticks, rest_until, .. } = &self.offers;
+        let needed = *timed || !waiting.is_empty();
+        let wanted = !callers.is_empty() || (needed && ticks >= rest_until);
         if wanted && making.is_none() && !self.snapshots.installing() {
             let id = SnapshotId(self.offers.rng.random());
             self.offers.making = Some(id);

@@ -178,6 +178,9 @@ impl Replica {
             let store = self.store_of(to)?;
             let bulk =
                 message.get_msg_type() == MessageType::MsgAppend && !message.entries.is_empty();
+            if bulk && self.spares(store) {
+                return None;
+            }
             let bytes = codec::encode(&message, self.stamp_for(&message, time));
             let payload = Payload::Raft { bytes, bulk };
             Some((store, Envelope { group: self.group(), from: self.me.replica, to, payload }))

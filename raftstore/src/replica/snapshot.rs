@@ -13,6 +13,8 @@ use raft::eraftpb::Message;
 /// Fetches that may fail before a snapshot whose blocks were damaged here counts as lost, one every
 /// `snapshot_retry_ticks`.
 const REPAIRS_MAX: u32 = 10;
+/// A rest after a failed fetch is at most so many times the first one, an election timeout.
+const RESTS_MAX: u64 = 8;
 
 /// See the module.
 #[derive(Default)]
@@ -23,6 +25,8 @@ pub(super) struct Snapshots {
     found: Vec<SnapshotId>,
     /// Blocks to delete.
     garbage: Vec<SnapshotId>,
+    /// Fetches that failed since one came whole.
+    failures: u32,
 }
 
 /// A snapshot on its way here.
@@ -39,7 +43,9 @@ enum Stage {
     /// To be asked of the other store.
     New,
     Fetching,
-    /// Did not come; what came is kept for the next attempt.
+    /// Did not come; what came is kept for the next attempt. The leader hears so at this tick.
+    Failing(u64),
+    /// The leader knows, and offers another one.
     Failed,
     /// All blocks are here.
     Here,
@@ -72,7 +78,10 @@ impl Snapshots {
     /// The log begins behind a state that is not there yet.
     pub(super) fn installing(&self) -> bool {
         self.stage().is_some_and(|stage| {
-            !matches!(stage, Stage::New | Stage::Fetching | Stage::Failed | Stage::Here)
+            !matches!(
+                stage,
+                Stage::New | Stage::Fetching | Stage::Failing(_) | Stage::Failed | Stage::Here
+            )
         })
     }
 
@@ -106,6 +115,20 @@ impl Snapshots {
         if matches!(self.stage(), Some(Stage::Writing(ready)) if ready <= number) {
             self.set(Stage::Written);
         }
+    }
+
+    /// What was in the way is gone: no need to rest longer.
+    pub(super) fn rested(&mut self) {
+        self.failures = 0;
+        if let Some(Stage::Failing(until)) = self.stage() {
+            self.set(Stage::Failing(until.min(self.ticks)));
+        }
+    }
+
+    /// Nothing of what is on its way here is kept on the disk.
+    fn throw_away_blocks(&mut self) {
+        self.garbage.extend(self.incoming.as_ref().map(|incoming| incoming.manifest.id));
+        self.garbage.append(&mut self.found);
     }
 
     fn forget_incoming(&mut self) {
@@ -164,8 +187,9 @@ impl Replica {
         let known = self.snapshots.incoming.as_ref().filter(|i| i.manifest == manifest);
         let stage = match known.map(|incoming| incoming.stage) {
             None => {
+                let rests = self.snapshots.stage().filter(|s| matches!(s, Stage::Failing(_)));
                 self.snapshots.forget_incoming();
-                Stage::New
+                rests.unwrap_or(Stage::New)
             }
             Some(Stage::Failed) => Stage::New,
             Some(stage) => stage,
@@ -187,12 +211,11 @@ impl Replica {
         match (note.event, stage) {
             (SnapshotEvent::Made(made), _) => self.made(note.id, made),
             (SnapshotEvent::Received(Ok(())), Some(Stage::Fetching)) => {
+                self.snapshots.failures = 0;
                 self.snapshots.set(Stage::Here);
             }
             (SnapshotEvent::Received(Err(reason)), Some(Stage::Fetching)) => {
-                tracing::info!(group = self.group().0, reason, "snapshot did not come");
-                self.snapshots.set(Stage::Failed);
-                self.tell_failed(round);
+                self.fetch_failed(&reason);
             }
             (SnapshotEvent::Received(Ok(())), Some(Stage::Repairing(_))) => {
                 self.snapshots.set(Stage::Written);
@@ -217,6 +240,21 @@ impl Replica {
             _ => {}
         }
         None
+    }
+
+    /// It did not come. The first time another one is asked for at once: the sender may have stopped. Then
+    /// it rests, twice as long each time: what is in the way, such as a full disk, may stay for long.
+    fn fetch_failed(&mut self, reason: &str) {
+        let rest = rest_after(self.snapshots.failures, self.config.election_ticks as u64);
+        self.snapshots.failures = self.snapshots.failures.saturating_add(1);
+        tracing::warn!(group = self.group().0, reason, rest_ticks = rest, "snapshot did not come");
+        self.snapshots.set(Stage::Failing(self.snapshots.ticks + rest));
+    }
+
+    /// Why no snapshot is fetched now.
+    fn refuses_snapshots(&self) -> Option<String> {
+        let shortage = self.shortage_at(self.me.store)?;
+        Some(format!("the disk is nearly full: {shortage}; make room, then it is fetched"))
     }
 
     fn tell_failed(&self, round: &mut Round) {
@@ -248,9 +286,22 @@ impl Replica {
             self.snapshots.garbage.extend(found);
         }
         match self.snapshots.stage() {
-            Some(Stage::New) => {
-                self.snapshots.set(Stage::Fetching);
-                self.fetch(round);
+            Some(Stage::New) => match self.refuses_snapshots() {
+                Some(reason) => {
+                    // What came of it takes room, too.
+                    self.snapshots.throw_away_blocks();
+                    // There is no hurry: nothing is known to be wrong with the sender.
+                    self.snapshots.failures = self.snapshots.failures.max(1);
+                    self.fetch_failed(&reason);
+                }
+                None => {
+                    self.snapshots.set(Stage::Fetching);
+                    self.fetch(round);
+                }
+            },
+            Some(Stage::Failing(until)) if self.snapshots.ticks >= until => {
+                self.snapshots.set(Stage::Failed);
+                self.tell_failed(round);
             }
             Some(Stage::Here) => self.begin_install(),
             Some(Stage::Written) => self.load(round),
@@ -357,5 +408,27 @@ impl Replica {
     pub(crate) fn loading(&self) -> Option<SnapshotId> {
         let incoming = self.snapshots.incoming.as_ref()?;
         self.snapshots.loading().then_some(incoming.manifest.id)
+    }
+}
+
+/// Ticks to rest after a failed fetch, when so many have failed before it.
+fn rest_after(failures: u32, first: u64) -> u64 {
+    match failures.checked_sub(1) {
+        None => 0,
+        Some(doublings) => {
+            first * 1u64.checked_shl(doublings).map_or(RESTS_MAX, |n| n.min(RESTS_MAX))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failed_fetches_rest_longer_each_time_up_to_a_limit() {
+        let rests = (0..10).map(|failures| rest_after(failures, 10));
+        assert_eq!(rests.collect::<Vec<_>>(), [0, 10, 20, 40, 80, 80, 80, 80, 80, 80]);
+        assert_eq!(rest_after(u32::MAX, 10), 80);
     }
 }

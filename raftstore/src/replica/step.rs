@@ -30,12 +30,12 @@ fn dropped(reason: impl Into<String>) -> Result<(), Refused> {
 }
 
 impl Replica {
-    /// Takes one message from `store`. `apply_full`: entries are refused for now.
+    /// Takes one message from `store`. `no_entries`: why entries are refused for now.
     pub(crate) fn step(
         &mut self,
         store: StoreId,
         envelope: Envelope,
-        apply_full: bool,
+        no_entries: Option<&'static str>,
         time: Time,
     ) -> Result<(), Refused> {
         let bytes = match envelope.payload {
@@ -88,7 +88,7 @@ impl Replica {
         if message.from != envelope.from.0 || message.to != envelope.to.0 || message.term == 0 {
             return dropped("a message whose header contradicts its envelope");
         }
-        self.check(&message, apply_full)?;
+        self.check(&message, no_entries)?;
         if let Some(why) = self.promised_against(&message, time) {
             return dropped(why);
         }
@@ -145,11 +145,11 @@ impl Replica {
         }
     }
 
-    fn check(&self, message: &Message, apply_full: bool) -> Result<(), Refused> {
+    fn check(&self, message: &Message, no_entries: Option<&str>) -> Result<(), Refused> {
         let log = &self.raw.raft.raft_log;
         let current = message.term >= self.raw.raft.term;
         match message.get_msg_type() {
-            MessageType::MsgAppend => self.check_append(message, apply_full),
+            MessageType::MsgAppend => self.check_append(message, no_entries),
             MessageType::MsgHeartbeat if current && message.commit > log.last_index() => {
                 // The leader saw our acknowledgement of an index that we do not have.
                 Err(Refused::Damaged(format!(
@@ -169,9 +169,11 @@ impl Replica {
         }
     }
 
-    fn check_append(&self, message: &Message, apply_full: bool) -> Result<(), Refused> {
-        if apply_full && !message.entries.is_empty() {
-            return dropped("apply is full");
+    fn check_append(&self, message: &Message, no_entries: Option<&str>) -> Result<(), Refused> {
+        if let Some(why) = no_entries
+            && !message.entries.is_empty()
+        {
+            return dropped(why);
         }
         let mut previous = (message.index, message.log_term);
         for entry in &message.entries {

@@ -14,8 +14,8 @@
 //! election timeouts, never during a change of the members, and ever more rarely when that does
 //! not last, so that two do not pass leadership back and forth.
 //!
-//! A leader on a store whose disk is slow ([`crate::slow`]) hands over to a member whose disk is fast,
-//! whatever their ranks, and to one with a slow disk nobody hands over.
+//! A leader on a store whose disk is slow ([`crate::slow`]) or short of room ([`crate::disk`]) hands over to a member
+//! whose store's disk is neither, whatever their ranks, and to one on such a store nobody hands over.
 
 use super::Replica;
 use crate::completion::{Answer, Outcome, Reply};
@@ -121,7 +121,12 @@ impl Replica {
             (_, Some(order)) if order.callers.len() >= CALLERS_MAX => {
                 return Err(Error::Busy { group, what: "too many wait for this leader transfer" });
             }
-            _ => return Ok(()),
+            (Some(ReplicaDesc { store, .. }), _) => match self.shortage_at(store) {
+                Some(shortage) if self.shortage_at(self.me.store).is_none() => {
+                    TransferRefusal::DiskFull { replica: to, store, shortage }
+                }
+                _ => return Ok(()),
+            },
         };
         Err(Error::NotTransferred { group, refusal })
     }
@@ -221,6 +226,13 @@ impl Replica {
             }
             return;
         }
+        if self.shortage_at(self.me.store).is_some() && !self.changes_members() {
+            let fit = self.first_of(|other| self.has_fit_disk(other));
+            if let Some(next) = fit.or_else(|| self.first_of(|other| self.disk_has_room(other))) {
+                self.hand_over(next, Vec::new());
+            }
+            return;
+        }
         let able = self.preferred().filter(|_| !self.changes_members());
         let (now, before) = (self.members.ticks, self.transfers.able.take());
         let Some(preferred) = able else { return };
@@ -245,37 +257,48 @@ impl Replica {
     }
 
     /// Others that could lead now.
-    fn able(&self) -> impl Iterator<Item = ReplicaId> + '_ {
-        let able = |r: &&ReplicaDesc| {
+    fn able(&self) -> impl Iterator<Item = ReplicaDesc> + '_ {
+        let able = |r: &ReplicaDesc| {
             r.replica != self.me.replica
                 && r.role.votes()
                 && self.rank(r.replica).is_some()
                 && self.can_take_over(r.replica)
         };
-        self.record.desc.replicas.iter().filter(able).map(|r| r.replica)
+        self.record.desc.replicas.iter().copied().filter(able)
     }
 
     /// The one that is to lead in this leader's place, if there is one.
     pub(super) fn preferred(&self) -> Option<ReplicaId> {
         let own = self.rank(self.me.replica);
-        // Whoever must not lead is not choosy.
-        let fit = self.able().filter(|id| own.is_none() || self.has_fast_disk(*id));
-        let best = fit.max_by_key(|id| (self.rank(*id), std::cmp::Reverse(*id)))?;
+        // Whoever must not lead is not choosy about speed.
+        let fit = |other: &ReplicaDesc| match own {
+            Some(_) => self.has_fit_disk(other),
+            None => self.disk_has_room(other),
+        };
+        let able = self.able().filter(fit).map(|other| other.replica);
+        let best = able.max_by_key(|id| (self.rank(*id), std::cmp::Reverse(*id)))?;
         (self.rank(best) > own).then_some(best)
     }
 
-    fn has_fast_disk(&self, replica: ReplicaId) -> bool {
-        self.store_of(replica).is_some_and(|store| !self.disks.is_slow(store))
+    fn disk_has_room(&self, other: &ReplicaDesc) -> bool {
+        self.shortage_at(other.store).is_none()
     }
 
-    /// Who leads once this store has stopped.
+    /// Neither short of room nor slow.
+    fn has_fit_disk(&self, other: &ReplicaDesc) -> bool {
+        self.disk_has_room(other) && !self.disks.is_slow(other.store)
+    }
+
+    /// Who leads once this store has stopped: rather one whose store has a fit disk.
     pub(super) fn successor(&self) -> Option<ReplicaId> {
-        self.heir(|id| self.has_fast_disk(id)).or_else(|| self.heir(|_| true))
+        let fit = self.first_of(|other| self.has_fit_disk(other));
+        fit.or_else(|| self.first_of(|other| self.disk_has_room(other)))
+            .or_else(|| self.first_of(|_| true))
     }
 
-    /// The best of those that could lead now and that `fit`. Those of equal rank share the groups.
-    fn heir(&self, fits: impl Fn(ReplicaId) -> bool) -> Option<ReplicaId> {
-        let able: Vec<ReplicaId> = self.able().filter(|id| fits(*id)).collect();
+    /// One of the largest rank among others that could lead. Those of equal rank share the groups.
+    fn first_of(&self, wanted: impl Fn(&ReplicaDesc) -> bool) -> Option<ReplicaId> {
+        let able: Vec<ReplicaId> = self.able().filter(wanted).map(|r| r.replica).collect();
         let rank = able.iter().filter_map(|id| self.rank(*id)).max()?;
         let equal: Vec<ReplicaId> =
             able.into_iter().filter(|id| self.rank(*id) == Some(rank)).collect();
@@ -292,7 +315,7 @@ impl Replica {
             && self.raw.raft.lead_transferee.is_none()
             && !self.changes_members()
             && self.members.ticks >= self.transfers.rest_until;
-        if free { self.heir(|id| self.has_fast_disk(id)) } else { None }
+        if free { self.first_of(|other| self.has_fit_disk(other)) } else { None }
     }
 
     /// Hands over to it.

@@ -88,7 +88,7 @@ impl Hibernation {
 
     /// Takes a sign of life. True: sleepers must hear of it.
     fn heard(&mut self, store: StoreId, alive: Alive) -> bool {
-        let Alive { shard, shards, life, slow: _ } = alive;
+        let Alive { shard, shards, life, .. } = alive;
         self.counts.insert(store, shards.max(1));
         let at = self.ticks;
         let known = self.shards.insert((store, shard), Seen { life, at, silent: false });
@@ -167,6 +167,7 @@ impl Shard {
                 shards: self.parts.config.shards as u32,
                 life: self.hibernation.life,
                 slow: self.disks.own_is_slow(),
+                shortage: self.room.own(),
             };
             for store in &self.hibernation.neighbours {
                 let (from, to) = (ReplicaId(0), ReplicaId(0));

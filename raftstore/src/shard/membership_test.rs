@@ -96,7 +96,7 @@ impl Stepped {
 
     fn propose(&self, group: u64, name: &'static str) -> ShardMessage {
         let (group, command, reply) = (GroupId(group), Bytes::from(name), self.reply(name));
-        ShardMessage::Requests(vec![Request::Propose { group, command, reply }])
+        ShardMessage::Requests(vec![Request::Propose { group, command, takes_away: false, reply }])
     }
 
     fn answered(&self) -> Vec<(&'static str, Outcome)> {

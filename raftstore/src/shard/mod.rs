@@ -13,6 +13,7 @@ pub(crate) mod inbox;
 pub(crate) mod lane;
 mod measure;
 mod membership;
+mod parked;
 mod read;
 mod room;
 mod round;
@@ -26,7 +27,8 @@ pub(crate) use hibernate::NO_GROUP;
 pub use round::{ReadCounts, Round};
 
 use hibernate::Hibernation;
-use room::apply_bytes;
+use parked::apply_bytes;
+use room::Room;
 use round::RoundSize;
 use shed::Shedding;
 use slot::{Live, Quarantined, Slot};
@@ -90,6 +92,7 @@ pub struct Shard {
     /// Whose are slow; its replicas share it.
     disks: Arc<Disks>,
     shedding: Shedding,
+    room: Room,
     /// Messages from peers that were malformed or misaddressed.
     dropped_messages: u64,
     stopped: bool,
@@ -100,7 +103,7 @@ impl Shard {
     pub fn new(parts: ShardConfig, groups: Vec<RecoveredGroup>) -> Result<Self, Fatal> {
         let shard_number = parts.shard;
         let small_entries_max = parts.config.small_entries_max;
-        let life = parts.seed;
+        let (store, life) = (parts.store, parts.seed);
         let mut shard = Shard {
             parts,
             slots: FxHashMap::default(),
@@ -117,6 +120,7 @@ impl Shard {
             hibernation: Hibernation::new(life),
             disks: Arc::default(),
             shedding: Shedding::default(),
+            room: Room::new(store),
             dropped_messages: 0,
             stopped: false,
         };
@@ -162,7 +166,9 @@ impl Shard {
             disks: &self.disks,
             seed: self.parts.seed,
         };
-        Replica::new(&parts, log, applied, commit)
+        let mut replica = Replica::new(&parts, log, applied, commit)?;
+        replica.know_short(self.room.told());
+        Ok(replica)
     }
 
     /// What the store publishes of every group at start, in no order.
@@ -275,6 +281,12 @@ impl Shard {
             ShardMessage::SnapshotDamaged(id) => self.live().for_each(|live| {
                 live.replica().withdraw_offer(id);
             }),
+            ShardMessage::StateDamaged { group, replica, reason } => {
+                if self.same(group, replica).is_some() {
+                    self.quarantine(group, reason, round);
+                }
+            }
+            ShardMessage::Disk(shortage) => self.disk_told(self.parts.store, shortage),
             ShardMessage::Describe(to) => {
                 // The asker may have given up; then nobody reads it.
                 let _ = to.send(self.describe());
@@ -321,22 +333,29 @@ impl Shard {
         if self.request_wakes(&request) {
             self.rouse(group);
         }
-        let apply_full = self.apply_full();
         match request {
-            Request::Propose { reply, .. } if apply_full || group_full => {
-                let what = if apply_full {
-                    "the apply queue is full"
+            Request::Propose { command, takes_away, reply, .. } => {
+                let refusal = if self.apply_full() {
+                    Some(Error::Busy { group, what: "the apply queue is full" })
+                } else if group_full {
+                    Some(Error::Busy { group, what: "the group's part of the apply queue is full" })
+                } else if takes_away {
+                    None
                 } else {
-                    "the group's part of the apply queue is full"
+                    self.lacks_room(group)
                 };
-                round.note(Event::WriteRefused);
-                reply.send(Err(Error::Busy { group, what }));
+                if let Some(error) = refusal {
+                    round.note(Event::WriteRefused);
+                    return reply.send(Err(error));
+                }
+                match self.in_line(group) {
+                    Some(replica) if replica.has_room(&command) => {
+                        replica.queue_write(command, reply)
+                    }
+                    // It learns first what is applied by now.
+                    _ => drop(self.touch(group, |replica| replica.queue_write(command, reply))),
+                }
             }
-            Request::Propose { command, reply, .. } => match self.in_line(group) {
-                Some(replica) if replica.has_room(&command) => replica.queue_write(command, reply),
-                // It learns first what is applied by now.
-                _ => drop(self.touch(group, |replica| replica.queue_write(command, reply))),
-            },
             Request::ReadBarrier { mode, reply, .. } => self.read(group, mode, reply, round),
             Request::TransferLeader { to, reply, .. } => {
                 self.touch(group, |replica| replica.transfer_leader(to, reply));
@@ -382,6 +401,7 @@ impl Shard {
 
     fn deliver(&mut self, from: StoreId, envelope: Envelope, round: &mut Round) {
         if let Payload::Alive(alive) = envelope.payload {
+            self.disk_told(from, alive.shortage);
             return self.heard_alive(from, alive);
         }
         let group = envelope.group;
@@ -392,12 +412,13 @@ impl Shard {
             Payload::Sleep(_) => {}
             _ => self.rouse(group),
         }
-        let apply_full = self.apply_full();
+        let no_entries =
+            if self.apply_full() { Some("apply is full") } else { self.room.refuses(&envelope) };
         if !matches!(self.slots.get(&group), Some(Slot::Live(_))) {
             return self.deliver_to_none(from, &envelope, round);
         }
         let time = self.time;
-        match self.touch(group, |replica| replica.step(from, envelope, apply_full, time)) {
+        match self.touch(group, |replica| replica.step(from, envelope, no_entries, time)) {
             None | Some(Ok(())) => {}
             Some(Err(Refused::Dropped(reason))) => {
                 self.dropped_messages += 1;

@@ -254,7 +254,7 @@ impl Shard {
     }
 
     /// The replica that a worker speaks of: another one may be here by now.
-    fn same(&mut self, group: GroupId, id: ReplicaId) -> Option<&mut Live> {
+    pub(super) fn same(&mut self, group: GroupId, id: ReplicaId) -> Option<&mut Live> {
         match self.slots.get_mut(&group) {
             Some(Slot::Live(live)) if live.replica.id() == id => Some(live),
             _ => None,

@@ -97,7 +97,15 @@ impl SnapshotThread {
             bytes += block as u64;
             self.traffic.reserve(id, bytes)?;
             self.pace(block)
-        })?;
+        });
+        let made = match made {
+            Err(fatal) if fatal.damage => {
+                let reason = fatal.to_string();
+                self.damaged(asker, &reason);
+                Err(reason)
+            }
+            made => made?,
+        };
         let metrics = &self.shell.router.metrics;
         if made.is_ok() {
             metrics.snapshots_made.inc();
@@ -115,6 +123,11 @@ impl SnapshotThread {
             // The next start does it.
             Err(LoadError::Damaged(_)) if self.is_stopped() => return Ok(()),
             Err(LoadError::Damaged(reason)) => Err(reason),
+            Err(LoadError::Fatal(fatal)) if fatal.damage => {
+                let reason = fatal.to_string();
+                self.damaged(asker, &reason);
+                Err(reason)
+            }
             Err(LoadError::Fatal(fatal)) => return Err(fatal),
         };
         if loaded.is_ok() {
@@ -124,6 +137,14 @@ impl SnapshotThread {
         }
         self.tell(asker, manifest.id, SnapshotEvent::Loaded(loaded));
         Ok(())
+    }
+
+    /// The state of the group here is damaged: its replica hears so before anything else.
+    fn damaged(&self, asker: Asker, reason: &str) {
+        let Asker { shard, group, replica } = asker;
+        let reason = reason.to_owned();
+        let message = ShardMessage::StateDamaged { group, replica, reason };
+        self.shell.router.inboxes[shard].push(message);
     }
 
     fn remove(&self, id: SnapshotId) {

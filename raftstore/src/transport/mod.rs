@@ -7,6 +7,7 @@
 //! Messages may be lost, never reordered between two stores, and duplicated only by a broken
 //! network; Raft tolerates all three.
 
+use crate::disk::Shortage;
 use crate::snapshot::SnapshotId;
 use crate::types::{GroupId, LogPosition, ReplicaId, StoreId};
 use bytes::Bytes;
@@ -69,6 +70,8 @@ pub struct Alive {
     pub life: u64,
     /// The disk of its log is slow: its store is to be given no leadership.
     pub slow: bool,
+    /// How short of room its store's disk is, if it is.
+    pub shortage: Option<Shortage>,
 }
 
 /// One message between two replicas of one group.

@@ -69,7 +69,7 @@ impl World {
         };
         let reply = process.reply(ticket);
         let request = if live.wish.is_write() {
-            Request::Propose { group, command: live.command.clone(), reply }
+            Request::Propose { group, command: live.command.clone(), takes_away: false, reply }
         } else {
             if let ReadMode::Stale { .. } = live.mode {
                 attempt.floor = 0; // Its history tells.

@@ -204,7 +204,7 @@ impl Driver {
             Work::Puts => {
                 let key = &led.keys[self.rng.random_range(0..led.keys.len())];
                 let command = led.put.fill(key, self.rng.random());
-                Request::Propose { group, command, reply }
+                Request::Propose { group, command, takes_away: false, reply }
             }
         }
     }

@@ -33,7 +33,7 @@ use std::time::Duration;
 /// In the data column family.
 const SYSTEM_KEY: &[u8] = b"";
 /// Lowest key that a user can have.
-const LOWEST_KEY: &[u8] = &[0];
+pub(super) const LOWEST_KEY: &[u8] = &[0];
 /// The file of the checkpoint under way, in the database's folder.
 const FILE: &str = "next.checkpoint";
 const VERSION: u8 = 1;
@@ -45,6 +45,8 @@ const LEVEL_0_FILES_MAX: u64 = 24;
 /// Records between two looks at the clock.
 const STEP: usize = 64;
 const LEVEL_0_POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// Compactions that failed, and did nothing for so long, have ended for good.
+const LEVEL_0_PATIENCE: Duration = Duration::from_secs(60);
 
 /// `System` records: key → value, `None` = deleted.
 type SystemChanges = BTreeMap<Bytes, Option<Bytes>>;
@@ -65,7 +67,7 @@ impl RocksBase {
     /// A base over the database in `dir`, which is created when it is not there.
     pub fn open(dir: &Path) -> Result<RocksBase, OpenError> {
         let engine = RocksEngine::open(dir)?;
-        let system = engine.system_records().map_err(|e| OpenError::io(dir, e))?;
+        let system = engine.system_records().map_err(|e| OpenError::of(dir, &e))?;
         let file = dir.join(FILE);
         remove(&file).map_err(|e| OpenError::io(&file, e))?;
         Ok(RocksBase {
@@ -155,14 +157,23 @@ impl RocksBase {
 
     fn wait_for_compactions(&self) -> Result<(), Fatal> {
         let read = |name| self.engine.data_property(name);
-        while read("rocksdb.num-files-at-level0")? > LEVEL_0_FILES_MAX {
-            if read("rocksdb.background-errors")? > 0 {
+        let (mut fewest, mut idle) = (u64::MAX, Duration::ZERO);
+        loop {
+            let files = read("rocksdb.num-files-at-level0")?;
+            if files <= LEVEL_0_FILES_MAX {
+                return Ok(());
+            }
+            if files < fewest {
+                (fewest, idle) = (files, Duration::ZERO);
+            }
+            // One that has met a full disk goes on once there is room.
+            if idle >= LEVEL_0_PATIENCE && read("rocksdb.background-errors")? > 0 {
                 let what = "compact the KV database";
                 return Err(Fatal::new(what, "it failed; its file LOG says why"));
             }
             std::thread::sleep(LEVEL_0_POLL_INTERVAL);
+            idle += LEVEL_0_POLL_INTERVAL;
         }
-        Ok(())
     }
 }
 
@@ -224,6 +235,15 @@ impl Base for RocksBase {
         let system =
             system.iter().filter(of_group).map(|(key, value)| (key.clone(), value.clone()));
         Ok(Box::new(PinnedView { system: system.collect(), data: self.engine.pinned() }))
+    }
+
+    fn erase(&self, start: &[u8], end: &[u8]) -> Result<(), Fatal> {
+        self.engine.erase_range(start, end)
+    }
+
+    fn reclaim(&self, start: &[u8], end: &[u8]) -> Result<(), Fatal> {
+        self.engine.compact(start.max(LOWEST_KEY), end);
+        Ok(())
     }
 
     fn groups(&self) -> Result<Vec<GroupId>, Fatal> {
@@ -294,7 +314,7 @@ fn in_order<'a>(groups: &[GroupCheckpoint<'a>], pace: &Pace<'_>) -> Result<Vec<S
 
 /// Moves the `System` records of the last checkpoint into their own column family, durably.
 pub(super) fn fold(engine: &RocksEngine, dir: &Path) -> Result<(), OpenError> {
-    let Some(record) = engine.get_data(SYSTEM_KEY).map_err(|e| OpenError::io(dir, e))? else {
+    let Some(record) = engine.get_data(SYSTEM_KEY).map_err(|e| OpenError::of(dir, &e))? else {
         return Ok(());
     };
     let Some(changes) = decode(record) else {

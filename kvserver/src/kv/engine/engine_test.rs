@@ -489,10 +489,10 @@ fn rocks_names_a_newer_format_and_damage() {
         options.create_missing_column_families(true);
         let families = ["default", "data", "system", "leases"];
         let db = rocksdb::DB::open_cf(&options, dir.path(), families).unwrap();
-        db.put(b"format", b"3").unwrap();
+        db.put(b"format", b"4").unwrap();
     }
     let error = RocksEngine::open(dir.path()).err().unwrap();
-    assert!(matches!(&error, OpenError::NewerFormat { found, .. } if found == "3"), "{error}");
+    assert!(matches!(&error, OpenError::NewerFormat { found, .. } if found == "4"), "{error}");
 
     std::fs::write(dir.path().join("CURRENT"), b"MANIFEST-999999\n").unwrap();
     let error = RocksEngine::open(dir.path()).err().unwrap().to_string();

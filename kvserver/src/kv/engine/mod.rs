@@ -50,8 +50,9 @@ pub enum OpenError {
     },
     /// Checksums or structure are wrong.
     #[error(
-        "KV data {} is damaged: {reason}; keep this store's folder, and restore it from a copy that \
-         was taken while the store was stopped; this version cannot rebuild a store from the others",
+        "KV data {} is damaged beyond single regions: {reason}; keep this store's folder, and restore it \
+         from a copy that was taken while the store was stopped, or start a store with an empty folder \
+         and replace this one's replicas by its (kv admin group)",
         .dir.display()
     )]
     Damaged {
@@ -78,6 +79,11 @@ impl OpenError {
     fn damaged(dir: &Path, reason: impl std::fmt::Display) -> Self {
         OpenError::Damaged { dir: dir.to_owned(), reason: reason.to_string() }
     }
+
+    /// What a read of the folder's data has met.
+    pub(super) fn of(dir: &Path, error: &Fatal) -> Self {
+        if error.damage { Self::damaged(dir, error) } else { Self::io(dir, error) }
+    }
 }
 
 impl From<OpenError> for Fatal {
@@ -85,6 +91,9 @@ impl From<OpenError> for Fatal {
         Fatal::new("open the KV data", error)
     }
 }
+
+/// Bytes of records that one write of [`Engine::erase`] deletes.
+const ERASE_BYTES: usize = 1 << 20;
 
 /// Where a key lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -139,6 +148,19 @@ pub trait Engine: Send + Sync {
     /// earlier one, not before the last `sync` that has returned. Blocks on the disk.
     fn pin(&self, group: GroupId) -> Result<Box<dyn View + '_>, Fatal>;
 
+    /// Deletes every record of `[start, end)` (`end` empty = to the end) in `Data`, also those that cannot
+    /// be read. Nothing else is done to the group meanwhile. Durable after the next `sync`. Blocks
+    /// on the disk. Default: reads and deletes, for an engine that finds no damage when it reads.
+    fn erase(&self, group: GroupId, start: &[u8], end: &[u8]) -> Result<(), Fatal> {
+        erase_by_reading(self, group, start, end)
+    }
+
+    /// Gives the room that deleted records of `[start, end)` take back to the file system. Blocks on the
+    /// disk; runs beside everything else. Default: deleted records take none.
+    fn reclaim(&self, _start: &[u8], _end: &[u8]) -> Result<(), Fatal> {
+        Ok(())
+    }
+
     /// Every group that has a `System` record, ascending. Read at start.
     fn groups(&self) -> Result<Vec<GroupId>, Fatal>;
 
@@ -150,6 +172,25 @@ pub trait Engine: Send + Sync {
     /// What it counts, for `/metrics`.
     fn metrics(&self) -> prometheus::Registry {
         prometheus::Registry::new()
+    }
+}
+
+/// [`Engine::erase`] of an engine whose records can be read.
+fn erase_by_reading<E: Engine + ?Sized>(
+    engine: &E,
+    group: GroupId,
+    start: &[u8],
+    end: &[u8],
+) -> Result<(), Fatal> {
+    let delete = |key| Change { column: Column::Data, key, value: None };
+    loop {
+        let (page, more) =
+            engine.view(group).scan(Column::Data, start, end, usize::MAX, ERASE_BYTES)?;
+        let changes = page.into_iter().map(|(key, _)| delete(key)).collect();
+        engine.write(&[GroupChanges { group, changes }])?;
+        if !more {
+            return Ok(());
+        }
     }
 }
 

@@ -6,30 +6,54 @@
 //!
 //! Under a table (`checkpoint.rs`) nothing goes through that log: the database takes over whole
 //! files.
+//!
+//! What RocksDB finds damaged is noted in the file `DAMAGED` beside its own: the next start leaves
+//! out the groups that it is in and rewrites the others (`crate::kv::salvage`), before a
+//! compaction meets it. The present data are in the column family that the record `data` of the
+//! default one names, or in `data`.
 
 use super::checkpoint;
-use super::{Column, Engine, GroupChanges, OpenError, Page, Pair, View};
+use super::{Column, Engine, GroupChanges, OpenError, Page, Pair, View, erase_by_reading};
+use crate::kv::command::KEY_BYTES_MAX;
 use crate::kv::keys;
 use bytes::Bytes;
 use flotilla_raftstore::{Fatal, GroupId};
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
-    DBRecoveryMode, ErrorKind, LogLevel, Options, ReadOptions, Snapshot, WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
+    DBCompressionType, DBRecoveryMode, ErrorKind, LogLevel, Options, ReadOptions, Snapshot,
+    WriteBatch, WriteOptions,
 };
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
+/// The first name of the data's family; a rewrite gives it another one that begins so.
 const DATA: &str = "data";
+/// In the default column family: the present name of the data's family.
+const DATA_KEY: &[u8] = b"data";
+/// Says what is damaged.
+const DAMAGED: &str = "DAMAGED";
+/// Above every key that a user can have.
+const BEYOND: [u8; KEY_BYTES_MAX + 1] = [0xff; KEY_BYTES_MAX + 1];
 const SYSTEM: &str = "system";
 const DEFAULT: &str = "default";
 /// In the default column family: the version of everything else.
 const FORMAT_KEY: &[u8] = b"format";
 /// 2: system records may be in a checkpoint's record.
 const FORMAT: u32 = 2;
+/// The data are in another family than `data`; written by a rewrite only, so that older versions open all
+/// others.
+const FORMAT_REWRITTEN: u32 = 3;
 
 /// See the module.
 pub struct RocksEngine {
     db: DB,
+    dir: PathBuf,
+    cache: Cache,
+    /// The data's family.
+    data: String,
+    /// Damage was noted in this run.
+    noted: AtomicBool,
 }
 
 impl RocksEngine {
@@ -38,22 +62,135 @@ impl RocksEngine {
         std::fs::create_dir_all(dir).map_err(|e| OpenError::io(dir, e))?;
         let options = db_options();
         // A newer version may have more column families; all must be named to get at the format.
-        let mut names = vec![DEFAULT.to_owned(), DATA.to_owned(), SYSTEM.to_owned()];
+        let mut names = vec![DEFAULT.to_owned(), SYSTEM.to_owned()];
         if dir.join("CURRENT").exists() {
             let found = DB::list_cf(&options, dir).map_err(|e| open_error(dir, e))?;
-            names.extend(found.into_iter().filter(|n| ![DEFAULT, DATA, SYSTEM].contains(&&**n)));
+            names.extend(found.into_iter().filter(|n| ![DEFAULT, SYSTEM].contains(&&**n)));
+        }
+        if !names.iter().any(|name| is_data(name)) {
+            names.push(DATA.to_owned());
         }
         let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
+        // A compaction that meets the damage would end all writes before it is left out.
+        let damaged = Self::damage(dir).is_some();
         let families = names.iter().map(|name| {
-            let options = family_options(name, &cache);
+            let mut options = family_options(name, &cache);
+            options.set_disable_auto_compactions(damaged);
             ColumnFamilyDescriptor::new(name, options)
         });
-        let db =
+        let mut db =
             DB::open_cf_descriptors(&options, dir, families).map_err(|e| open_error(dir, e))?;
         check_format(&db, dir)?;
-        let engine = RocksEngine { db };
-        checkpoint::fold(&engine, dir)?;
+        let data = db.get(DATA_KEY).map_err(|e| open_error(dir, e))?;
+        let data = data.map_or(DATA.to_owned(), |name| String::from_utf8_lossy(&name).into_owned());
+        if db.cf_handle(&data).is_none() {
+            return Err(OpenError::damaged(dir, format!("its column family {data} is missing")));
+        }
+        // Of a rewrite that was cut off, or that ended without deleting what it replaced.
+        for name in names.iter().filter(|name| is_data(name) && **name != data) {
+            db.drop_cf(name).map_err(|e| open_error(dir, e))?;
+        }
+        let (dir, noted) = (dir.to_owned(), AtomicBool::new(false));
+        let engine = RocksEngine { db, dir, cache, data, noted };
+        checkpoint::fold(&engine, &engine.dir)?;
         Ok(engine)
+    }
+
+    /// What an earlier run found damaged, in RocksDB's words.
+    pub fn damage(dir: &Path) -> Option<String> {
+        std::fs::read_to_string(dir.join(DAMAGED)).ok()
+    }
+
+    /// An error while the data were read or written. What is damaged is noted for the next start.
+    fn failed(&self, what: &str, error: &rocksdb::Error) -> Fatal {
+        if error.kind() != ErrorKind::Corruption {
+            return Fatal::new(what, error);
+        }
+        if !self.noted.swap(true, Ordering::Relaxed) {
+            tracing::error!(%error, "the KV database is damaged");
+            // Without the note a compaction finds it again, and the next start has it then.
+            if let Err(error) = std::fs::write(self.dir.join(DAMAGED), error.to_string()) {
+                tracing::error!(%error, "the damage was not noted");
+            }
+        }
+        Fatal::damage(what, error)
+    }
+
+    /// The same for a write: it fails because of a damage that a compaction or a flush has met, which may
+    /// be in anybody's records.
+    fn write_failed(&self, what: &str, error: &rocksdb::Error) -> Fatal {
+        let fatal = self.failed(what, error);
+        if !fatal.damage {
+            return fatal;
+        }
+        let reason = format!(
+            "{}: a compaction has met damaged records: the next start leaves out the regions that they \
+             are in, and their groups rebuild these",
+            fatal.reason
+        );
+        Fatal::new(what, reason)
+    }
+
+    /// Copies the records of `ranges`, ascending, into a new column family that takes the place of the
+    /// data's: all else is gone, damaged or not. A crash in the middle leaves everything as it
+    /// was.
+    pub fn rewrite(&mut self, ranges: &[(Bytes, Bytes)]) -> Result<(), Fatal> {
+        const WHAT: &str = "rewrite the KV database";
+        let fatal = |e: rocksdb::Error| Fatal::new(WHAT, e);
+        let number: u64 = self.data[DATA.len()..].parse().unwrap_or(0);
+        let next = format!("{DATA}{}", number + 1);
+        self.db.create_cf(&next, &family_options(&next, &self.cache)).map_err(fatal)?;
+        let to = self.db.cf_handle(&next).expect("it was just created");
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        let (mut batch, mut failure) = (WriteBatch::default(), None);
+        for (start, end) in ranges {
+            let start = (&start[..]).max(checkpoint::LOWEST_KEY);
+            self.scan(Column::Data, up_to(end), start, &mut |key, value| {
+                batch.put_cf(to, key, value);
+                if batch.size_in_bytes() >= REWRITE_BYTES {
+                    failure = self.db.write_opt(std::mem::take(&mut batch), &options).err();
+                }
+                failure.is_none()
+            })?;
+            if let Some(error) = failure.take() {
+                return Err(fatal(error));
+            }
+        }
+        self.db.write_opt(batch, &options).map_err(fatal)?;
+        self.db.flush_cf(to).map_err(fatal)?;
+        let mut switch = WriteBatch::default();
+        switch.put(FORMAT_KEY, FORMAT_REWRITTEN.to_string());
+        switch.put(DATA_KEY, &next);
+        self.write_synced(switch)?;
+        let old = std::mem::replace(&mut self.data, next);
+        self.db.drop_cf(&old).map_err(fatal)?;
+        match std::fs::remove_file(self.dir.join(DAMAGED)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Fatal::new(WHAT, e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads all records of `[start, end)` in `data`.
+    pub fn read_through(&self, start: &[u8], end: &[u8]) -> Result<(), Fatal> {
+        self.scan_data(start, end, &mut |_, _| true)
+    }
+
+    /// Deletes the records of `[start, end)` without reading them, durably.
+    pub(super) fn erase_range(&self, start: &[u8], end: &[u8]) -> Result<(), Fatal> {
+        let end = if end.is_empty() { &BEYOND[..] } else { end };
+        let mut batch = WriteBatch::default();
+        let start = start.max(checkpoint::LOWEST_KEY);
+        batch.delete_range_cf(self.family(Column::Data), start, end);
+        self.write_synced(batch)
+    }
+
+    /// Compacts the records of `[start, end)` down to the last level, where deletes leave nothing.
+    pub(super) fn compact(&self, start: &[u8], end: &[u8]) {
+        let mut options = CompactOptions::default();
+        options.set_exclusive_manual_compaction(false);
+        let end = (!end.is_empty()).then_some(end);
+        self.db.compact_range_cf_opt(self.family(Column::Data), Some(start), end, &options);
     }
 
     fn family(&self, column: Column) -> &ColumnFamily {
@@ -67,7 +204,7 @@ impl RocksEngine {
     /// `data` and `system`.
     pub(super) fn families(&self) -> (&ColumnFamily, &ColumnFamily) {
         let family = |name| self.db.cf_handle(name).expect("open names both column families");
-        (family(DATA), family(SYSTEM))
+        (family(&self.data), family(SYSTEM))
     }
 
     /// For files of `data` that are made outside of the database.
@@ -84,7 +221,7 @@ impl RocksEngine {
         let mut options = WriteOptions::default();
         options.set_sync(true);
         let written = self.db.write_opt(batch, &options);
-        written.map_err(|e| Fatal::new("write to the KV database", e))
+        written.map_err(|e| self.write_failed("write to the KV database", &e))
     }
 
     /// Makes a file's records part of `data`, above all others, atomically and durably; the file
@@ -93,7 +230,7 @@ impl RocksEngine {
         let options = checkpoint::ingest_options();
         self.db
             .ingest_external_file_cf_opts(self.family(Column::Data), &options, vec![file])
-            .map_err(|e| Fatal::new("add a checkpoint to the KV database", e))
+            .map_err(|e| self.write_failed("add a checkpoint to the KV database", &e))
     }
 
     /// A figure of `data` that RocksDB knows by `name`.
@@ -144,7 +281,7 @@ impl RocksEngine {
         self.db
             .get_pinned_cf_opt(self.family(column), key, &options)
             .map(|value| value.map(|value| Bytes::copy_from_slice(&value)))
-            .map_err(|e| Fatal::new("read from the KV database", e))
+            .map_err(|e| self.failed("read from the KV database", &e))
     }
 
     fn scan(
@@ -154,6 +291,11 @@ impl RocksEngine {
         start: &[u8],
         take: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), Fatal> {
+        // What was erased hides what is damaged below it, but not at a key that is nobody's.
+        let start = match column {
+            Column::Data => start.max(checkpoint::LOWEST_KEY),
+            Column::System => start,
+        };
         let mut records = self.db.raw_iterator_cf_opt(self.family(column), options);
         records.seek(start);
         while let Some((key, value)) = records.item() {
@@ -162,8 +304,13 @@ impl RocksEngine {
             }
             records.next();
         }
-        records.status().map_err(|e| Fatal::new("scan the KV database", e))
+        records.status().map_err(|e| self.failed("scan the KV database", &e))
     }
+}
+
+/// Whether a column family is of data, present or former.
+fn is_data(name: &str) -> bool {
+    name.starts_with(DATA)
 }
 
 /// Reads that end before `end`; empty = at the end.
@@ -193,7 +340,7 @@ impl Engine for RocksEngine {
                 None => write.delete_cf(family, &change.key),
             }
         }
-        self.db.write(write).map_err(|e| Fatal::new("write to the KV database", e))
+        self.db.write(write).map_err(|e| self.write_failed("write to the KV database", &e))
     }
 
     fn sync(&self) -> Result<(), Fatal> {
@@ -206,6 +353,18 @@ impl Engine for RocksEngine {
 
     fn pin(&self, _group: GroupId) -> Result<Box<dyn View + '_>, Fatal> {
         Ok(Box::new(self.pinned()))
+    }
+
+    fn erase(&self, group: GroupId, start: &[u8], end: &[u8]) -> Result<(), Fatal> {
+        match erase_by_reading(self, group, start, end) {
+            Err(fatal) if fatal.damage => self.erase_range(start, end),
+            done => done,
+        }
+    }
+
+    fn reclaim(&self, start: &[u8], end: &[u8]) -> Result<(), Fatal> {
+        self.compact(start, end);
+        Ok(())
     }
 
     /// RocksDB slows writers down or stops them when its flushes and compactions lag.
@@ -271,6 +430,8 @@ const BLOCK_CACHE_BYTES: usize = 128 << 20;
 /// Small: inserting into a large memtable misses the cache. A put in batches of 100 over a million
 /// keys takes 1.8 µs of CPU with 16 MiB, 2.2 with 64 MiB.
 const WRITE_BUFFER_BYTES: usize = 16 << 20;
+/// Bytes of one write of a rewrite.
+const REWRITE_BYTES: usize = 1 << 20;
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
 const BYTES_PER_SYNC: u64 = 1 << 20;
 
@@ -303,7 +464,7 @@ fn family_options(name: &str, cache: &Cache) -> Options {
     // The first two levels are rewritten soon: compressing them costs more than it saves.
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_min_level_to_compress(2);
-    if name == DATA {
+    if is_data(name) {
         options.set_write_buffer_size(WRITE_BUFFER_BYTES);
         options.set_max_write_buffer_number(4);
     }
@@ -322,7 +483,7 @@ fn check_format(db: &DB, dir: &Path) -> Result<(), OpenError> {
     let found = db.get(FORMAT_KEY).map_err(|e| open_error(dir, e))?;
     let found = found.map(|found| String::from_utf8_lossy(&found).into_owned());
     match found.as_deref().map(str::parse::<u32>) {
-        Some(Ok(FORMAT)) => Ok(()),
+        Some(Ok(FORMAT | FORMAT_REWRITTEN)) => Ok(()),
         None | Some(Ok(1)) => {
             let mut options = WriteOptions::default();
             options.set_sync(true);
@@ -331,7 +492,7 @@ fn check_format(db: &DB, dir: &Path) -> Result<(), OpenError> {
         Some(_) => Err(OpenError::NewerFormat {
             dir: dir.to_owned(),
             found: found.unwrap_or_default(),
-            known: FORMAT,
+            known: FORMAT_REWRITTEN,
         }),
     }
 }

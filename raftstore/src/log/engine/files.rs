@@ -143,6 +143,13 @@ impl Shared {
     }
 }
 
+/// Whether a file system has so much to spare that `bytes` may be taken long before they are written.
+fn has_room(file: &File, bytes: usize) -> bool {
+    const SPARE: u64 = 8;
+    let free = |found: rustix::fs::StatVfs| found.f_bavail.saturating_mul(found.f_frsize);
+    rustix::fs::fstatvfs(file).is_ok_and(|found| free(found) / SPARE >= bytes as u64)
+}
+
 fn is_append(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == super::span::APPEND)
 }
@@ -281,7 +288,7 @@ impl WriteExt for Place {
     }
 
     fn allocate(&mut self, from: usize, bytes: usize) -> io::Result<()> {
-        if self.file.shared.failure.get().is_none() {
+        if self.file.shared.failure.get().is_none() && has_room(&self.file.file, bytes) {
             // Only to make later syncs cheaper: a full disk shows in the write itself.
             let no_flags = FallocateFlags::empty();
             let _ = rustix::fs::fallocate(&self.file.file, no_flags, from as u64, bytes as u64);

@@ -18,6 +18,7 @@
 //! TCP's checksum misses about one damaged segment in 65,536 and nothing protects a frame inside
 //! a broken process or proxy: so every frame carries its own, checked before anything is read.
 
+use crate::disk::Shortage;
 use crate::transport::{Alive, Envelope, Payload};
 use crate::types::{ClusterId, GroupId, LogPosition, ReplicaId, StoreId};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -26,7 +27,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 pub const HEADER_BYTES: usize = 4 + 16 + 8 + 8 + 4;
 
 /// What an envelope takes in a frame at most, besides its payload's bytes.
-pub const ENVELOPE_OVERHEAD_BYTES_MAX: usize = 1 + 6 * VARINT_BYTES_MAX;
+pub const ENVELOPE_OVERHEAD_BYTES_MAX: usize = 1 + 8 * VARINT_BYTES_MAX;
 
 const VARINT_BYTES_MAX: usize = 10;
 const CRC_BYTES: usize = 4;
@@ -195,10 +196,13 @@ fn put_envelope(frame: &mut BytesMut, envelope: &Envelope) {
             put_varint(frame, last.index);
             put_varint(frame, last.term);
         }
-        Payload::Alive(Alive { shard, shards, life, slow: _ }) => {
+        Payload::Alive(Alive { shard, shards, life, shortage, slow: _ }) => {
             put_varint(frame, u64::from(*shard));
             put_varint(frame, u64::from(*shards));
             put_varint(frame, *life);
+            // No limit is 0.
+            put_varint(frame, shortage.map_or(0, |shortage| shortage.limit));
+            put_varint(frame, shortage.map_or(0, |shortage| shortage.free));
         }
     }
 }
@@ -223,6 +227,10 @@ fn get_envelope(rest: &mut Bytes) -> Option<Envelope> {
             shards: u32::try_from(get_varint(rest)?).ok()?,
             life: get_varint(rest)?,
             slow: kind == KIND_ALIVE_SLOW,
+            shortage: {
+                let (limit, free) = (get_varint(rest)?, get_varint(rest)?);
+                (limit > 0).then_some(Shortage { free, limit })
+            },
         }),
         KIND_DURABLE_APPLIED => Payload::DurableApplied(get_varint(rest)?),
         KIND_ASK_INDEX | KIND_ASK_INDEX_BY_LEASE => {
@@ -288,8 +296,8 @@ mod tests {
             Payload::SnapshotFailed,
             Payload::Damaged,
             Payload::Sleep(LogPosition::default()),
-            Payload::Alive(Alive { shard: 0, shards: 1, life: 0, slow: false }),
-            Payload::Alive(Alive { shard: 0, shards: 1, life: 0, slow: true }),
+            Payload::Alive(Alive { shard: 0, shards: 1, life: 0, slow: false, shortage: None }),
+            Payload::Alive(Alive { shard: 0, shards: 1, life: 0, slow: true, shortage: None }),
         ] {
             let (group, from, to) = (GroupId(1), ReplicaId(1), ReplicaId(2));
             let envelopes = vec![Envelope { group, from, to, payload }];
@@ -314,7 +322,9 @@ mod tests {
                 5 => Payload::ReadIndex { number, position: last },
                 _ => {
                     let slow = rng.random();
-                    Payload::Alive(Alive { shard, shards, life: last.term, slow })
+                    let shortage = Shortage { free: any_u64(rng), limit: any_u64(rng).max(1) };
+                    let shortage = rng.random_bool(0.5).then_some(shortage);
+                    Payload::Alive(Alive { shard, shards, life: last.term, slow, shortage })
                 }
             }
         } else {

@@ -34,6 +34,18 @@ pub trait Base: Send + Sync {
     /// checkpoint is made.
     fn pin(&self, group: GroupId) -> Result<Box<dyn View + '_>, Fatal>;
 
+    /// Deletes every record of `[start, end)` in `Column::Data` without reading them, durable when it
+    /// returns. Not called while a checkpoint is made, and only where a read has found damage.
+    fn erase(&self, start: &[u8], end: &[u8]) -> Result<(), Fatal> {
+        let what = format!("delete damaged records from {start:?} to {end:?}");
+        Err(Fatal::new(what, "this storage never finds any"))
+    }
+
+    /// See [`crate::kv::engine::Engine::reclaim`].
+    fn reclaim(&self, _start: &[u8], _end: &[u8]) -> Result<(), Fatal> {
+        Ok(())
+    }
+
     /// Every group that has a `System` record, ascending.
     fn groups(&self) -> Result<Vec<GroupId>, Fatal>;
 }

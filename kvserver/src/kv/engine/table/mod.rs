@@ -30,7 +30,7 @@ pub use pace::Pace;
 pub(super) use records::hash_of;
 pub use records::{Records, Sorted};
 
-use super::{Change, Column, Engine, GroupChanges, View};
+use super::{Change, Column, Engine, GroupChanges, View, erase_by_reading};
 use bytes::Bytes;
 use flotilla_raftstore::{Fatal, GroupId, mutant};
 use metrics::Metrics;
@@ -186,6 +186,22 @@ impl Engine for TableEngine {
             self.table.checkpoint(&mut failed)?;
         }
         self.table.base.pin(group)
+    }
+
+    fn erase(&self, group: GroupId, start: &[u8], end: &[u8]) -> Result<(), Fatal> {
+        match erase_by_reading(self, group, start, end) {
+            Err(fatal) if fatal.damage => {
+                let mut failed = self.table.turn.lock();
+                // The table's own records go first: then nothing hides what the base does.
+                self.table.checkpoint(&mut failed)?;
+                self.table.base.erase(start, end)
+            }
+            done => done,
+        }
+    }
+
+    fn reclaim(&self, start: &[u8], end: &[u8]) -> Result<(), Fatal> {
+        self.table.base.reclaim(start, end)
     }
 
     fn groups(&self) -> Result<Vec<GroupId>, Fatal> {
