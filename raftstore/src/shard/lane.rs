@@ -25,8 +25,8 @@ pub(crate) trait Work: Send {
     /// What it counts for in limits.
     fn bytes(task: &Self::Task) -> usize;
 
-    /// Whether `tasks`, small as they are, might block for long now.
-    fn may_wait(&self, tasks: &[Self::Task]) -> bool;
+    /// Whether a small task might block for long now.
+    fn may_wait(&self) -> bool;
 
     /// Does `tasks` in order and carries out what follows. Blocks on the disk.
     fn work(&mut self, tasks: Vec<Self::Task>, shell: &Shell) -> Result<(), Fatal>;
@@ -79,7 +79,7 @@ impl<W: Work> Lane<W> {
         if small
             && self.waiting.load(Ordering::Acquire) == 0
             && let Some(mut worker) = self.worker.try_lock()
-            && !worker.may_wait(&tasks)
+            && !worker.may_wait()
         {
             return worker.work(tasks, shell);
         }
@@ -148,7 +148,7 @@ mod tests {
             task.bytes
         }
 
-        fn may_wait(&self, _tasks: &[Task]) -> bool {
+        fn may_wait(&self) -> bool {
             self.may_wait.load(Ordering::Relaxed)
         }
 
