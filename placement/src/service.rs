@@ -17,7 +17,6 @@ use crate::replicated::{NotNow, Replicated};
 use crate::state::{self, Answer, ClusterMap, Command};
 use flotilla_raftstore::{Clock, ClusterId, Nanos, StoreId};
 use parking_lot::Mutex;
-use rustc_hash::FxHashSet;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
@@ -202,14 +201,12 @@ impl Shared {
         let age = self.observed.lock().age(&request);
         match age {
             Age::Replaced => return Err(replaced(store, &address)),
-            // What a late one says of the address may be as old as the rest.
-            Age::Late => {}
+            // What a late one says may be as old as its answer would be new.
+            Age::Late | Age::Detached => return Ok(tell_all()),
             Age::Fresh => _ = self.locate(store, address.to_string()).await?,
         }
         self.create_regions().await?;
-        if age == Age::Fresh {
-            self.change_regions(&request).await?;
-        }
+        self.change_regions(&request).await?;
         self.metrics.heartbeats.inc();
         Ok(self.replicated.read(|map| self.answer(store, &request, map)))
     }
@@ -222,21 +219,25 @@ impl Shared {
     ) -> HeartbeatResponse {
         let now = self.now();
         let mut observed = self.observed.lock();
-        let fresh = observed.hear(request, now);
-        // An order in the answer to an outdated heartbeat could be outdated as well.
-        let transfers = if fresh { observed.orders_for(store, map, now) } else { Vec::new() };
+        if !observed.hear(request, now) {
+            // A later one came while the map was changed.
+            return tell_all();
+        }
+        let transfers = observed.orders_for(store, map, now);
         self.metrics.transfers.inc_by(transfers.len() as u64);
-        let hosted: FxHashSet<u64> = request.hosted.iter().copied().collect();
-        let missing =
-            |r: &&state::Region| r.is_as_created() && r.is_on(store) && !hosted.contains(&r.region);
+        let leaders = observed.leaders_for(store, now);
+        let missing = |r: &&state::Region| {
+            r.is_as_created() && r.is_on(store) && !observed.hosts(store, r.region)
+        };
         let later = |leading: &&Leading| {
             let told = leading.epoch.unwrap_or_default();
             let known = map.regions.get(&leading.region).map(|r| r.epoch);
             known.is_some_and(|known| (known.version, known.members) < (told.version, told.members))
         };
-        let leader = |r: &u64| {
-            let (leader, term) = observed.leader(*r, now)?;
-            Some(RegionLeader { region: *r, leader_store: leader.0, term })
+        let leader = |(region, leader, term): (u64, StoreId, u64)| RegionLeader {
+            region,
+            leader_store: leader.0,
+            term,
         };
         HeartbeatResponse {
             stores: map
@@ -246,10 +247,15 @@ impl Shared {
                 .collect(),
             create: map.regions.values().filter(missing).map(region_to_pb).collect(),
             transfers,
-            leaders: map.regions.keys().filter_map(leader).collect(),
+            leaders: leaders.into_iter().map(leader).collect(),
             describe: request.leading.iter().filter(later).map(|l| l.region).collect(),
+            tell_all: false,
         }
     }
+}
+
+fn tell_all() -> HeartbeatResponse {
+    HeartbeatResponse { tell_all: true, ..HeartbeatResponse::default() }
 }
 
 fn replaced(store: StoreId, address: &Address) -> Status {

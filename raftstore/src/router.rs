@@ -14,13 +14,15 @@ use crate::types::{GroupId, ReplicaId, StoreId};
 use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// See the module.
 pub(crate) struct Router {
     pub(crate) config: Arc<Config>,
     pub(crate) inboxes: Vec<Inbox>,
     pub(crate) views: RwLock<FxHashMap<GroupId, Arc<GroupView>>>,
+    /// Counts changes of the views.
+    pub(crate) changes: AtomicU64,
     /// The last replica that was removed here of a group that has no replica here now.
     pub(crate) tombstones: RwLock<FxHashMap<GroupId, ReplicaId>>,
     pub(crate) log: Arc<dyn LogStore>,
@@ -35,9 +37,9 @@ impl Router {
         log: Arc<dyn LogStore>,
         metrics: Metrics,
     ) -> Self {
-        let (views, tombstones) = Default::default();
+        let (views, changes, tombstones) = Default::default();
         let proposal_bytes = Arc::new(AtomicUsize::new(0));
-        Router { config, inboxes, views, tombstones, log, metrics, proposal_bytes }
+        Router { config, inboxes, views, changes, tombstones, log, metrics, proposal_bytes }
     }
 
     fn shard_of(&self, group: GroupId) -> usize {
@@ -124,6 +126,7 @@ impl Router {
             self.metrics.leading.add(i64::from(view.leading) - i64::from(before));
             views.insert(view.record.desc.group, Arc::new(view));
         }
+        self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Takes back what was published of removed replicas.
@@ -137,6 +140,7 @@ impl Router {
             let before = views.remove(group).is_some_and(|view| view.leading);
             self.metrics.leading.sub(i64::from(before));
         }
+        self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
     pub(crate) fn queues(&self) -> QueueStatus {

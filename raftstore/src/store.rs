@@ -138,6 +138,13 @@ impl Store {
         groups
     }
 
+    /// Grows with every change of [`Self::groups`]. Read before them it tells whether they are others
+    /// than at an earlier look.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.router.changes.load(std::sync::atomic::Ordering::Acquire)
+    }
+
     /// Every replica in figures. Asks the shards and blocks for up to one second; shards that do
     /// not answer are left out.
     #[must_use]

@@ -7,7 +7,7 @@
 
 use super::engine::{Change, Column, Engine, GroupChanges};
 use super::record::GroupState;
-use super::region::RegionMeta;
+use super::region::{Epoch, RegionMeta};
 use super::{apply, hash, keys, snapshot};
 use bytes::Bytes;
 use flotilla_raftstore::{
@@ -18,6 +18,7 @@ use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes of records that one write of a destruction deletes.
 const DESTROY_BYTES: usize = 1 << 20;
@@ -28,6 +29,8 @@ pub struct KvStateMachine {
     table: RwLock<Table>,
     /// Creations, one at a time: they write and sync between check and publication.
     creation: Mutex<()>,
+    /// Counts changes of regions: what placement was told of them is no longer all.
+    changes: AtomicU64,
 }
 
 #[derive(Default)]
@@ -69,7 +72,8 @@ impl KvStateMachine {
             table.insert(meta, GroupState::decode(&state)?);
         }
         let table = RwLock::new(table);
-        Ok(Arc::new(KvStateMachine { engine, table, creation: Mutex::new(()) }))
+        let (creation, changes) = Default::default();
+        Ok(Arc::new(KvStateMachine { engine, table, creation, changes }))
     }
 
     /// Creates one region, as [`Self::create_regions`] does.
@@ -102,8 +106,9 @@ impl KvStateMachine {
         let regions: Vec<_> = new.into_iter().map(|meta| (meta, state(meta))).collect();
         self.write_regions(&regions)?;
         self.engine.sync()?;
-        let mut table = self.table.write();
-        regions.into_iter().for_each(|(meta, state)| table.insert(meta.clone(), state));
+        self.change(|table| {
+            regions.into_iter().for_each(|(meta, state)| table.insert(meta.clone(), state));
+        });
         Ok(())
     }
 
@@ -126,6 +131,10 @@ impl KvStateMachine {
                 view.scan(Column::Data, &meta.start, &meta.end, usize::MAX, DESTROY_BYTES)?
             };
             let changes = page.into_iter().map(|(key, _)| delete(key)).collect();
+            if self.engine.may_wait() {
+                // Those who apply have room at any time.
+                self.engine.sync()?;
+            }
             self.engine.write(&[GroupChanges { group: meta.group, changes }])?;
             if !more {
                 return Ok(());
@@ -158,6 +167,28 @@ impl KvStateMachine {
     pub fn regions(&self) -> Vec<RegionMeta> {
         let table = self.table.read();
         table.by_start.values().filter_map(|group| table.meta(*group)).collect()
+    }
+
+    /// Group, id and epoch of each of [`Self::regions`], in no order: cheaper than all of it.
+    #[must_use]
+    pub fn epochs(&self) -> Vec<(GroupId, u64, Epoch)> {
+        let table = self.table.read();
+        let told = |meta: &RegionMeta| (meta.group, meta.region, meta.epoch);
+        let shown = table.groups.values().map(|group| told(&group.meta.read()));
+        let loading = table.loading.values().filter(|meta| !table.groups.contains_key(&meta.group));
+        shown.chain(loading.map(told)).collect()
+    }
+
+    /// Grows with every change of [`Self::regions`].
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// Changes which regions there are.
+    fn change(&self, change: impl FnOnce(&mut Table)) {
+        change(&mut self.table.write());
+        self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
     /// One region, if this store has it whole.
@@ -273,6 +304,7 @@ impl StateMachine for KvStateMachine {
         for (group, meta, state) in states {
             if let Some(meta) = meta {
                 *group.meta.write() = meta;
+                self.changes.fetch_add(1, Ordering::AcqRel);
             }
             *group.state.lock() = state;
         }
@@ -286,7 +318,7 @@ impl StateMachine for KvStateMachine {
     fn destroy(&self, group: GroupId) -> Result<(), Fatal> {
         let _one_at_a_time = self.creation.lock();
         // Readers find no region from here on.
-        self.table.write().remove(group);
+        self.change(|table| table.remove(group));
         // One that a snapshot was to replace is not shown, but there.
         self.stored(group)?.map_or(Ok(()), |meta| self.destroy_region(&meta))
     }
@@ -316,11 +348,10 @@ impl StateMachine for KvStateMachine {
         let empty = GroupState { epoch: meta.epoch, ..GroupState::default() };
         {
             let _one_at_a_time = self.creation.lock();
-            let mut table = self.table.write();
             // Readers find no region from here on.
-            table.remove(group);
-            table.refuse_overlap(&meta)?;
-            table.load(meta.clone());
+            self.change(|table| table.remove(group));
+            self.table.read().refuse_overlap(&meta)?;
+            self.change(|table| table.load(meta.clone()));
         }
         if let Some(before) = self.stored(group)? {
             self.delete_records(&before)?;
@@ -331,7 +362,7 @@ impl StateMachine for KvStateMachine {
         reading.copy_records(&*self.engine)?;
         self.write_regions(&[(&meta, state)])?;
         self.engine.sync()?;
-        self.table.write().insert(meta, state);
+        self.change(|table| table.insert(meta, state));
         Ok(())
     }
 

@@ -3,7 +3,8 @@
 //! 1. [`register`] gives a new folder its identity, or tells placement where an old one is now
 //!    (`register.rs`).
 //! 2. Every second, and soon after a change of leadership, a heartbeat says what the store leads
-//!    and hosts.
+//!    and hosts: all of it after a start or an error, then what has changed (`told.rs`), so that many
+//!    idle regions cost nothing.
 //! 3. The answer is carried out: addresses and leaders are written down, missing replicas
 //!    created (`order.rs`), leaderships handed over. Where the members of a region that is led here
 //!    have changed, placement asks for it, and the next heartbeat has it.
@@ -13,25 +14,25 @@
 
 pub mod order;
 mod register;
+mod told;
 
 pub use register::register;
 
 use crate::config::Address;
 use crate::directory::Directory;
 use crate::folder::{Folder, FolderError, Member, PeersFile};
-use crate::kv::{Epoch, KvStateMachine, RegionMeta};
+use crate::kv::KvStateMachine;
 use flotilla_placement::client::{PlacementClient, PlacementError};
 use flotilla_placement::pb;
 use flotilla_raftstore::transport::grpc::GrpcTransport;
-use flotilla_raftstore::{
-    Fatal, GroupId, GroupRecord, GroupView, OnceCompletion, Outcome, Store, StoreId,
-};
-use order::{oneshot_reply, region_meta, told};
+use flotilla_raftstore::{Fatal, GroupRecord, GroupView, OnceCompletion, Outcome, Store, StoreId};
+use order::{oneshot_reply, region_meta};
 use register::{Backoff, refused};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
+use told::{Regions, Version};
 
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 const CHANGE_POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -85,9 +86,6 @@ pub struct Parts {
     pub advertise: Address,
 }
 
-/// What is led, by term and version of the members: what makes a heartbeat urgent when it changes.
-type Leading = Vec<(GroupId, u64, u64)>;
-
 /// Tells placement of the store and carries out its orders.
 pub struct PlacementAgent {
     parts: Parts,
@@ -96,6 +94,11 @@ pub struct PlacementAgent {
     peers: BTreeMap<StoreId, String>,
     /// Regions that placement wants to be told whole.
     asked: BTreeSet<u64>,
+    /// The regions at the last look, and when that was.
+    regions: Arc<Regions>,
+    version: Option<Version>,
+    /// What the last heartbeat told that was answered; nothing after an error.
+    told: Option<Arc<Regions>>,
 }
 
 impl PlacementAgent {
@@ -113,6 +116,9 @@ impl PlacementAgent {
             sequence: 0,
             peers,
             asked: BTreeSet::new(),
+            regions: Arc::default(),
+            version: None,
+            told: None,
         }
     }
 
@@ -124,8 +130,18 @@ impl PlacementAgent {
         }
         let mut backoff = Backoff::default();
         loop {
-            let leading = self.leading();
-            match self.heartbeat(&leading).await {
+            self.look();
+            let partial = self.told.is_some();
+            let result = self.heartbeat().await;
+            // Of a heartbeat without an answer nobody knows whether it was taken.
+            let taken = result.as_ref().is_ok_and(|response| !response.tell_all);
+            self.told = taken.then(|| Arc::clone(&self.regions));
+            match result {
+                Ok(response) if response.tell_all => {
+                    if !partial {
+                        tokio::time::sleep(backoff.next()).await;
+                    }
+                }
                 Ok(response) => {
                     if backoff.failed() {
                         tracing::info!("placement answers again");
@@ -134,7 +150,7 @@ impl PlacementAgent {
                     if let Err(error) = self.carry_out(response).await {
                         return error;
                     }
-                    self.wait_for_turn(&leading).await;
+                    self.wait_for_turn().await;
                 }
                 Err(PlacementError::Unavailable(reason)) => {
                     if !backoff.failed() {
@@ -155,57 +171,50 @@ impl PlacementAgent {
         }
     }
 
-    fn leading(&self) -> Leading {
-        let groups = self.parts.store.groups();
-        let members = |group: &GroupView| group.record.desc.membership.version;
-        let led = groups.iter().filter(|g| g.leading);
-        led.map(|g| (g.record.desc.group, g.term, members(g))).collect()
+    /// Looks at the regions; whether they may be others than before.
+    fn look(&mut self) -> bool {
+        let Parts { store, machine, .. } = &self.parts;
+        let version = Version::of(store, machine);
+        let changed = self.version.replace(version) != Some(version);
+        if changed {
+            self.regions = Arc::new(Regions::of(store, machine));
+        }
+        changed
     }
 
-    async fn wait_for_turn(&self, told: &Leading) {
+    async fn wait_for_turn(&mut self) {
         let due = Instant::now() + HEARTBEAT_INTERVAL;
         while self.asked.is_empty() && Instant::now() < due {
             tokio::time::sleep(CHANGE_POLL_INTERVAL).await;
-            if self.leading() != *told {
+            if !self.look() {
+                continue;
+            }
+            if self.told.as_ref().is_none_or(|told| !self.regions.leads_like(told)) {
                 return;
             }
         }
     }
 
-    async fn heartbeat(
-        &mut self,
-        leading: &Leading,
-    ) -> Result<pb::HeartbeatResponse, PlacementError> {
-        let regions = self.parts.machine.regions();
-        let by_group: BTreeMap<GroupId, &RegionMeta> =
-            regions.iter().map(|region| (region.group, region)).collect();
-        let groups = self.parts.store.groups();
-        let led = leading.iter().filter_map(|(group, ..)| by_group.get(group));
+    async fn heartbeat(&mut self) -> Result<pb::HeartbeatResponse, PlacementError> {
         let asked = std::mem::take(&mut self.asked);
-        let changed = led.filter(|meta| asked.contains(&meta.region)).map(|meta| told(meta));
-        let changed = changed.collect();
+        let led = asked.into_iter().filter(|region| self.regions.leads(*region));
+        let changed = led.filter_map(|region| self.parts.machine.region(region));
         self.sequence += 1;
+        let before = self.told.as_ref();
+        let nothing_new = before.is_some_and(|told| Arc::ptr_eq(told, &self.regions));
+        let news = if nothing_new {
+            pb::HeartbeatRequest { partial: true, ..pb::HeartbeatRequest::default() }
+        } else {
+            self.regions.heartbeat(before.map(|told| &**told))
+        };
         let request = pb::HeartbeatRequest {
             cluster: self.parts.member.cluster.clone(),
             store: self.parts.member.store.0,
             address: self.parts.advertise.to_string(),
             start_id: self.start_id,
             sequence: self.sequence,
-            leading: leading
-                .iter()
-                .filter_map(|(group, term, _)| {
-                    let region = by_group.get(group)?;
-                    let Epoch { version, members } = region.epoch;
-                    let epoch = Some(pb::Epoch { version, members });
-                    Some(pb::Leading { region: region.region, term: *term, epoch })
-                })
-                .collect(),
-            hosted: groups
-                .iter()
-                .filter_map(|g| by_group.get(&g.record.desc.group).map(|region| region.region))
-                .collect(),
-            applied_index_sum: 0,
-            changed,
+            changed: changed.map(|meta| order::told(&meta)).collect(),
+            ..news
         };
         self.parts.client.heartbeat(request).await
     }
@@ -286,11 +295,8 @@ impl PlacementAgent {
 
     fn transfer(&self, order: &pb::TransferLeader) {
         let to = StoreId(order.to_store);
-        let regions = self.parts.machine.regions();
-        let target = regions
-            .iter()
-            .find(|meta| meta.region == order.region)
-            .and_then(|meta| Some((meta.group, meta.desc().on_store(to)?.replica)));
+        let meta = self.parts.machine.region(order.region);
+        let target = meta.and_then(|meta| Some((meta.group, meta.desc().on_store(to)?.replica)));
         let Some((group, replica)) = target else {
             tracing::warn!(region = order.region, store = to.0, "no such replica to lead");
             return;
