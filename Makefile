@@ -31,12 +31,20 @@ BENCH_OUT ?= bench-results
 INSIDE_FLAGS ?=
 ## IDLE_FLAGS: for idle: IDLE_FLAGS="--groups 1000 --awake"
 IDLE_FLAGS ?=
+## MOVE_FLAGS: for move: MOVE_FLAGS="--mib 256 --rate 2000"
+MOVE_FLAGS ?=
+## RESTART_FLAGS: for restart: RESTART_FLAGS="--groups 10000 --log-engine rocksdb"
+RESTART_FLAGS ?=
+## ACTIVE_FLAGS: for active: ACTIVE_FLAGS="--groups 10000 --passes 3"
+ACTIVE_FLAGS ?=
+## POWERCUTS_FLAGS: for powercuts: POWERCUTS_FLAGS="--cuts 20 --seed 1 --at-once all --log-engine rocksdb"
+POWERCUTS_FLAGS ?=
 ## PROFILE_FLAGS: for profile: PROFILE_FLAGS="--rows unary-puts-512,one-get"
 PROFILE_FLAGS ?=
 ## BUDGET_FLAGS: for budget: BUDGET_FLAGS="--rows unary-puts-512 --seconds 20"
 BUDGET_FLAGS ?=
 
-.PHONY: bench bench-full bench-peers bench-report idle inside microbench counts counts-update profile budget
+.PHONY: bench bench-full bench-peers bench-report idle move restart active powercuts inside microbench counts counts-update profile budget
 .PHONY: deps announce build demo examples test fmt seams clippy doc unit sweep sim mutants clean help
 
 deps: ## install what a build needs and is missing (without root: say how)
@@ -81,6 +89,9 @@ sweep: build ## simulate fresh seeds for SIM_SECONDS
 sim: build ## simulate SEEDS=FIRST..LAST; SCENARIO=list prints courses that have a name
 	$(BIN)/sim --seeds $(SEEDS) $(if $(SCENARIO),--scenario $(SCENARIO)) $(if $(LEDGER),--ledger $(LEDGER))
 
+powercuts: build ## 100 real power cuts of stores on file systems of their own; needs root (10 minutes)
+	$(BIN)/powercuts $(POWERCUTS_FLAGS)
+
 mutants: deps announce ## plant known mistakes one by one; the simulation must find each
 	cargo build $(CARGO_FLAGS) --workspace \
 	  --features flotilla-tests/mutants --bin mutants
@@ -106,6 +117,15 @@ bench-report: build ## docs/throughput.md, its plots and the README's table from
 
 idle: build ## what idle groups cost: start, CPU, memory (3 minutes)
 	$(BIN)/idle $(IDLE_FLAGS)
+
+move: build ## a region of 1 GiB moves to a new store: latencies of the other regions (5 minutes)
+	$(BIN)/moved $(MOVE_FLAGS)
+
+restart: build ## stores with 1,000 groups end and start again: until all groups answer (3 minutes)
+	$(BIN)/restart $(RESTART_FLAGS)
+
+active: build ## 24 busy groups alone and among 1,000 idle ones, side by side (7 minutes)
+	$(BIN)/active $(ACTIVE_FLAGS)
 
 inside: build ## the engine alone: requests made inside three store processes (2 minutes)
 	$(BIN)/inside $(INSIDE_FLAGS)

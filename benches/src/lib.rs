@@ -12,8 +12,9 @@
 //!
 //! [`loaded`] is a cluster under load for `profile` and `budget`, [`marks`] how far the load is,
 //! [`perf`] what the cluster spends its time in; [`interrupt`] ends all of them in good order;
-//! [`built`] tells which commit they are of.
-//! [`cases`] is what is measured in small.
+//! [`built`] tells which commit they are of, [`program`] is their frame.
+//! [`cases`] is what is measured in small. [`regions`] are the keys of single regions, for the programs
+//! that treat one unlike the others (`moved`, `restart`, `active`).
 
 pub mod built;
 pub mod cases;
@@ -32,6 +33,8 @@ pub mod perf;
 pub mod playground;
 pub mod plots;
 pub mod processes;
+pub mod program;
+pub mod regions;
 pub mod report;
 pub mod status;
 pub mod suite;

@@ -4,7 +4,7 @@
 use crate::error::Error;
 use crate::interrupt::{Interrupt, tie};
 use crate::marks::Marks;
-use crate::playground::{Owned, Playground, sibling};
+use crate::playground::{Owned, Playground, STORES, sibling};
 use crate::processes::{self, LOAD, Server};
 use crate::report::on_off;
 use crate::suite::Kind;
@@ -13,7 +13,6 @@ use serde_json::Value;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-const STORES: u64 = 3;
 /// From a playground's placement to its first store (contract: stores at +10…).
 const STORE_PORT_OFFSET: u64 = 10;
 const POLL: Duration = Duration::from_millis(50);
@@ -170,7 +169,7 @@ pub fn store_addresses(placement: &str) -> Result<Vec<(u64, String)>, Error> {
     let (host, port) = placement.rsplit_once(':').ok_or_else(unexpected)?;
     let port: u64 = port.parse().map_err(|_| unexpected())?;
     let address = |store| format!("{host}:{}", port + STORE_PORT_OFFSET + store - 1);
-    Ok((1..=STORES).map(|store| (store, address(store))).collect())
+    Ok((1..=u64::from(STORES)).map(|store| (store, address(store))).collect())
 }
 
 /// Rows of the table by name, for a command line.

@@ -25,11 +25,16 @@ const PORTS: u16 = 20;
 /// Below the range that outgoing connections take their ports from.
 const BASE_PORTS: std::ops::Range<u16> = 20_000..32_000;
 
+/// Stores of a cluster that has as many replicas of each region.
+pub const STORES: u16 = 3;
+
 /// What cluster to start.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// `rocksdb` or `memory`.
     pub storage: String,
+    /// How many stores.
+    pub stores: u16,
     /// Number of regions; ignored when `split_at` is not empty.
     pub regions: usize,
     /// Where regions are cut, in the escaped form of the command line.
@@ -48,7 +53,7 @@ pub struct Playground {
 }
 
 impl Playground {
-    /// Starts a cluster of three stores and waits until it is ready. `listener` gets every line
+    /// Starts a cluster and waits until it is ready. `listener` gets every line
     /// that it prints, in a thread of its own, until it ends.
     pub fn start(
         options: &Options,
@@ -63,6 +68,7 @@ impl Playground {
         let mut command = Command::new(sibling("kvserver")?);
         clear_settings(&mut command, "FLOTILLA_");
         command.arg("playground").arg("--storage").arg(&options.storage);
+        command.arg("--stores").arg(options.stores.to_string());
         command.arg("--dir").arg(dir.path().join("cluster"));
         command.arg("--base-port").arg(free_ports()?.to_string());
         if options.split_at.is_empty() {

@@ -4,7 +4,7 @@
 //! before reads on it, so that the keys that are read exist.
 
 use crate::keys::{KeyMode, SPREAD_KEY_BYTES};
-use crate::playground::Options;
+use crate::playground::{Options, STORES};
 use crate::workload::{Rpc, Workload};
 use flotilla_client::Consistency;
 use std::fmt::Write as _;
@@ -396,6 +396,7 @@ impl Servers {
         }
         Options {
             storage: self.storage.to_owned(),
+            stores: STORES,
             regions: self.regions,
             split_at: Vec::new(),
             log_engine: self.log_engine.map(str::to_owned),

@@ -10,8 +10,10 @@ use flotilla_raftstore::{Nanos, StoreId};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Orders to move a leader that may be under way at once.
-const UNDER_WAY_MAX: usize = 16;
+/// Orders to move a leader that may be under way at once, in any cluster ...
+const UNDER_WAY: usize = 16;
+/// ... or one for so many regions: ten thousand are spread as quickly as a thousand.
+const REGIONS_AN_ORDER: usize = 50;
 /// Processes of one store whose late heartbeats are still recognized as such.
 const RETIRED_MAX: usize = 8;
 
@@ -64,6 +66,8 @@ pub enum Age {
     Late,
     /// Another process has spoken for the store since.
     Replaced,
+    /// It says what has changed since one that is not known here.
+    Detached,
 }
 
 #[derive(Debug, Default)]
@@ -73,10 +77,10 @@ struct StoreSeen {
     start_id: u64,
     sequence: u64,
     retired: Vec<u64>,
-    /// The number of the lists that are held of this process; 0 = none.
-    report: u64,
     slow: bool,
     hosted: BTreeSet<u64>,
+    /// It was told of the leaders up to this of [`Observed::changes`].
+    told: u64,
 }
 
 /// The last news of a region's leader. `store` is none once it said that it leads no longer; the
@@ -86,6 +90,8 @@ struct LeaderSeen {
     store: Option<u64>,
     term: u64,
     since: Nanos,
+    /// Which of [`Observed::changes`] made it what it is.
+    change: u64,
 }
 
 #[derive(Debug)]
@@ -103,12 +109,10 @@ pub struct Observed {
     started: Nanos,
     stores: BTreeMap<u64, StoreSeen>,
     leaders: BTreeMap<u64, LeaderSeen>,
+    /// Counts news of leaders.
+    changes: u64,
     orders: BTreeMap<u64, OrderSeen>,
     resting: BTreeMap<u64, Nanos>,
-    /// Changes of what [`Observed::leader`] says, on top of this process's start.
-    leaders_changes: u64,
-    /// The stores that were up at the last look.
-    up: BTreeSet<u64>,
 }
 
 impl Observed {
@@ -120,10 +124,9 @@ impl Observed {
             started: now,
             stores: BTreeMap::new(),
             leaders: BTreeMap::new(),
+            changes: 0,
             orders: BTreeMap::new(),
             resting: BTreeMap::new(),
-            leaders_changes: 0,
-            up: BTreeSet::new(),
         }
     }
 
@@ -137,6 +140,12 @@ impl Observed {
             {
                 Age::Late
             }
+            Some(seen) if heartbeat.partial => {
+                let before = (heartbeat.start_id, heartbeat.sequence.wrapping_sub(1));
+                let follows = (seen.start_id, seen.sequence) == before;
+                if follows { Age::Fresh } else { Age::Detached }
+            }
+            None if heartbeat.partial => Age::Detached,
             _ => Age::Fresh,
         }
     }
@@ -156,81 +165,96 @@ impl Observed {
             }
             seen.retired.push(seen.start_id);
         }
-        if first || restarted || since(seen.last, now) > down_after {
+        let back = first || restarted || since(seen.last, now) > down_after;
+        if back {
             seen.up_since = now;
         }
         seen.start_id = heartbeat.start_id;
         seen.last = now;
         seen.sequence = heartbeat.sequence;
         seen.slow = heartbeat.slow;
-        if restarted {
-            seen.report = 0;
+        if !heartbeat.partial {
+            seen.hosted.clear();
+            seen.told = 0;
         }
-        if heartbeat.whole || heartbeat.report == 0 {
-            seen.report = heartbeat.report;
-            seen.hosted = heartbeat.hosted.iter().copied().collect();
-            self.hear_leading(heartbeat, now);
+        heartbeat.hosted_no_longer.iter().for_each(|region| _ = seen.hosted.remove(region));
+        seen.hosted.extend(&heartbeat.hosted);
+        self.hear_leading(heartbeat, now);
+        if back {
+            // Nobody was told of what it leads while it was down.
+            self.tell_again(heartbeat.store);
         }
         true
-    }
-
-    /// The number of the lists that are held of `store`; 0 = none.
-    #[must_use]
-    pub fn report(&self, store: StoreId) -> u64 {
-        self.stores.get(&store.0).map_or(0, |seen| seen.report)
-    }
-
-    /// Whether `store` has said that it holds a replica of `region`.
-    #[must_use]
-    pub fn hosts(&self, store: StoreId, region: u64) -> bool {
-        self.stores.get(&store.0).is_some_and(|seen| seen.hosted.contains(&region))
-    }
-
-    /// The same as before: so is what [`Self::leader`] says of every region.
-    pub fn leaders_version(&mut self, now: Nanos) -> u64 {
-        let up = |store: &u64| self.liveness(StoreId(*store), now) == Liveness::Up;
-        let up: BTreeSet<u64> = self.stores.keys().copied().filter(up).collect();
-        if up != self.up {
-            self.up = up;
-            self.leaders_changes += 1;
-        }
-        // Another process of placement counts from another moment.
-        self.started.0.wrapping_add(self.leaders_changes)
     }
 
     fn hear_leading(&mut self, heartbeat: &HeartbeatRequest, now: Nanos) {
         let store = heartbeat.store;
         let leading: BTreeMap<u64, u64> =
             heartbeat.leading.iter().map(|l| (l.region, l.term)).collect();
-        for (region, known) in &mut self.leaders {
-            if known.store == Some(store) && !leading.contains_key(region) {
-                known.store = None;
-                self.leaders_changes += 1;
+        if heartbeat.partial {
+            for region in &heartbeat.led_no_longer {
+                let known = self.leaders.get_mut(region).filter(|known| known.store == Some(store));
+                known.into_iter().for_each(|known| known.store = None);
+            }
+        } else {
+            for (region, known) in &mut self.leaders {
+                if known.store == Some(store) && !leading.contains_key(region) {
+                    known.store = None;
+                }
             }
         }
+        self.changes += u64::from(!leading.is_empty());
         for (region, term) in leading {
             let known = self.leaders.entry(region).or_insert(LeaderSeen {
                 store: None,
                 term: 0,
                 since: now,
+                change: 0,
             });
-            if term <= known.term {
-                // Late news, or no news; a store that led this very term leads it again only in
-                // a heartbeat that overtook another one.
-                if term == known.term && known.store.is_none() {
-                    known.store = Some(store);
-                    self.leaders_changes += 1;
-                }
+            if term < known.term || (term == known.term && known.store.is_some()) {
+                // Late news, or no news.
                 continue;
             }
             known.store = Some(store);
+            known.change = self.changes;
+            // A store that led this very term leads it again only in a heartbeat that overtook
+            // another one.
+            if term == known.term {
+                continue;
+            }
             known.term = term;
-            self.leaders_changes += 1;
             let ordered = self.orders.remove(&region).is_some_and(|order| order.to == store);
             if !ordered {
                 known.since = now;
             }
         }
+    }
+
+    fn tell_again(&mut self, store: u64) {
+        self.changes += 1;
+        let led = self.leaders.values_mut().filter(|known| known.store == Some(store));
+        led.for_each(|known| known.change = self.changes);
+    }
+
+    /// What `store` is to be told of leaders: region, leader and term of all that are news to it.
+    pub fn leaders_for(&mut self, store: StoreId, now: Nanos) -> Vec<(u64, StoreId, u64)> {
+        let Some(seen) = self.stores.get_mut(&store.0) else { return Vec::new() };
+        let told = std::mem::replace(&mut seen.told, self.changes);
+        if told == self.changes {
+            return Vec::new();
+        }
+        let news = self.leaders.iter().filter(|(_, known)| known.change > told);
+        news.filter_map(|(region, _)| {
+            let (leader, term) = self.leader(*region, now)?;
+            Some((*region, leader, term))
+        })
+        .collect()
+    }
+
+    /// Whether `store` said that it has a replica of `region`.
+    #[must_use]
+    pub fn hosts(&self, store: StoreId, region: u64) -> bool {
+        self.stores.get(&store.0).is_some_and(|seen| seen.hosted.contains(&region))
     }
 
     /// Whether `store` is there.
@@ -305,7 +329,8 @@ impl Observed {
         let regions: Vec<_> =
             map.regions.keys().map(|id| self.region_view(map, *id, now)).collect();
         let deadline = Nanos(now.0 + self.timing.order_deadline);
-        for order in leaders(&stores, &regions, UNDER_WAY_MAX) {
+        let under_way_max = UNDER_WAY.max(regions.len() / REGIONS_AN_ORDER);
+        for order in leaders(&stores, &regions, under_way_max) {
             let seen = OrderSeen { from: order.from, to: order.to, deadline, sent: false };
             self.orders.insert(order.region, seen);
         }
@@ -326,7 +351,7 @@ impl Observed {
     }
 
     fn region_view(&self, map: &ClusterMap, id: u64, now: Nanos) -> RegionView {
-        let hosts = |store: &u64| self.stores.get(store).is_some_and(|s| s.hosted.contains(&id));
+        let hosts = |store: &u64| self.hosts(StoreId(*store), id);
         let leader = self.leader(id, now);
         RegionView {
             region: id,

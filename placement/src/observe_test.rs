@@ -181,6 +181,65 @@ fn late_heartbeats_are_ignored() {
     assert_eq!(observed.leader(1, at(4)), None);
 }
 
+fn partial(
+    store: u64,
+    sequence: u64,
+    leading: &[(u64, u64)],
+    no_longer: &[u64],
+) -> HeartbeatRequest {
+    HeartbeatRequest {
+        partial: true,
+        hosted: Vec::new(),
+        led_no_longer: no_longer.to_vec(),
+        ..heartbeat(store, store, sequence, leading)
+    }
+}
+
+#[test]
+fn a_partial_heartbeat_counts_only_after_the_one_before_it() {
+    let mut observed = Observed::new(TIMING, at(0));
+    assert_eq!(observed.age(&partial(1, 1, &[], &[])), Age::Detached, "none came before");
+    assert!(observed.hear(&heartbeat(1, 1, 1, &[(1, 3), (2, 3), (3, 3)]), at(1)));
+    assert!(observed.hear(&partial(1, 2, &[(2, 4), (4, 4)], &[3]), at(2)));
+    let leader = |region, term| observed.leader(region, at(2)) == Some((StoreId(1), term));
+    assert!(leader(1, 3) && leader(2, 4) && leader(4, 4));
+    assert_eq!(observed.leader(3, at(2)), None);
+    assert!(observed.hosts(StoreId(1), 100), "what is not named stays");
+    let less = HeartbeatRequest { hosted_no_longer: vec![100], ..partial(1, 3, &[], &[]) };
+    assert!(observed.hear(&less, at(3)));
+    assert!(!observed.hosts(StoreId(1), 100) && observed.hosts(StoreId(1), 99));
+
+    let lost = partial(1, 5, &[(1, 9)], &[]);
+    assert_eq!(observed.age(&lost), Age::Detached, "one in between is missing");
+    let other = HeartbeatRequest { start_id: 7, ..partial(1, 4, &[], &[]) };
+    assert_eq!(observed.age(&other), Age::Detached, "another process");
+    assert!(!observed.hear(&lost, at(4)));
+    assert_eq!(observed.leader(1, at(4)), Some((StoreId(1), 3)));
+    assert!(observed.hear(&heartbeat(1, 1, 6, &[(1, 9)]), at(4)));
+    assert_eq!(observed.leader(2, at(4)), None, "a whole one is all there is");
+}
+
+#[test]
+fn stores_are_told_of_leaders_once() {
+    let mut observed = Observed::new(TIMING, at(0));
+    let (one, two) = (StoreId(1), StoreId(2));
+    observed.hear(&heartbeat(1, 1, 1, &[(1, 3), (2, 3)]), at(1));
+    observed.hear(&heartbeat(2, 2, 1, &[]), at(1));
+    assert_eq!(observed.leaders_for(two, at(1)), [(1, one, 3), (2, one, 3)]);
+    assert_eq!(observed.leaders_for(two, at(1)), []);
+    observed.hear(&partial(1, 2, &[(2, 4)], &[]), at(2));
+    assert_eq!(observed.leaders_for(two, at(2)), [(2, one, 4)]);
+    // An answer may have been lost: whoever tells everything hears everything.
+    observed.hear(&heartbeat(2, 2, 2, &[]), at(2));
+    assert_eq!(observed.leaders_for(two, at(2)), [(1, one, 3), (2, one, 4)]);
+    // Of a store that is down nobody is told; of what it leads when it is back, all are.
+    let later = at(80);
+    observed.hear(&heartbeat(2, 2, 3, &[]), later);
+    assert_eq!(observed.leaders_for(two, later), []);
+    observed.hear(&partial(1, 3, &[], &[]), later);
+    assert_eq!(observed.leaders_for(two, later), [(1, one, 3), (2, one, 4)]);
+}
+
 #[test]
 fn the_higher_term_leads() {
     let mut observed = Observed::new(TIMING, at(0));
@@ -205,37 +264,4 @@ fn silence_means_down_after_five_seconds() {
     assert_eq!(observed.leader(1, at(160)), Some((one, 1)));
     assert_eq!(observed.liveness(one, at(161)), Liveness::Down);
     assert_eq!(observed.leader(1, at(161)), None, "a dead store is nobody's leader");
-}
-
-#[test]
-fn a_heartbeat_that_names_its_report_keeps_what_was_told() {
-    let mut observed = Observed::new(TIMING, at(0));
-    let whole = |sequence, report, leading: &[(u64, u64)]| HeartbeatRequest {
-        report,
-        whole: true,
-        ..heartbeat(1, 7, sequence, leading)
-    };
-    let short = |start_id, sequence, report| HeartbeatRequest {
-        report,
-        hosted: Vec::new(),
-        ..heartbeat(1, start_id, sequence, &[])
-    };
-    let now = at(1);
-    let before = observed.leaders_version(now);
-    assert!(observed.hear(&whole(1, 1, &[(5, 2)]), now));
-    let version = observed.leaders_version(now);
-    assert_ne!(version, before);
-    assert!(observed.hear(&short(7, 2, 1), now));
-    assert_eq!(observed.leader(5, now), Some((StoreId(1), 2)));
-    assert_eq!((observed.report(StoreId(1)), observed.leaders_version(now)), (1, version));
-    // It has changed, and the heartbeat that said so was lost: what is held is older, and says so.
-    assert!(observed.hear(&short(7, 4, 2), now));
-    assert_eq!(observed.report(StoreId(1)), 1);
-    // Nothing is held of another process.
-    assert!(observed.hear(&short(8, 1, 1), now));
-    assert_eq!(observed.report(StoreId(1)), 0);
-    // Who is down leads nothing.
-    let late = at(1_000);
-    assert_eq!(observed.leader(5, late), None);
-    assert_ne!(observed.leaders_version(late), version);
 }

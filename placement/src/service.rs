@@ -228,14 +228,12 @@ impl Shared {
         let age = self.observed.lock().age(&request);
         match age {
             Age::Replaced => return Err(replaced(store, &address)),
-            // What a late one says of the address may be as old as the rest.
-            Age::Late => {}
+            // What a late one says may be as old as its answer would be new.
+            Age::Late | Age::Detached => return Ok(tell_all()),
             Age::Fresh => _ = self.locate(store, address.to_string()).await?,
         }
         self.create_regions().await?;
-        if age == Age::Fresh {
-            self.change_regions(&request).await?;
-        }
+        self.change_regions(&request).await?;
         self.metrics.heartbeats.inc();
         Ok(self.replicated.read(|map| self.answer(store, &request, map)))
     }
@@ -247,28 +245,26 @@ impl Shared {
         map: &ClusterMap,
     ) -> HeartbeatResponse {
         let now = self.now();
-        let mut guard = self.observed.lock();
-        let observed = &mut *guard;
-        let fresh = observed.hear(request, now);
-        // An order in the answer to an outdated heartbeat could be outdated as well.
-        let transfers = if fresh { observed.orders_for(store, map, now) } else { Vec::new() };
+        let mut observed = self.observed.lock();
+        if !observed.hear(request, now) {
+            // A later one came while the map was changed.
+            return tell_all();
+        }
+        let transfers = observed.orders_for(store, map, now);
         self.metrics.transfers.inc_by(transfers.len() as u64);
-        let leaders_version = observed.leaders_version(now);
-        let observed = &*observed;
-        // Whoever's lists are not held here may have all of it.
-        let report = observed.report(store);
-        let known = report == request.report;
+        let leaders = observed.leaders_for(store, now);
         let missing = |r: &&state::Region| {
-            known && r.is_as_created() && r.is_on(store) && !observed.hosts(store, r.region)
+            r.is_as_created() && r.is_on(store) && !observed.hosts(store, r.region)
         };
         let later = |leading: &&Leading| {
             let told = leading.epoch.unwrap_or_default();
             let known = map.regions.get(&leading.region).map(|r| r.epoch);
             known.is_some_and(|known| (known.version, known.members) < (told.version, told.members))
         };
-        let leader = |r: &u64| {
-            let (leader, term) = observed.leader(*r, now)?;
-            Some(RegionLeader { region: *r, leader_store: leader.0, term })
+        let leader = |(region, leader, term): (u64, StoreId, u64)| RegionLeader {
+            region,
+            leader_store: leader.0,
+            term,
         };
         HeartbeatResponse {
             stores: map
@@ -278,15 +274,15 @@ impl Shared {
                 .collect(),
             create: map.regions.values().filter(missing).map(region_to_pb).collect(),
             transfers,
-            leaders: match leaders_version == request.leaders_version {
-                true => Vec::new(),
-                false => map.regions.keys().filter_map(leader).collect(),
-            },
+            leaders: leaders.into_iter().map(leader).collect(),
             describe: request.leading.iter().filter(later).map(|l| l.region).collect(),
-            report,
-            leaders_version,
+            tell_all: false,
         }
     }
+}
+
+fn tell_all() -> HeartbeatResponse {
+    HeartbeatResponse { tell_all: true, ..HeartbeatResponse::default() }
 }
 
 fn replaced(store: StoreId, address: &Address) -> Status {

@@ -120,8 +120,6 @@ impl Puppet {
             sequence: self.sequence,
             leading: leading.collect(),
             hosted: self.hosted.iter().copied().collect(),
-            applied_index_sum: 0,
-            changed: Vec::new(),
             ..HeartbeatRequest::default()
         };
         let answer = member.client.heartbeat(request).await.unwrap();
@@ -299,7 +297,19 @@ async fn regions_follow_what_their_leaders_say() {
         let answer = member.client.heartbeat(beat(store, 1)).await.unwrap();
         assert!(answer.create.iter().all(|r| r.region != region.region), "store {store}");
         assert!(store != gone || !answer.create.is_empty(), "the other regions are");
+        assert_eq!(answer.leaders.len(), 1, "store {store}");
     }
+    // One that says what has changed since one that is not known here has to be whole; one that follows
+    // is taken.
+    let partial = |sequence| HeartbeatRequest { partial: true, ..beat(gone, sequence) };
+    let answer = member.client.heartbeat(partial(3)).await.unwrap();
+    assert!(answer.tell_all && answer.stores.is_empty());
+    let hosted: Vec<u64> = routes.regions.iter().map(|r| r.region).collect();
+    let answer = member.client.heartbeat(HeartbeatRequest { hosted, ..partial(2) }).await.unwrap();
+    assert!(!answer.tell_all && answer.create.is_empty());
+    assert!(answer.leaders.is_empty(), "it was told before");
+    let answer = member.client.heartbeat(partial(3)).await.unwrap();
+    assert!(answer.create.is_empty(), "what it hosts is remembered");
     // What makes no sense changes nothing, and the heartbeat counts all the same.
     let odd = Region { end: "q".into(), epoch: Some(Epoch { version: 9, members: 9 }), ..region };
     let odd = HeartbeatRequest { changed: vec![odd], ..leading(4) };

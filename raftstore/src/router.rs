@@ -173,6 +173,7 @@ impl Router {
             self.metrics.leading.add(i64::from(view.leading) - i64::from(before));
             views.insert(view.record.desc.group, Arc::new(view));
         }
+        self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Takes back what was published of removed replicas.
@@ -187,6 +188,7 @@ impl Router {
             let before = views.remove(group).is_some_and(|view| view.leading);
             self.metrics.leading.sub(i64::from(before));
         }
+        self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
     pub(crate) fn queues(&self) -> QueueStatus {
@@ -224,7 +226,7 @@ mod tests {
         let submit = |group, bytes| {
             let (reply, answer) = Reply::pending();
             let (group, command) = (GroupId(group), Bytes::from(vec![7; bytes]));
-            router.submit(vec![Request::Propose { group, command, reply }]);
+            router.submit(vec![Request::Propose { group, command, takes_away: false, reply }]);
             answer
         };
         let wait = |answer: crate::Pending| answer.wait(Duration::from_millis(1));

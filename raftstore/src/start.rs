@@ -13,7 +13,7 @@ use crate::recovery::{RecoveredGroup, recover};
 use crate::router::Router;
 use crate::shard::inbox::{InboxEnd, inbox};
 use crate::shard::lane::lane;
-use crate::shard::run::{Applier, Queues, Shell, run_reader, run_shard, run_ticker};
+use crate::shard::run::{Applier, Queues, Shell, run_destroyer, run_reader, run_shard, run_ticker};
 use crate::shard::sync::{Unsynced, run_sync};
 use crate::shard::{Shard, ShardConfig};
 use crate::snapshot::run::{SnapshotQueues, SnapshotThread};
@@ -27,6 +27,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+/// Niceness of the threads that make, take and destroy whole states.
+const PATIENT: i32 = 5;
 
 /// Why a store did not start.
 #[derive(Debug, thiserror::Error)]
@@ -147,7 +150,11 @@ impl StoreBuilder {
             };
             for _ in 0..count {
                 let (own, queue) = (own.clone(), queue.clone());
-                threads.snapshots.push(thread(name, move || own.run(&queue))?);
+                let run = move || {
+                    let_others_go_first();
+                    own.run(&queue);
+                };
+                threads.snapshots.push(thread(name, run)?);
             }
             Ok(sender)
         };
@@ -191,7 +198,8 @@ impl StoreBuilder {
         let writer = LogWriter::new(Arc::clone(&self.log));
         let (log, log_end) = lane(writer, self.config.inline_bytes_max);
         let worker = ApplyWorker::new(Arc::clone(&self.state_machine));
-        let applier = Applier { worker, unsynced: Arc::clone(unsynced) };
+        let (destroys, destroy_queue) = unbounded();
+        let applier = Applier { worker, unsynced: Arc::clone(unsynced), destroys };
         let (apply, apply_end) = lane(applier, self.config.inline_apply_bytes_max);
         let lanes = [log.waiting(), apply.waiting()];
         Gauges::register(&shell.router, lanes);
@@ -203,6 +211,13 @@ impl StoreBuilder {
         threads.workers.push(thread("log", move || log_end.run(&own))?);
         let own = shell.clone();
         threads.workers.push(thread("apply", move || apply_end.run(&own))?);
+        let (own, own_unsynced) = (shell.clone(), Arc::clone(unsynced));
+        let state_machine = Arc::clone(&self.state_machine);
+        let run = move || {
+            let_others_go_first();
+            run_destroyer(&*state_machine, &destroy_queue, &own_unsynced, &own);
+        };
+        threads.workers.push(thread("destroy", run)?);
         let (own, own_log) = (shell.clone(), Arc::clone(&self.log));
         let run = move || run_reader(&*own_log, &fetch_queue, &own);
         threads.workers.push(thread("reader", run)?);
@@ -246,6 +261,15 @@ fn thread(
     run: impl FnOnce() + Send + 'static,
 ) -> Result<JoinHandle<()>, std::io::Error> {
     std::thread::Builder::new().name(name.to_owned()).spawn(run)
+}
+
+/// What the calling thread does has time, and takes much of a processor: with few of them everybody else
+/// would wait behind it.
+fn let_others_go_first() {
+    // Of no process means of this thread, on Linux.
+    if let Err(error) = rustix::process::setpriority_process(None, PATIENT) {
+        tracing::debug!(%error, "a thread that has time is as quick as any other");
+    }
 }
 
 /// The threads of a store, in the order in which they end.

@@ -11,6 +11,14 @@ use std::time::{Duration, Instant};
 /// How long a cluster may take to serve every region.
 const SERVING_MAX: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(100);
+/// The name of the placement process.
+pub const PLACEMENT: &str = "placement";
+
+/// The name of the store with this number, from 1.
+#[must_use]
+pub fn store_name(number: u16) -> String {
+    format!("store-{number}")
+}
 
 /// What cluster to start.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +54,7 @@ impl Default for Options {
 pub struct Cluster {
     placement: Process,
     stores: Vec<Process>,
+    store_dirs: Vec<PathBuf>,
     base_port: u16,
     regions: usize,
     // Last: the processes are gone before their disks and folder are.
@@ -56,15 +65,23 @@ pub struct Cluster {
 impl Cluster {
     /// Starts all processes and waits until every region serves.
     pub async fn start(options: Options) -> Cluster {
+        Cluster::start_in(options, None).await
+    }
+
+    /// The same with the data of each process in a folder of its name (`placement`, `store-1`, …)
+    /// below `data`, which outlives the cluster; without it in the cluster's own folder.
+    pub async fn start_in(options: Options, data: Option<&Path>) -> Cluster {
         let dir = tempfile::Builder::new().prefix("flotilla-test-").tempdir().expect("a folder");
+        let data = data.unwrap_or(dir.path()).to_owned();
         let base_port = free_ports(options.stores + 1);
         let placement = format!("127.0.0.1:{base_port}");
-        let mut words = run_words(&dir.path().join("placement"), base_port);
+        let mut words = run_words(&data.join(PLACEMENT), base_port);
         words.extend(["--stores".to_owned(), options.stores.to_string()]);
         words.extend(["--regions".to_owned(), options.regions.to_string()]);
         let mut cluster = Cluster {
-            placement: Process::new("placement", "placement", words, log(dir.path(), "placement")),
+            placement: Process::new(PLACEMENT, "placement", words, log(dir.path(), PLACEMENT)),
             stores: Vec::new(),
+            store_dirs: (1..=options.stores).map(|number| data.join(store_name(number))).collect(),
             base_port,
             regions: options.regions as usize,
             _disks: Vec::new(),
@@ -83,7 +100,7 @@ impl Cluster {
             words.extend(["--storage".to_owned(), options.storage.to_owned()]);
             words.extend(["--log-engine".to_owned(), options.log_engine.to_owned()]);
             words.extend(["--config".to_owned(), settings.display().to_string()]);
-            let name = format!("store-{number}");
+            let name = store_name(number);
             let log = log(cluster.dir.path(), &name);
             cluster.stores.push(Process::new(&name, "kvserver", words, log));
             cluster.start_store(number - 1);
@@ -111,7 +128,7 @@ impl Cluster {
     /// The data folder of the store with this index.
     #[must_use]
     pub fn store_dir(&self, index: u16) -> PathBuf {
-        self.dir.path().join(format!("store-{}", index + 1))
+        self.store_dirs[usize::from(index)].clone()
     }
 
     /// The cluster's folder; tests may put files of their own there.
@@ -190,6 +207,13 @@ impl Cluster {
             client.put(key, "").await.map_err(|e| format!("region {}: {e}", region.region))?;
         }
         Ok(())
+    }
+
+    /// The last lines of every process.
+    #[must_use]
+    pub fn log_tails(&self) -> String {
+        let all = self.stores.iter().chain([&self.placement]);
+        all.map(Process::log_tail).collect::<Vec<_>>().join("\n")
     }
 
     fn assert_running(&mut self) {

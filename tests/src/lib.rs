@@ -7,5 +7,6 @@ pub mod load;
 #[cfg(feature = "mutants")]
 pub mod mutants;
 pub mod playground;
+pub mod power;
 pub mod process;
 pub mod sim;

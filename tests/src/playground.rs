@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 const READY_MAX: Duration = Duration::from_secs(90);
 /// Limit of one `kv` call; its own deadlines are shorter.
 const KV_MAX: Duration = Duration::from_secs(60);
+/// Limit of one silence in an HTTP answer.
+const HTTP_MAX: Duration = Duration::from_secs(10);
 /// Placement at the base port, stores from +10 on.
 const PORTS: u16 = 20;
 
@@ -131,12 +133,23 @@ pub fn kv(placement: &str, words: &[&str]) -> Kv {
 /// When nothing answers.
 #[must_use]
 pub fn http_get(address: &str, path: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(address).expect("a listening server");
+    try_http_get(address, path).unwrap_or_else(|error| panic!("GET {path} of {address}: {error}"))
+}
+
+/// The same for a server that may not be there.
+///
+/// # Errors
+/// When nothing answers in time, or not in HTTP.
+pub fn try_http_get(address: &str, path: &str) -> std::io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(HTTP_MAX))?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).expect("a request sent");
+    stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("head and body");
-    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status code");
-    (code, body.to_owned())
+    stream.read_to_string(&mut answer)?;
+    let parts = answer.split_once("\r\n\r\n").and_then(|(head, body)| {
+        let code = head.split(' ').nth(1)?.parse().ok()?;
+        Some((code, body.to_owned()))
+    });
+    parts.ok_or_else(|| std::io::ErrorKind::InvalidData.into())
 }

@@ -207,6 +207,12 @@ impl Process {
         }
     }
 
+    /// Its process id, if it was started and neither killed nor terminated since.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.running.as_ref().map(|(child, _)| child.id())
+    }
+
     /// Whether it was started, and neither killed nor terminated since.
     #[must_use]
     pub fn was_started(&self) -> bool {

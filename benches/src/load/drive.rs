@@ -70,7 +70,7 @@ impl<T: Target> Driver<T> {
             self.count(now, |window, began, failed| {
                 window.contains(now) || failed && window.contains(began)
             });
-            let go_on = now < self.plan.window.end;
+            let go_on = now < self.plan.window().end;
             let mut ended = std::mem::take(&mut self.ended);
             for Ended { slot, error } in ended.drain(..) {
                 if error.is_some() {
@@ -106,7 +106,7 @@ impl<T: Target> Driver<T> {
             tick.as_mut().enable();
             let now = Instant::now();
             let mut at = schedule.start_of(next);
-            while at <= now && at < self.plan.window.end && self.in_flight < self.in_flight_max {
+            while at <= now && at < self.plan.window().end && self.in_flight < self.in_flight_max {
                 let slot = free.pop().unwrap_or(self.began.len());
                 match self.began.get_mut(slot) {
                     Some(began) => *began = at,
@@ -116,7 +116,7 @@ impl<T: Target> Driver<T> {
                 next += 1;
                 at = schedule.start_of(next);
             }
-            let more = at < self.plan.window.end;
+            let more = at < self.plan.window().end;
             if !more && self.in_flight == 0 {
                 return;
             }
@@ -132,7 +132,7 @@ impl<T: Target> Driver<T> {
 
     fn submit(&mut self, slot: usize) {
         self.in_flight += 1;
-        self.in_window += usize::from(self.plan.window.contains(self.began[slot]));
+        self.in_window += usize::from(self.plan.window().contains(self.began[slot]));
         let call = self.generator.next();
         self.target.submit(slot, call);
     }
@@ -144,11 +144,12 @@ impl<T: Target> Driver<T> {
         }
         self.in_flight -= self.ended.len();
         let each = self.generator.puts_per_call as u64;
+        let window = self.plan.window();
         let mut counter = lock(&self.counter);
         for Ended { slot, error } in &self.ended {
             let began = self.began[*slot];
-            self.in_window -= usize::from(self.plan.window.contains(began));
-            if !counts(&self.plan.window, began, error.is_some()) {
+            self.in_window -= usize::from(window.contains(began));
+            if !counts(&window, began, error.is_some()) {
                 continue;
             }
             match error {

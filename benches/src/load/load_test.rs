@@ -74,6 +74,18 @@ async fn an_open_loop_starts_what_is_due_whatever_the_answers_do() {
     assert_eq!((measured.ops, measured.errors), (300, 0));
 }
 
+#[tokio::test]
+async fn a_window_ends_with_what_it_waits_for() {
+    let long = Workload { seconds: Duration::from_secs(60), ..workload(Some(500.0), 64) };
+    let (began, wanted) = (Instant::now(), Duration::from_millis(400));
+    let ended = tokio::time::sleep(wanted);
+    let targets = vec![Slow::new(Duration::from_millis(10))];
+    let measured = run_until(&long, targets, Keys::Spread(100), &[], ended).await.unwrap();
+    // 100 ms of them were the warm-up.
+    assert!((140..=250).contains(&measured.ops) && measured.errors == 0, "{}", measured.ops);
+    assert!(measured.took < Duration::from_secs(1) && began.elapsed() < Duration::from_secs(5));
+}
+
 /// Coordinated omission would report one slow operation here.
 #[tokio::test]
 async fn time_in_the_clients_own_queue_counts() {
@@ -113,7 +125,9 @@ async fn what_hangs_or_fails_after_the_window_of_a_closed_loop_is_an_error() {
     hanging.pause = Some((now + Duration::from_millis(400), now + Duration::from_secs(3_600)));
     let (workload, drain) = (workload(None, 3), Duration::from_millis(50));
     let (targets, keys) = (vec![hanging], Keys::Spread(100));
-    let measured = run_and_drain(&workload, targets, keys, &[], drain, |_| {}).await.unwrap();
+    let never = std::future::pending();
+    let measured =
+        run_and_drain(&workload, targets, keys, &[], never, drain, |_| {}).await.unwrap();
     assert!(measured.ops > 0);
     assert_eq!(measured.error_texts, [("no answer 0.05 s after the window".to_owned(), 3)]);
 }

@@ -25,6 +25,7 @@ use crate::workload::Workload;
 use hdrhistogram::Histogram;
 use pace::Pacer;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -80,7 +81,20 @@ pub async fn run<T: Target>(
     servers: &[Server],
     progress: impl FnMut(Progress),
 ) -> Result<Measured, Error> {
-    run_and_drain(workload, targets, keys, servers, DRAIN_MAX, progress).await
+    let never = std::future::pending();
+    run_and_drain(workload, targets, keys, servers, never, DRAIN_MAX, progress).await
+}
+
+/// The same, for an open loop, with a window that ends as soon as `ended` does, if that comes before its
+/// own end.
+pub async fn run_until<T: Target>(
+    workload: &Workload,
+    targets: Vec<T>,
+    keys: Keys,
+    servers: &[Server],
+    ended: impl Future<Output = ()>,
+) -> Result<Measured, Error> {
+    run_and_drain(workload, targets, keys, servers, ended, DRAIN_MAX, |_| {}).await
 }
 
 /// The same; answers may come for `drain` after the window.
@@ -89,17 +103,18 @@ async fn run_and_drain<T: Target>(
     targets: Vec<T>,
     keys: Keys,
     servers: &[Server],
+    ended: impl Future<Output = ()>,
     drain: Duration,
     mut progress: impl FnMut(Progress),
 ) -> Result<Measured, Error> {
     let began = Instant::now();
     let start = began + workload.warmup;
-    let window = Window { start, end: start + workload.seconds };
     let plan = Arc::new(Plan {
         write_percent: workload.write_percent,
         value_bytes: workload.value_bytes,
         keys,
-        window,
+        start,
+        counted_ns: AtomicU64::new(nanos(workload.seconds)),
     });
     let pacer = workload.rate.map(|rate| Pacer::start(rate, workload.clients, began));
     let mut counters = Vec::new();
@@ -115,9 +130,13 @@ async fn run_and_drain<T: Target>(
         counters.push(counter);
     }
 
-    report_until(window.start, began, workload, &counters, &mut progress).await;
+    report_until(start, began, workload, &counters, &mut progress).await;
     let (before, machine_before) = (Sample::take(servers), MachineTime::now()?);
-    report_until(window.end, began, workload, &counters, &mut progress).await;
+    tokio::select! {
+        () = report_until(plan.window().end, began, workload, &counters, &mut progress) => {}
+        () = ended => plan.end_now(),
+    }
+    let window = plan.window();
     let (after, machine_after) = (Sample::take(servers), MachineTime::now()?);
     let load_average = machine::load_average()?;
     let drained = async { while tasks.join_next().await.is_some() {} };
@@ -173,7 +192,25 @@ struct Plan {
     write_percent: u32,
     value_bytes: usize,
     keys: Keys,
-    window: Window,
+    /// Of the window.
+    start: Instant,
+    /// Its length: may become less.
+    counted_ns: AtomicU64,
+}
+
+impl Plan {
+    fn window(&self) -> Window {
+        let counted = Duration::from_nanos(self.counted_ns.load(Ordering::Relaxed));
+        Window { start: self.start, end: self.start + counted }
+    }
+
+    fn end_now(&self) {
+        self.counted_ns.fetch_min(nanos(self.start.elapsed()), Ordering::Relaxed);
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// One client's operations that count.

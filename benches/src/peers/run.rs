@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::keys::{KeyMode, Keys, SPREAD_KEY_BYTES};
 use crate::load;
 use crate::machine;
-use crate::playground::{Options, Playground};
+use crate::playground::{Options, Playground, STORES};
 use crate::processes::{self, why_incomplete};
 use crate::report::{Row, Setup};
 use crate::suite::REGIONS;
@@ -48,6 +48,7 @@ pub async fn run(times: Times, observer: &mut dyn Observer) -> Result<(), Error>
 async fn flotilla(times: Times, pass: usize, observer: &mut dyn Observer) -> Result<(), Error> {
     let options = Options {
         storage: "rocksdb".to_owned(),
+        stores: STORES,
         regions: REGIONS,
         split_at: Vec::new(),
         log_engine: None,

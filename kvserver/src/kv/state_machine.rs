@@ -7,7 +7,7 @@
 
 use super::engine::{Change, Column, Engine, GroupChanges};
 use super::record::GroupState;
-use super::region::RegionMeta;
+use super::region::{Epoch, RegionMeta};
 use super::{apply, hash, keys, snapshot};
 use bytes::Bytes;
 use flotilla_raftstore::{
@@ -105,9 +105,9 @@ impl KvStateMachine {
         let regions: Vec<_> = new.into_iter().map(|meta| (meta, state(meta))).collect();
         self.write_regions(&regions)?;
         self.engine.sync()?;
-        let mut table = self.table.write();
-        regions.into_iter().for_each(|(meta, state)| table.insert(meta.clone(), state));
-        self.changes.fetch_add(1, Ordering::Release);
+        self.change(|table| {
+            regions.into_iter().for_each(|(meta, state)| table.insert(meta.clone(), state));
+        });
         Ok(())
     }
 
@@ -169,18 +169,34 @@ impl KvStateMachine {
         text.map(|text| RegionMeta::decode(group, &text)).transpose()
     }
 
-    /// Grows just after every change of what [`Self::regions`] gives.
-    #[must_use]
-    pub fn changes(&self) -> u64 {
-        self.changes.load(Ordering::Acquire)
-    }
-
     /// Every region of this store, also one that a snapshot is just bringing, ascending by start
     /// key.
     #[must_use]
     pub fn regions(&self) -> Vec<RegionMeta> {
         let table = self.table.read();
         table.by_start.values().filter_map(|group| table.meta(*group)).collect()
+    }
+
+    /// Group, id and epoch of each of [`Self::regions`], in no order: cheaper than all of it.
+    #[must_use]
+    pub fn epochs(&self) -> Vec<(GroupId, u64, Epoch)> {
+        let table = self.table.read();
+        let told = |meta: &RegionMeta| (meta.group, meta.region, meta.epoch);
+        let shown = table.groups.values().map(|group| told(&group.meta.read()));
+        let loading = table.loading.values().filter(|meta| !table.groups.contains_key(&meta.group));
+        shown.chain(loading.map(told)).collect()
+    }
+
+    /// Grows with every change of [`Self::regions`].
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// Changes which regions there are.
+    fn change(&self, change: impl FnOnce(&mut Table)) {
+        change(&mut self.table.write());
+        self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
     /// One region, if this store has it whole.
@@ -296,7 +312,7 @@ impl StateMachine for KvStateMachine {
         for (group, meta, state) in states {
             if let Some(meta) = meta {
                 *group.meta.write() = meta;
-                self.changes.fetch_add(1, Ordering::Release);
+                self.changes.fetch_add(1, Ordering::AcqRel);
             }
             *group.state.lock() = state;
         }
@@ -311,8 +327,7 @@ impl StateMachine for KvStateMachine {
     fn destroy(&self, group: GroupId) -> Result<(), Fatal> {
         let _one_at_a_time = self.creation.lock();
         // Readers find no region from here on.
-        self.table.write().remove(group);
-        self.changes.fetch_add(1, Ordering::Release);
+        self.change(|table| table.remove(group));
         // One that a snapshot was to replace is not shown, but there.
         self.stored(group)?.map_or(Ok(()), |meta| self.destroy_region(&meta))
     }
@@ -340,12 +355,10 @@ impl StateMachine for KvStateMachine {
         let empty = GroupState { epoch: meta.epoch, ..GroupState::default() };
         {
             let _one_at_a_time = self.creation.lock();
-            let mut table = self.table.write();
             // Readers find no region from here on.
-            table.remove(group);
-            table.refuse_overlap(&meta)?;
-            table.load(meta.clone());
-            self.changes.fetch_add(1, Ordering::Release);
+            self.change(|table| table.remove(group));
+            self.table.read().refuse_overlap(&meta)?;
+            self.change(|table| table.load(meta.clone()));
         }
         if let Some(before) = self.stored(group)? {
             self.delete_records(&before)?;
@@ -356,8 +369,7 @@ impl StateMachine for KvStateMachine {
         reading.copy_records(&*self.engine)?;
         self.write_regions(&[(&meta, state)])?;
         self.engine.sync()?;
-        self.table.write().insert(meta, state);
-        self.changes.fetch_add(1, Ordering::Release);
+        self.change(|table| table.insert(meta, state));
         Ok(())
     }
 

@@ -3,7 +3,8 @@
 //! 1. [`register`] gives a new folder its identity, or tells placement where an old one is now
 //!    (`register.rs`).
 //! 2. Every second, and soon after a change of leadership, a heartbeat says what the store leads
-//!    and hosts.
+//!    and hosts: all of it after a start or an error, then what has changed (`told.rs`), so that many
+//!    idle regions cost nothing.
 //! 3. The answer is carried out: addresses and leaders are written down, missing replicas
 //!    created (`order.rs`), leaderships handed over. Where the members of a region that is led here
 //!    have changed, placement asks for it, and the next heartbeat has it.
@@ -13,25 +14,25 @@
 
 pub mod order;
 mod register;
+mod told;
 
 pub use register::register;
 
 use crate::config::Address;
 use crate::directory::Directory;
 use crate::folder::{Folder, FolderError, Member, PeersFile};
-use crate::kv::{Epoch, KvStateMachine, RegionMeta};
+use crate::kv::KvStateMachine;
 use flotilla_placement::client::{PlacementClient, PlacementError};
 use flotilla_placement::pb;
 use flotilla_raftstore::transport::grpc::GrpcTransport;
-use flotilla_raftstore::{
-    Fatal, GroupId, GroupRecord, GroupView, OnceCompletion, Outcome, Store, StoreId,
-};
-use order::{oneshot_reply, region_meta, told};
+use flotilla_raftstore::{Fatal, GroupRecord, GroupView, OnceCompletion, Outcome, Store, StoreId};
+use order::{oneshot_reply, region_meta};
 use register::{Backoff, refused};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
+use told::{Regions, Version};
 
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 const CHANGE_POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -85,46 +86,6 @@ pub struct Parts {
     pub advertise: Address,
 }
 
-/// What the store leads and hosts. Most heartbeats only name its number: nothing has changed.
-#[derive(Default)]
-struct Report {
-    /// [`Store::changes`] and [`KvStateMachine::changes`] before it was made.
-    seen: Option<(u64, u64)>,
-    /// From 1; the next one differs.
-    number: u64,
-    leading: Vec<pb::Leading>,
-    hosted: Vec<u64>,
-}
-
-impl Report {
-    fn refresh(&mut self, store: &Store, machine: &KvStateMachine) {
-        let now = Some((store.changes(), machine.changes()));
-        if self.seen == now {
-            return;
-        }
-        let regions = machine.regions();
-        let by_group: BTreeMap<GroupId, &RegionMeta> =
-            regions.iter().map(|region| (region.group, region)).collect();
-        let groups = store.groups();
-        let with_region =
-            groups.iter().filter_map(|g| Some((g, by_group.get(&g.record.desc.group)?)));
-        let (mut leading, mut hosted) = (Vec::new(), Vec::new());
-        for (view, region) in with_region {
-            hosted.push(region.region);
-            if view.leading {
-                let Epoch { version, members } = region.epoch;
-                let epoch = Some(pb::Epoch { version, members });
-                leading.push(pb::Leading { region: region.region, term: view.term, epoch });
-            }
-        }
-        if (&leading, &hosted) != (&self.leading, &self.hosted) || self.number == 0 {
-            (self.leading, self.hosted) = (leading, hosted);
-            self.number += 1;
-        }
-        self.seen = now;
-    }
-}
-
 /// Tells placement of the store and carries out its orders.
 pub struct PlacementAgent {
     parts: Parts,
@@ -133,11 +94,11 @@ pub struct PlacementAgent {
     peers: BTreeMap<StoreId, String>,
     /// Regions that placement wants to be told whole.
     asked: BTreeSet<u64>,
-    report: Report,
-    /// The report that placement holds.
-    held: u64,
-    /// Of the leaders that placement told.
-    leaders_version: u64,
+    /// The regions at the last look, and when that was.
+    regions: Arc<Regions>,
+    version: Option<Version>,
+    /// What the last heartbeat told that was answered; nothing after an error.
+    told: Option<Arc<Regions>>,
 }
 
 impl PlacementAgent {
@@ -155,9 +116,9 @@ impl PlacementAgent {
             sequence: 0,
             peers,
             asked: BTreeSet::new(),
-            report: Report::default(),
-            held: 0,
-            leaders_version: 0,
+            regions: Arc::default(),
+            version: None,
+            told: None,
         }
     }
 
@@ -169,9 +130,18 @@ impl PlacementAgent {
         }
         let mut backoff = Backoff::default();
         loop {
-            self.refresh();
-            let (told, whole) = (self.report.number, self.report.number != self.held);
-            match self.heartbeat(whole).await {
+            self.look();
+            let partial = self.told.is_some();
+            let result = self.heartbeat().await;
+            // Of a heartbeat without an answer nobody knows whether it was taken.
+            let taken = result.as_ref().is_ok_and(|response| !response.tell_all);
+            self.told = taken.then(|| Arc::clone(&self.regions));
+            match result {
+                Ok(response) if response.tell_all => {
+                    if !partial {
+                        tokio::time::sleep(backoff.next()).await;
+                    }
+                }
                 Ok(response) => {
                     if backoff.failed() {
                         tracing::info!("placement answers again");
@@ -180,10 +150,7 @@ impl PlacementAgent {
                     if let Err(error) = self.carry_out(response).await {
                         return error;
                     }
-                    // Another placement process has none of it.
-                    if whole || self.held == told {
-                        self.wait_for_turn(told).await;
-                    }
+                    self.wait_for_turn().await;
                 }
                 Err(PlacementError::Unavailable(reason)) => {
                     if !backoff.failed() {
@@ -204,50 +171,56 @@ impl PlacementAgent {
         }
     }
 
-    fn refresh(&mut self) {
-        self.report.refresh(&self.parts.store, &self.parts.machine);
+    /// Looks at the regions; whether they may be others than before.
+    fn look(&mut self) -> bool {
+        let Parts { store, machine, .. } = &self.parts;
+        let version = Version::of(store, machine);
+        let changed = self.version.replace(version) != Some(version);
+        if changed {
+            self.regions = Arc::new(Regions::of(store, machine));
+        }
+        changed
     }
 
-    async fn wait_for_turn(&mut self, told: u64) {
+    async fn wait_for_turn(&mut self) {
         let due = Instant::now() + HEARTBEAT_INTERVAL;
         while self.asked.is_empty() && Instant::now() < due {
             tokio::time::sleep(CHANGE_POLL_INTERVAL).await;
-            self.refresh();
-            if self.report.number != told {
+            if !self.look() {
+                continue;
+            }
+            if self.told.as_ref().is_none_or(|told| !self.regions.leads_like(told)) {
                 return;
             }
         }
     }
 
-    async fn heartbeat(&mut self, whole: bool) -> Result<pb::HeartbeatResponse, PlacementError> {
+    async fn heartbeat(&mut self) -> Result<pb::HeartbeatResponse, PlacementError> {
         let asked = std::mem::take(&mut self.asked);
-        let led = self.report.leading.iter().map(|leading| leading.region);
-        let changed = led.filter(|region| asked.contains(region));
-        let changed = changed.filter_map(|region| self.parts.machine.region(region));
+        let led = asked.into_iter().filter(|region| self.regions.leads(*region));
+        let changed = led.filter_map(|region| self.parts.machine.region(region));
         self.sequence += 1;
-        let mut request = pb::HeartbeatRequest {
+        let before = self.told.as_ref();
+        let nothing_new = before.is_some_and(|told| Arc::ptr_eq(told, &self.regions));
+        let news = if nothing_new {
+            pb::HeartbeatRequest { partial: true, ..pb::HeartbeatRequest::default() }
+        } else {
+            self.regions.heartbeat(before.map(|told| &**told))
+        };
+        let request = pb::HeartbeatRequest {
             cluster: self.parts.member.cluster.clone(),
             store: self.parts.member.store.0,
             address: self.parts.advertise.to_string(),
             start_id: self.start_id,
             sequence: self.sequence,
-            changed: changed.map(|meta| told(&meta)).collect(),
-            report: self.report.number,
-            whole,
-            leaders_version: self.leaders_version,
+            changed: changed.map(|meta| order::told(&meta)).collect(),
             slow: self.parts.store.disk_is_slow(),
-            ..pb::HeartbeatRequest::default()
+            ..news
         };
-        if whole {
-            request.leading.clone_from(&self.report.leading);
-            request.hosted.clone_from(&self.report.hosted);
-        }
         self.parts.client.heartbeat(request).await
     }
 
     async fn carry_out(&mut self, response: pb::HeartbeatResponse) -> Result<(), AgentError> {
-        self.held = response.report;
-        self.leaders_version = response.leaders_version;
         self.learn_stores(&response.stores);
         self.parts.directory.set_leaders(
             response.leaders.iter().map(|l| (l.region, StoreId(l.leader_store), l.term)),
@@ -323,11 +296,8 @@ impl PlacementAgent {
 
     fn transfer(&self, order: &pb::TransferLeader) {
         let to = StoreId(order.to_store);
-        let regions = self.parts.machine.regions();
-        let target = regions
-            .iter()
-            .find(|meta| meta.region == order.region)
-            .and_then(|meta| Some((meta.group, meta.desc().on_store(to)?.replica)));
+        let meta = self.parts.machine.region(order.region);
+        let target = meta.and_then(|meta| Some((meta.group, meta.desc().on_store(to)?.replica)));
         let Some((group, replica)) = target else {
             tracing::warn!(region = order.region, store = to.0, "no such replica to lead");
             return;

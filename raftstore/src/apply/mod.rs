@@ -68,8 +68,9 @@ pub enum LeaderStop {
 /// # Order
 ///
 /// `apply`, `destroy` and the `on_…` callbacks of a group are called one at a time and in the order
-/// of its log, on the apply thread or, when they are little work, on the shard's. A callback must
-/// not block: it holds up other groups. The rest says itself when it is called.
+/// of its log, on the apply thread or, when they are little work, on the shard's; `destroy` on a thread
+/// of its own, beside what concerns other groups. A callback must not block: it holds up other groups. The
+/// rest says itself when it is called.
 ///
 /// Between a `…_start` and its `…_stop` no other role is told: a replica leads, follows or does
 /// neither. An `on_leader_start` is never told when the replica has lost that leadership by the time at

@@ -18,6 +18,15 @@ pub struct ApplyDone {
     pub applied: Vec<(usize, Vec<Applied>)>,
 }
 
+/// What an apply leaves to be done, with the states that are to be destroyed: that takes time, so it is not done
+/// in the middle of other groups' applies.
+#[derive(Debug, Default)]
+pub(crate) struct ApplyLeft {
+    pub(crate) done: ApplyDone,
+    /// What each shard is told once [`StateMachine::destroy`] has returned for the group.
+    pub(crate) destroys: Vec<(usize, Applied)>,
+}
+
 /// Bookkeeping around [`StateMachine::apply`]: who waits, who was told what, who failed.
 pub struct ApplyWorker {
     state_machine: Arc<dyn StateMachine>,
@@ -53,7 +62,18 @@ impl ApplyWorker {
 
     /// Applies `tasks` in order as one batch. An error ends the process: an entry is never skipped.
     pub fn run_once(&mut self, tasks: Vec<ApplyTask>) -> Result<ApplyDone, Fatal> {
-        let mut done = ApplyDone::default();
+        let ApplyLeft { mut done, destroys } = self.run(tasks)?;
+        for (shard, note) in destroys {
+            self.state_machine.destroy(note.group)?;
+            done.note(shard, note);
+        }
+        Ok(done)
+    }
+
+    /// The same, but what is to be destroyed is left to the caller. Nothing more comes for such a group
+    /// until its shard is told that it is done.
+    pub(crate) fn run(&mut self, tasks: Vec<ApplyTask>) -> Result<ApplyLeft, Fatal> {
+        let ApplyLeft { mut done, mut destroys } = ApplyLeft::default();
         let shares = gather(tasks);
         let (mut batch, mut rests): (Vec<GroupApply>, Vec<Rest>) =
             shares.into_iter().map(Share::split).unzip();
@@ -77,24 +97,20 @@ impl ApplyWorker {
                 answer(apply, failure.as_ref(), rest.callers, &mut done)?;
             }
             let Rest { group, replica, bytes, notices, shard, .. } = rest;
-            let destroyed = self.tell(group, notices, failure.as_ref())?;
+            let destroyed = self.tell(group, notices, failure.as_ref());
             let note = Applied { group, replica, index, bytes, destroyed, failure };
-            match done.applied.iter_mut().find(|(known, _)| *known == shard) {
-                Some((_, list)) => list.push(note),
-                None => done.applied.push((shard, vec![note])),
+            if destroyed {
+                destroys.push((shard, note));
+            } else {
+                done.note(shard, note);
             }
         }
-        Ok(done)
+        Ok(ApplyLeft { done, destroys })
     }
 
-    /// Tells what lies behind a group's entries; gives whether its state was destroyed. A group that
+    /// Tells what lies behind a group's entries; gives whether its state is to be destroyed. A group that
     /// has just failed hears of what came before that, and of its end.
-    fn tell(
-        &mut self,
-        group: GroupId,
-        notices: Vec<Notice>,
-        failure: Option<&ApplyError>,
-    ) -> Result<bool, Fatal> {
+    fn tell(&mut self, group: GroupId, notices: Vec<Notice>, failure: Option<&ApplyError>) -> bool {
         if let Some(error) = failure {
             let (index, reason) = (error.index, &error.reason);
             tracing::error!(group = group.0, index, reason, "state machine failed, replica stops");
@@ -117,7 +133,6 @@ impl ApplyWorker {
                 }
                 Notice::Fails(error) if failed_at.is_none() => self.fails(group, &error),
                 Notice::Destroy => {
-                    self.state_machine.destroy(group)?;
                     self.told.remove(&group);
                     self.failed.remove(&group);
                     destroyed = true;
@@ -128,7 +143,7 @@ impl ApplyWorker {
         if let Some(ApplyError { index, reason }) = failure.filter(|_| !destroyed).cloned() {
             self.fails(group, &Error::Stopped { group, index, reason });
         }
-        Ok(destroyed)
+        destroyed
     }
 
     fn fails(&mut self, group: GroupId, error: &Error) {
@@ -148,6 +163,15 @@ impl ApplyWorker {
             Standing::Idle { .. } => {}
             Standing::Leads { term } => machine.on_leader_start(group, term),
             Standing::Follows { leader, term } => machine.on_following_start(group, leader, term),
+        }
+    }
+}
+
+impl ApplyDone {
+    fn note(&mut self, shard: usize, note: Applied) {
+        match self.applied.iter_mut().find(|(known, _)| *known == shard) {
+            Some((_, list)) => list.push(note),
+            None => self.applied.push((shard, vec![note])),
         }
     }
 }

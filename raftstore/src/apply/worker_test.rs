@@ -135,6 +135,26 @@ fn notice(group: u64, notice: Notice) -> ApplyTask {
     ApplyTask::notice(group as usize % 2, GroupId(group), ReplicaId(1), notice)
 }
 
+/// A large state takes seconds to destroy: not between the applies of other groups.
+#[test]
+fn a_state_is_left_to_be_destroyed_by_who_has_time() {
+    let mut bench = Bench::new();
+    let tasks = vec![
+        bench.entries(1, 1, &["a"]),
+        notice(1, Notice::Ends(LeaderStop::Removed)),
+        notice(1, Notice::Destroy),
+        bench.entries(2, 1, &["b"]),
+    ];
+    let left = bench.worker.run(tasks).unwrap();
+    let applied: Vec<u64> =
+        left.done.applied.iter().flat_map(|(_, a)| a).map(|a| a.group.0).collect();
+    assert_eq!(applied, [2], "the shard of the other hears when it is destroyed");
+    let destroys: Vec<_> = left.destroys.iter().map(|(shard, a)| (*shard, a.group.0)).collect();
+    assert_eq!(destroys, [(1, 1)]);
+    Reply::send_all(left.done.replies);
+    assert_eq!(bench.answered().len(), 2, "what came before it is answered");
+}
+
 fn leads(group: u64, term: u64) -> ApplyTask {
     notice(group, Notice::Becomes(Standing::Leads { term }))
 }

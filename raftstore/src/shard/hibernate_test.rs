@@ -65,7 +65,7 @@ impl Sleepers {
 
     /// Shard `shard` of store `from`, which has `shards`, says that it lives.
     fn hear_alive(&mut self, from: u64, shard: u32, shards: u32, life: u64) {
-        let payload = Payload::Alive(Alive { slow: false, shard, shards, life });
+        let payload = Payload::Alive(Alive { slow: false, shortage: None, shard, shards, life });
         let (from_replica, to) = (ReplicaId(0), ReplicaId(0));
         self.hear(from, Envelope { group: NO_GROUP, from: from_replica, to, payload });
     }

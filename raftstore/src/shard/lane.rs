@@ -25,8 +25,8 @@ pub(crate) trait Work: Send {
     /// What it counts for in limits.
     fn bytes(task: &Self::Task) -> usize;
 
-    /// Whether `tasks`, small as they are, might block for long now.
-    fn may_wait(&self, tasks: &[Self::Task], shell: &Shell) -> bool;
+    /// Whether a small task might block for long now.
+    fn may_wait(&self, shell: &Shell) -> bool;
 
     /// Does `tasks` in order and carries out what follows. Blocks on the disk.
     fn work(&mut self, tasks: Vec<Self::Task>, shell: &Shell) -> Result<(), Fatal>;
@@ -84,7 +84,7 @@ impl<W: Work> Lane<W> {
         if small
             && self.waiting.load(Ordering::Acquire) == 0
             && let Some(mut worker) = self.worker.try_lock()
-            && !worker.may_wait(&tasks, shell)
+            && !worker.may_wait(shell)
         {
             return worker.work(tasks, shell);
         }
@@ -153,7 +153,7 @@ mod tests {
             task.bytes
         }
 
-        fn may_wait(&self, _tasks: &[Task], _shell: &Shell) -> bool {
+        fn may_wait(&self, _shell: &Shell) -> bool {
             self.may_wait.load(Ordering::Relaxed)
         }
 

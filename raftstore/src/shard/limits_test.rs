@@ -72,7 +72,7 @@ impl Alone {
     fn propose(&mut self, group: u64, bytes: usize) -> Answers {
         let (reply, answers) = caller();
         let (group, command) = (GroupId(group), Bytes::from(vec![7; bytes]));
-        let request = Request::Propose { group, command, reply };
+        let request = Request::Propose { group, command, takes_away: false, reply };
         self.round(vec![ShardMessage::Requests(vec![request])]);
         answers
     }

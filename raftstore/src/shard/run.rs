@@ -5,13 +5,14 @@ use super::Shard;
 use super::inbox::InboxEnd;
 use super::lane::{Lane, Work};
 use super::sync::{Unsynced, replay_time};
-use crate::apply::worker::ApplyWorker;
+use crate::apply::StateMachine;
+use crate::apply::worker::{ApplyLeft, ApplyWorker};
 use crate::clock::Clock;
 use crate::completion::{Answer, Reply};
 use crate::error::Fatal;
 use crate::log::writer::LogWriter;
 use crate::log::{LogStore, reader};
-use crate::message::{ApplyTask, FetchTask, LogTask, Notice, ShardMessage};
+use crate::message::{Applied, ApplyTask, FetchTask, LogTask, ShardMessage};
 use crate::router::Router;
 use crate::snapshot::run::SnapshotQueues;
 use crate::transport::Transport;
@@ -114,7 +115,7 @@ impl Work for LogWriter {
     }
 
     /// A sync is what a shard reckons with, but not a slow one: it has leaderships to hand over.
-    fn may_wait(&self, _tasks: &[LogTask], shell: &Shell) -> bool {
+    fn may_wait(&self, shell: &Shell) -> bool {
         shell.router.disk_is_slow()
     }
 
@@ -149,6 +150,8 @@ impl Work for LogWriter {
 pub(crate) struct Applier {
     pub(crate) worker: ApplyWorker,
     pub(crate) unsynced: Arc<Mutex<Unsynced>>,
+    /// To the thread that destroys states, with their shards.
+    pub(crate) destroys: Sender<(usize, Applied)>,
 }
 
 impl Work for Applier {
@@ -158,10 +161,8 @@ impl Work for Applier {
         task.bytes
     }
 
-    /// The end of a group's state deletes all of it and syncs.
-    fn may_wait(&self, tasks: &[ApplyTask], _shell: &Shell) -> bool {
-        let destroys = |task: &ApplyTask| matches!(task.notice, Some(Notice::Destroy));
-        self.worker.may_wait() || tasks.iter().any(destroys)
+    fn may_wait(&self, _shell: &Shell) -> bool {
+        self.worker.may_wait()
     }
 
     fn work(&mut self, tasks: Vec<ApplyTask>, shell: &Shell) -> Result<(), Fatal> {
@@ -170,7 +171,7 @@ impl Work for Applier {
         let start = shell.clock.now();
         let replay = tasks.iter().map(replay_time).sum();
         let proposed: Vec<Nanos> = tasks.iter().filter_map(|task| task.proposed).collect();
-        let done = self.worker.run_once(tasks)?;
+        let ApplyLeft { done, destroys } = self.worker.run(tasks)?;
         let end = shell.clock.now();
         metrics.apply_seconds.observe(seconds(Nanos(end.0 - start.0)));
         for at in proposed {
@@ -186,7 +187,29 @@ impl Work for Applier {
         for (shard, applied) in done.applied {
             shell.router.inboxes[shard].push(ShardMessage::Applied(applied));
         }
+        for destroy in destroys {
+            // That thread ends when this queue does, or with the process.
+            let _ = self.destroys.send(destroy);
+        }
         Ok(())
+    }
+}
+
+/// The thread that destroys states: a large one takes seconds, in which other groups' applies go on. Ends
+/// when its queue closes, or by a fatal error.
+pub(crate) fn run_destroyer(
+    state_machine: &dyn StateMachine,
+    queue: &Receiver<(usize, Applied)>,
+    unsynced: &Mutex<Unsynced>,
+    shell: &Shell,
+) {
+    while let Ok((shard, note)) = queue.recv() {
+        if let Err(fatal) = state_machine.destroy(note.group) {
+            return (shell.on_fatal)(fatal);
+        }
+        let applied = vec![note];
+        unsynced.lock().note(&applied);
+        shell.router.inboxes[shard].push(ShardMessage::Applied(applied));
     }
 }
 

@@ -1,7 +1,7 @@
 //! The demo's cluster: the playground, and the store that the demo itself brings back.
 
 use flotilla_benches::interrupt::tie;
-use flotilla_benches::playground::{Options, Owned, Playground, signal};
+use flotilla_benches::playground::{Options, Owned, Playground, STORES, signal};
 use flotilla_benches::processes::{self, Server, served_address};
 use flotilla_benches::{Error, table};
 use rustix::process::Signal;
@@ -35,6 +35,7 @@ impl Cluster {
         let lines = printed.clone();
         let options = Options {
             storage: "rocksdb".to_owned(),
+            stores: STORES,
             regions: 24,
             split_at,
             log_engine: None,

@@ -11,7 +11,7 @@ use flotilla_benches::Error;
 use flotilla_benches::interrupt::Interrupt;
 use flotilla_benches::loaded::store_addresses;
 use flotilla_benches::machine;
-use flotilla_benches::playground::{Options, Playground};
+use flotilla_benches::playground::{Options, Playground, STORES};
 use flotilla_benches::processes::{self, Sample};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -76,6 +76,7 @@ fn measure(groups: u64, cli: &Cli, interrupt: &Interrupt) -> Result<Row, Error> 
     let config = cli.awake.then(|| "[raft]\nhibernate_ticks = 0\n".to_owned());
     let options = Options {
         storage: "rocksdb".to_owned(),
+        stores: STORES,
         regions: groups as usize,
         split_at: Vec::new(),
         log_engine: None,
