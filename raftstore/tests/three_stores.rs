@@ -468,7 +468,9 @@ fn who_was_away_for_long_and_who_joins_gets_a_snapshot_and_the_rest() {
         (voter && desc.membership.pending.is_none()).then_some(())
     });
     let joined = &cluster.stores[3];
-    assert!(counter(joined, "flotilla_raft_snapshots_installed_total") >= 1);
+    // It has the snapshot and may vote before its state machine has taken it.
+    let installed = "flotilla_raft_snapshots_installed_total";
+    until("installed", || (counter(joined, installed) >= 1).then_some(()));
     assert!(counter(joined, received) >= 200 * 101);
     assert!(joined.describe()[0].first_index > 100, "no entry from before came");
     for journal in &cluster.journals {
