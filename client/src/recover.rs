@@ -48,6 +48,8 @@ pub struct Plan {
     /// By group; groups that can decide are not in it.
     pub fates: Vec<Fate>,
     replica_max: u64,
+    /// Also those that were given up before.
+    lost: Vec<u64>,
 }
 
 impl Admin<'_> {
@@ -60,10 +62,12 @@ impl Admin<'_> {
     pub async fn plan_recovery(&self, lost: &[u64], group: Option<u64>) -> Result<Plan> {
         let routes = self.routes().await?;
         let described = self.describe(group.unwrap_or(0)).await?;
-        let given_up = |store: u64| {
-            let state = routes.stores.iter().find(|s| s.store == store).map(|s| s.state.as_str());
-            lost.contains(&store) || state == Some("lost")
-        };
+        // Stores that were given up before never come back, either.
+        let before = routes.stores.iter().filter(|s| s.state == "lost").map(|s| s.store);
+        let mut all_lost: Vec<u64> = lost.iter().copied().chain(before).collect();
+        all_lost.sort_unstable();
+        all_lost.dedup();
+        let given_up = |store: u64| all_lost.contains(&store);
         let silent = |one: &&Described| !given_up(one.store) && one.replicas.is_err();
         if let Some(Described { store, replicas: Err(why) }) = described.iter().find(silent) {
             let message = format!(
@@ -78,7 +82,7 @@ impl Admin<'_> {
             one.replicas.unwrap_or_default().into_iter().map(move |replica| (store, replica))
         });
         let known = routes.regions.iter().filter(|r| group.is_none_or(|group| r.group == group));
-        Ok(plan(lost, known, told.collect()))
+        Ok(plan(&all_lost, known, told.collect()))
     }
 
     /// Has placement turn the stores away for good.
@@ -107,13 +111,7 @@ impl Admin<'_> {
     ///
     /// # Errors
     /// As [`Admin::change_members`].
-    pub async fn recover(
-        &self,
-        plan: &Plan,
-        fate: &Fate,
-        lost: &[u64],
-        operation: &str,
-    ) -> Result<()> {
+    pub async fn recover(&self, plan: &Plan, fate: &Fate, operation: &str) -> Result<()> {
         let Some(survivor) = &fate.survivor else {
             let message = format!("group {}: no replica is left", fate.group);
             return Err(Error::NotApplied { kind: Refusal::Refused, message });
@@ -121,7 +119,7 @@ impl Admin<'_> {
         let request = pb::RecoverRequest {
             group: fate.group,
             operation: operation.to_owned(),
-            lost_stores: lost.to_vec(),
+            lost_stores: plan.lost.clone(),
             replica_max: plan.replica_max,
         };
         self.order(fate.group, Whom::Store(survivor.store), Lost::Repeat, async |mut admin| {
@@ -158,7 +156,7 @@ fn plan<'a>(
         }
     }
     fates.sort_by_key(|fate| fate.group);
-    Plan { fates, replica_max }
+    Plan { fates, replica_max, lost: lost.to_vec() }
 }
 
 fn fate(group: u64, left: &[(u64, pb::ReplicaState)], lost: &[u64]) -> Option<Fate> {
@@ -171,7 +169,12 @@ fn fate(group: u64, left: &[(u64, pb::ReplicaState)], lost: &[u64]) -> Option<Fa
     }
     let able = left.iter().filter(|(_, replica)| replica.damage.is_empty());
     let end = |replica: &pb::ReplicaState| (replica.last_term, replica.last_index);
-    let best = able.max_by_key(|(store, replica)| (end(replica), std::cmp::Reverse(*store)));
+    // Of equal logs rather a voter's.
+    let votes = |replica: &pb::ReplicaState| {
+        replica.members.iter().any(|m| m.replica == replica.replica && m.role == "voter")
+    };
+    let best = able
+        .max_by_key(|(store, replica)| (end(replica), votes(replica), std::cmp::Reverse(*store)));
     let (_, latest) = best.or_else(|| left.iter().max_by_key(|(_, r)| r.members_version))?;
     let in_half = |roles: &[&str]| {
         let voters = latest.members.iter().filter(|m| roles.contains(&m.role.as_str()));
@@ -236,7 +239,7 @@ mod tests {
         let survivor = Survivor { replica: 5, store: 5, last_term: 3, last_index: 7, commit: 0 };
         let fate = Fate { group: 1, region: 0, voters: 5, left: 2, survivor: Some(survivor) };
         assert_eq!(plan.fates, [fate]);
-        assert_eq!(plan.replica_max, 15);
+        assert_eq!((plan.replica_max, &plan.lost[..]), (15, &[1, 2, 3][..]));
     }
 
     #[test]

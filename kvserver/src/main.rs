@@ -33,13 +33,15 @@ enum Command {
     ///
     /// For when too little of the cluster runs for `kv admin group recover`. Of each group choose the store
     /// whose replica has the last log (the largest term, then index; --dry-run prints them), and run it on that
-    /// one only; then start the store. What only the lost stores had is lost, acknowledged or not. Other stores'
+    /// one only, never on two: each would end the other. Then start the store, and have placement turn the lost stores away
+    /// (`kv admin group recover --lost-stores …`). What only the lost stores had is lost, acknowledged or not. Other stores'
     /// replicas of such a group are replaced by new ones, which need a snapshot. The lost stores
     /// must never start again with their old folders.
     #[command(after_help = "\
 Examples:
   kvserver recover --dir /data/3 --lost-stores 1,2 --dry-run
-  kvserver recover --dir /data/3 --lost-stores 1,2 --groups 4,7")]
+  kvserver recover --dir /data/3 --lost-stores 1,2 --groups 4,7
+  kvserver recover --dir /data/3 --lost-stores 1,2 --all")]
     Recover(RecoverArgs),
     /// Run a whole cluster on this machine: placement and stores as child processes.
     ///

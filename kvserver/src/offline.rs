@@ -20,10 +20,13 @@ pub struct RecoverArgs {
     #[arg(long, required = true, value_name = "STORE,…", value_delimiter = ',',
           value_parser = clap::value_parser!(u64).range(1..))]
     pub lost_stores: Vec<u64>,
-    /// Only these groups, separated by commas; every group that cannot decide when not given
+    /// These groups, separated by commas: those whose best replica is here
     #[arg(long, value_name = "GROUP,…", value_delimiter = ',',
           value_parser = clap::value_parser!(u64).range(1..))]
     pub groups: Vec<u64>,
+    /// Every group that cannot decide: when no other store is left that has any of them
+    #[arg(long, conflicts_with = "groups", required_unless_present_any = ["groups", "dry_run"])]
+    pub all: bool,
     /// Print what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,

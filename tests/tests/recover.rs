@@ -172,11 +172,11 @@ async fn a_stopped_store_is_recovered_without_the_others() {
     let client = cluster.client().await.with_timeout(SOON);
     let lost = format!("{},{}", store_id(&cluster, 1), store_id(&cluster, 2));
     let flags = ["--lost-stores", &lost];
-    let running = kvserver_recover(&cluster, 0, &flags);
+    let running = kvserver_recover(&cluster, 0, &[&flags[..], &["--all"]].concat());
     let text = String::from_utf8_lossy(&running.stderr).into_owned();
     assert!(running.status.code() == Some(1) && text.contains("in use"), "{running:?}");
     let mut program = command("kvserver");
-    program.arg("recover").arg("--dir").arg(cluster.dir().join("nothing")).args(flags);
+    program.arg("recover").arg("--dir").arg(cluster.dir().join("nothing")).args(flags).arg("--all");
     let nothing = run_within(program, SOON);
     let text = String::from_utf8_lossy(&nothing.stderr).into_owned();
     assert!(nothing.status.code() == Some(1) && text.contains("holds no store"), "{nothing:?}");
@@ -193,9 +193,9 @@ async fn a_stopped_store_is_recovered_without_the_others() {
     assert_eq!(printed(&planned, "would go on group="), REGIONS, "{planned:?}");
     let one = kvserver_recover(&cluster, 0, &[&flags[..], &["--groups", "1"]].concat());
     assert_eq!(printed(&one, "ok group=1 "), 1, "{one:?}");
-    let rest = kvserver_recover(&cluster, 0, &flags);
+    let rest = kvserver_recover(&cluster, 0, &[&flags[..], &["--all"]].concat());
     assert_eq!(printed(&rest, "ok group="), REGIONS - 1, "{rest:?}");
-    let again = kvserver_recover(&cluster, 0, &flags);
+    let again = kvserver_recover(&cluster, 0, &[&flags[..], &["--all"]].concat());
     assert_eq!(printed(&again, "nothing to recover"), 1, "{again:?}");
 
     cluster.start_store(0);

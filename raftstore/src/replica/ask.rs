@@ -165,7 +165,7 @@ impl Replica {
         }
         let replies: Vec<Reply> = callers.map(|caller| caller.reply).collect();
         self.reads.counts.asked += replies.len() as u64;
-        self.reads.confirm(replies, position, question.asked);
+        self.reads.confirm(replies, position, question.asked, question.expires);
     }
 
     /// What reads here wait for is committed: if it is that entry that is here, it may be applied.

@@ -296,8 +296,14 @@ impl Replica {
 
     /// Another store tells the members; they may have removed this replica.
     pub(super) fn learn_members(&mut self, desc: GroupDesc) -> Result<(), Refused> {
-        let known = self.record.desc.membership.version;
-        if desc.group != self.group() || desc.membership.version < known {
+        let (told, known) = (&desc.membership, &self.record.desc.membership);
+        if desc.group != self.group() || told.version < known.version {
+            return Ok(());
+        }
+        if told.version == known.version && told.position != known.position {
+            // Two replicas went on alone, by different orders. Neither ends the other: that is for the operator.
+            let group = desc.group.0;
+            tracing::error!(group, "two recoveries of one group: stop one of them for good");
             return Ok(());
         }
         if desc.has_left(self.me.replica) || desc.gives_way(self.me.replica) {

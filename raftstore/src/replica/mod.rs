@@ -234,7 +234,10 @@ impl Replica {
     /// Whether a store is so short of room that it gets no entries while others are enough.
     fn spares(&self, store: StoreId) -> bool {
         self.shortage_at(store).is_some_and(Shortage::is_severe)
-            && self.record.desc.has_quorum(|r| self.shortage_at(r.store).is_none())
+            && self
+                .record
+                .desc
+                .has_quorum(|r| self.shortage_at(r.store).is_none() && self.is_live(r.replica))
     }
 
     /// The group's creation is on its way to the log: nothing may leave before it.

@@ -77,6 +77,7 @@ struct Confirmed {
     position: LogPosition,
     /// What was acknowledged before then is not behind it; by [`Time::ahead`].
     asked: Nanos,
+    expires: Nanos,
     callers: Vec<Reply>,
 }
 
@@ -154,6 +155,15 @@ impl Reads {
         self.riding.drain(..riding).for_each(|riding| late.append(riding.readers));
         let what = "no quorum confirmed the read in time";
         self.refuse(late, &Error::Busy { group, what });
+        let unapplied = |c: &Confirmed| c.expires <= now;
+        if self.applying.iter().any(unapplied) {
+            let all = std::mem::take(&mut self.applying).into_iter();
+            let (late, rest): (VecDeque<Confirmed>, _) = all.partition(unapplied);
+            self.applying = rest;
+            let what = "what the read must see was not applied here in time";
+            let callers = late.into_iter().flat_map(|confirmed| confirmed.callers);
+            callers.for_each(|reply| reply.send(Err(Error::Busy { group, what })));
+        }
         self.asks.expire(now, group);
     }
 
@@ -166,14 +176,20 @@ impl Reads {
     }
 
     /// Whatever was acknowledged before `asked` is not behind `position`.
-    fn may_read(&mut self, readers: Readers, position: LogPosition, asked: Nanos) {
+    fn may_read(&mut self, readers: Readers, position: LogPosition, asked: Nanos, expires: Nanos) {
         let members = readers.members.into_iter();
         self.answers.extend(members.map(|(member, number)| (member, number, position)));
-        self.confirm(readers.callers, position, asked);
+        self.confirm(readers.callers, position, asked, expires);
     }
 
-    pub(super) fn confirm(&mut self, callers: Vec<Reply>, position: LogPosition, asked: Nanos) {
-        self.applying.push_back(Confirmed { position, asked, callers });
+    pub(super) fn confirm(
+        &mut self,
+        callers: Vec<Reply>,
+        position: LogPosition,
+        asked: Nanos,
+        expires: Nanos,
+    ) {
+        self.applying.push_back(Confirmed { position, asked, expires, callers });
     }
 
     /// Answers every confirmed read whose index is applied.
@@ -261,7 +277,7 @@ impl Replica {
         self.reads.counts.confirmed += batch.readers.len() as u64;
         round.seen.reads_confirmed.push(Nanos(round.now.0.saturating_sub(batch.began.0)));
         let position = LogPosition { index, term: 0 };
-        self.reads.may_read(batch.readers, position, batch.asked);
+        self.reads.may_read(batch.readers, position, batch.asked, batch.expires);
     }
 
     /// Serves queued reads by the lease; the others get one context, or are refused at once: the
@@ -278,7 +294,12 @@ impl Replica {
         if self.is_leader() && unsettled && crate::mutant::active("serve_before_term_commit") {
             let index = self.raw.raft.raft_log.committed;
             let queued = std::mem::take(&mut self.reads.queued);
-            return self.reads.may_read(queued, LogPosition { index, term: 0 }, time.ahead);
+            return self.reads.may_read(
+                queued,
+                LogPosition { index, term: 0 },
+                time.ahead,
+                self.read_deadline(time.now),
+            );
         }
         let refusal = if !self.is_leader() {
             Some(self.not_leader())
@@ -313,7 +334,8 @@ impl Replica {
         if self.has_lease(time) {
             self.reads.counts.leased += leased.len() as u64;
             let index = self.raw.raft.raft_log.committed;
-            self.reads.may_read(leased, LogPosition { index, term: 0 }, time.ahead);
+            let expires = self.read_deadline(time.now);
+            self.reads.may_read(leased, LogPosition { index, term: 0 }, time.ahead, expires);
         } else {
             if self.is_leader() {
                 self.reads.counts.degraded += leased.len() as u64;

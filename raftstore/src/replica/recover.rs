@@ -32,6 +32,10 @@ impl Replica {
         time: Time,
         round: &mut Round,
     ) {
+        if self.members.alone.is_some() {
+            let what = "a recovery is being written";
+            return reply.send(Err(Error::Busy { group: self.group(), what }));
+        }
         if self.record.desc.membership.operations.contains(&request.operation) {
             return reply.send(Ok(Answer::Accepted));
         }
@@ -44,7 +48,9 @@ impl Replica {
     fn judge_recovery(&self, request: &RecoverRequest, time: Time) -> Result<GroupDesc, Error> {
         let group = self.group();
         let leader = ReplicaId(self.raw.raft.leader_id);
-        if leader != ReplicaId::default() {
+        // Who cannot campaign never forgets a leader that is lost.
+        let lost = |r: ReplicaDesc| request.lost.contains(&r.store);
+        if leader != ReplicaId::default() && !self.record.desc.replica(leader).is_some_and(lost) {
             return Err(Error::Refused { group, refusal: ChangeRefusal::Led { leader } });
         }
         // Someone may hold a lease on the strength of it.

@@ -227,8 +227,11 @@ impl Replica {
             return;
         }
         if self.shortage_at(self.me.store).is_some() && !self.changes_members() {
+            let rested = self.members.ticks >= self.transfers.rest_until;
             let fit = self.first_of(|other| self.has_fit_disk(other));
-            if let Some(next) = fit.or_else(|| self.first_of(|other| self.disk_has_room(other))) {
+            let next = fit.or_else(|| self.first_of(|other| self.disk_has_room(other)));
+            if let Some(next) = next.filter(|_| rested) {
+                self.transfers.rest_from(self.members.ticks, self.config.election_ticks as u64);
                 self.hand_over(next, Vec::new());
             }
             return;

@@ -177,7 +177,9 @@ impl Shard {
     fn leave_damaged(&mut self, desc: &GroupDesc, round: &mut Round) {
         let Some(Slot::Quarantined(damaged)) = self.slots.get(&desc.group) else { return };
         let replica = damaged.record.replica;
-        let news = desc.membership.version >= damaged.record.desc.membership.version;
+        let (told, known) = (&desc.membership, &damaged.record.desc.membership);
+        let same = told.position == known.position;
+        let news = told.version > known.version || (told.version == known.version && same);
         if news && (desc.has_left(replica) || desc.gives_way(replica)) {
             let record = GroupRecord { desc: desc.clone(), replica, removed: true };
             self.remove(desc.group, record, round);

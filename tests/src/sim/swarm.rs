@@ -206,7 +206,7 @@ impl Plan {
         config.slow_sync_s = 1;
         if rng.random_bool(0.3) {
             config.group_proposal_bytes_max = *pick(rng, &[100, 400]);
-            config.group_apply_bytes_max = *pick(rng, &[100, 1_000]);
+            config.group_apply_bytes_max = *pick(rng, &[400, 4_000]);
             config.group_entry_cache_bytes_max = *pick(rng, &[0, 300]);
         }
         self

@@ -151,8 +151,7 @@ impl RocksBase {
             changed.extend(group.system.sorted().map(|(key, value)| (copy(key), value.map(copy))));
         }
         self.wait_for_compactions()?;
-        // Only checkpoints want the lock.
-        pace.quietly(|| self.write_file(&encode(&changed), data, pace))
+        self.write_file(&encode(&changed), data, pace)
     }
 
     fn wait_for_compactions(&self) -> Result<(), Fatal> {
@@ -179,7 +178,7 @@ impl RocksBase {
 
 impl Base for RocksBase {
     fn checkpoint(&self, groups: &[GroupCheckpoint<'_>], pace: &Pace<'_>) -> Result<(), Fatal> {
-        let data = pace.quietly(|| in_order(groups, pace))?;
+        let data = in_order(groups, pace)?;
         let bytes = |group: &GroupCheckpoint<'_>| group.data.bytes() + group.system.bytes();
         if groups.iter().map(bytes).sum::<usize>() > self.logged_bytes_max {
             self.make_file(groups, data, pace)?;

@@ -57,11 +57,8 @@ impl Base for MemoryBase {
     fn checkpoint(&self, groups: &[GroupCheckpoint<'_>], pace: &Pace<'_>) -> Result<(), Fatal> {
         for GroupCheckpoint { group, data, system } in groups {
             let old = self.content(*group).unwrap_or_else(|| Arc::new(Content::empty(*group)));
-            let next = pace.quietly(|| {
-                let next = old.merge(data, system);
-                dump::write(&self.dir, &next).map(|()| next)
-            });
-            let next = next.map_err(|e| {
+            let next = old.merge(data, system);
+            dump::write(&self.dir, &next).map_err(|e| {
                 Fatal::new(format!("dump group {group} to {}", self.dir.display()), e)
             })?;
             // Until the folder is synced the table keeps the changes, so nobody sees that this

@@ -65,8 +65,9 @@ not: nobody can know how much. Placement (one of --placement must be a member of
 stores away from then on. Groups that still have a majority are not touched: take the lost replicas out
 of them with `remove-replica`.
 
-Without a group every group is looked at. --dry-run shows what would be done. The same command again,
-with the same --id, is not done twice. For a store that cannot run, see `kvserver recover`.
+Every group is shown, since the stores are turned away for all of them; with a group only that one is
+recovered. --dry-run does nothing. The same command again, with the same --id, is not done twice. Where
+too little runs to be asked see `kvserver recover`; afterwards this command turns the lost stores away.
 
 Examples:
   kv admin group recover --lost-stores 1,2 --dry-run

@@ -35,25 +35,29 @@ pub async fn carry_out(
 ) -> Result<(), Failure> {
     let Recovery { lost, dry_run, operation, force } = recovery;
     let admin = client.admin();
-    let plan = admin.plan_recovery(&lost, Some(group).filter(|group| *group > 0)).await?;
-    if plan.fates.is_empty() {
+    // All groups: the lost stores are turned away for all of them.
+    let plan = admin.plan_recovery(&lost, None).await?;
+    if plan.fates.is_empty() && !out.json {
+        out.line("nothing to recover: every group has a leader, or a majority that is left")?;
+    } else if dry_run || !out.json {
+        show(&plan, out)?;
+    }
+    if dry_run {
         if !out.json {
-            out.line("nothing to recover: every group has a leader, or a majority that is left")?;
+            out.line("dry run: nothing was changed")?;
         }
         return Ok(());
     }
-    if dry_run || !out.json {
-        show(&plan, dry_run, out)?;
-    }
-    if dry_run {
-        return Ok(());
-    }
     admin.give_up_stores(&lost, force).await?;
+    if !out.json {
+        out.line("the lost stores are turned away from now on")?;
+    }
     let operation = format!("{operation:032x}");
     let mut failed: Option<Error> = None;
-    for fate in plan.fates.iter().filter(|fate| fate.survivor.is_some()) {
+    let wanted = |fate: &&Fate| fate.survivor.is_some() && (group == 0 || fate.group == group);
+    for fate in plan.fates.iter().filter(wanted) {
         // One that cannot be is no reason to leave the others as they are.
-        let outcome = admin.recover(&plan, fate, &lost, &operation).await;
+        let outcome = admin.recover(&plan, fate, &operation).await;
         let survivor = fate.survivor.as_ref().expect("those without one are left out");
         let (group, replica, store) = (fate.group, survivor.replica, survivor.store);
         match &outcome {
@@ -78,7 +82,7 @@ pub async fn carry_out(
     }
 }
 
-fn show(plan: &Plan, dry_run: bool, out: &mut Output) -> Result<(), Failure> {
+fn show(plan: &Plan, out: &mut Output) -> Result<(), Failure> {
     if out.json {
         for fate in &plan.fates {
             out.object(&object(fate))?;
@@ -112,9 +116,6 @@ fn show(plan: &Plan, dry_run: bool, out: &mut Output) -> Result<(), Failure> {
     out.line(
         "what only the lost stores had is lost: writes that were acknowledged behind the end of these logs",
     )?;
-    if dry_run {
-        out.line("dry run: nothing was changed")?;
-    }
     Ok(())
 }
 
