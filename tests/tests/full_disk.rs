@@ -174,7 +174,8 @@ async fn full_disks_refuse_writes_and_can_be_cleaned() {
 
     // Each is started with its disk as it is.
     for store in cluster.store_indexes() {
-        assert!(cluster.store(store).terminate().success());
+        // Its last checkpoint may find no room; then it says so.
+        cluster.store(store).terminate();
         cluster.start_store(store);
         check(&client, (0..count).step_by(count / 5)).await;
         assert!(cluster.store(store).is_running());
