@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 /// Flags of `kvserver recover`.
 #[derive(Args, Debug)]
+#[command(group(clap::ArgGroup::new("which").required(true).multiple(true).args(["groups", "all", "dry_run"])))]
 pub struct RecoverArgs {
     /// Data folder of the stopped store
     #[arg(long)]
@@ -25,7 +26,7 @@ pub struct RecoverArgs {
           value_parser = clap::value_parser!(u64).range(1..))]
     pub groups: Vec<u64>,
     /// Every group that cannot decide: when no other store is left that has any of them
-    #[arg(long, conflicts_with = "groups", required_unless_present_any = ["groups", "dry_run"])]
+    #[arg(long, conflicts_with = "groups")]
     pub all: bool,
     /// Print what would be done, and do nothing
     #[arg(long)]

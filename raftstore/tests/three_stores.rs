@@ -1,19 +1,21 @@
 //! Stores in one process, over real threads and an in-process network: the shell works.
 #![allow(clippy::disallowed_methods)] // A test may wait.
 
+mod common;
+
 use bytes::Bytes;
+use common::{ask, load, save, until};
 use flotilla_raftstore::log::MemoryLog;
 use flotilla_raftstore::snapshot::MemorySnapshots;
 use flotilla_raftstore::{
     Answer, AppliedState, Blocks, Change, ChangeRequest, Config, Envelope, Error, Fatal,
     GroupApply, GroupDesc, GroupId, GroupRecord, Inbound, LeaderStop, LogPosition, OperationId,
-    Outcome, ReadLogError, ReadMode, ReplicaDesc, ReplicaId, ReplicaRole, Reply, Role, SnapshotId,
+    Outcome, ReadLogError, ReadMode, ReplicaDesc, ReplicaId, ReplicaRole, Role, SnapshotId,
     StateMachine, Store, StoreBuilder, StoreId, SystemClock, Transport,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 #[derive(Default)]
 struct Network {
@@ -119,10 +121,7 @@ impl StateMachine for Journal {
     fn snapshot_save(&self, group: GroupId, out: &mut dyn Write) -> Result<Option<u64>, Fatal> {
         let held = self.groups.lock().unwrap().get(&group).cloned();
         let Some((applied, commands)) = held else { return Ok(None) };
-        for command in &commands {
-            let line = [&command[..], b"\n"].concat();
-            out.write_all(&line).map_err(|e| Fatal::new("save", e))?;
-        }
+        save(&commands, out)?;
         Ok(Some(applied))
     }
 
@@ -132,9 +131,7 @@ impl StateMachine for Journal {
         position: LogPosition,
         from: &mut dyn Read,
     ) -> Result<(), Fatal> {
-        let mut text = String::new();
-        from.read_to_string(&mut text).map_err(|e| Fatal::new("load", e))?;
-        let commands = text.lines().map(|line| Bytes::from(line.to_owned())).collect();
+        let commands = load(from)?;
         self.groups.lock().unwrap().insert(group, (position.index, commands));
         Ok(())
     }
@@ -161,23 +158,6 @@ impl StateMachine for Journal {
 
     fn on_error(&self, group: GroupId, error: &Error) {
         self.tell(group, error.to_string());
-    }
-}
-
-fn ask(submit: impl FnOnce(Reply)) -> Outcome {
-    let (reply, pending) = Reply::pending();
-    submit(reply);
-    pending.wait(Duration::from_secs(10)).expect("every request is answered")
-}
-
-fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(value) = attempt() {
-            return value;
-        }
-        assert!(start.elapsed() < Duration::from_secs(30), "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

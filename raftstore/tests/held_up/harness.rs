@@ -1,19 +1,22 @@
 //! Stores in one process whose disks, state machines and network can be held up, one by one.
 
+pub use crate::common::{ask, until};
+
+use crate::common::{load, save};
 use bytes::Bytes;
 use flotilla_raftstore::log::MemoryLog;
 use flotilla_raftstore::snapshot::MemorySnapshots;
 use flotilla_raftstore::{
     Answer, AppliedState, Blocks, Config, Envelope, Fatal, GroupApply, GroupDesc, GroupId,
-    GroupLog, GroupRecord, GroupWrite, Inbound, LogEntry, LogError, LogPosition, LogStore, Outcome,
-    ReplicaDesc, ReplicaId, ReplicaRole, Reply, SnapshotId, StateMachine, Store, StoreBuilder,
-    StoreId, SystemClock, Transport,
+    GroupLog, GroupRecord, GroupWrite, Inbound, LogEntry, LogError, LogPosition, LogStore,
+    ReplicaDesc, ReplicaId, ReplicaRole, SnapshotId, StateMachine, Store, StoreBuilder, StoreId,
+    SystemClock, Transport,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What the voters of every group are on.
 pub const MEMBERS: u64 = 3;
@@ -165,10 +168,7 @@ impl StateMachine for Journal {
     fn snapshot_save(&self, group: GroupId, out: &mut dyn Write) -> Result<Option<u64>, Fatal> {
         let held = self.groups.lock().unwrap().get(&group).cloned();
         let Some((applied, commands)) = held else { return Ok(None) };
-        for command in &commands {
-            let line = [&command[..], b"\n"].concat();
-            out.write_all(&line).map_err(|e| Fatal::new("save", e))?;
-        }
+        save(&commands, out)?;
         Ok(Some(applied))
     }
 
@@ -178,28 +178,9 @@ impl StateMachine for Journal {
         position: LogPosition,
         from: &mut dyn Read,
     ) -> Result<(), Fatal> {
-        let mut text = String::new();
-        from.read_to_string(&mut text).map_err(|e| Fatal::new("load", e))?;
-        let commands = text.lines().map(|line| Bytes::from(line.to_owned())).collect();
+        let commands = load(from)?;
         self.groups.lock().unwrap().insert(group, (position.index, commands));
         Ok(())
-    }
-}
-
-pub fn ask(submit: impl FnOnce(Reply)) -> Outcome {
-    let (reply, pending) = Reply::pending();
-    submit(reply);
-    pending.wait(Duration::from_secs(30)).expect("every request is answered")
-}
-
-pub fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(value) = attempt() {
-            return value;
-        }
-        assert!(start.elapsed() < Duration::from_secs(60), "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
