@@ -20,6 +20,8 @@ SEEDS ?= 1..200
 SCENARIO ?=
 ## LEDGER: for sim: LEDGER=docs/simulation-ledger.md, the page that the run is written into
 LEDGER ?=
+## MUTANTS: for mutants: MUTANTS="lease snapshot", only bugs whose names contain one of these
+MUTANTS ?=
 # Fresh seeds in `make test`, for so many seconds.
 SIM_SECONDS ?= 60
 ## BENCH_FLAGS: for bench, bench-full, bench-peers: BENCH_FLAGS="--seconds 5 --repeats 1"
@@ -95,7 +97,7 @@ powercuts: build ## 100 real power cuts of stores on file systems of their own; 
 mutants: deps announce ## plant known mistakes one by one; the simulation must find each
 	cargo build $(CARGO_FLAGS) --workspace \
 	  --features flotilla-tests/mutants --bin mutants
-	$(BIN)/mutants
+	$(BIN)/mutants $(MUTANTS)
 
 bench: build ## the published rows and latencies, side by side with ours (at most 6 minutes)
 	$(BIN)/throughput table --out $(BENCH_OUT)/short $(BENCH_FLAGS)

@@ -89,6 +89,13 @@ pub fn why_incomplete(used: &[Usage], servers: &[&str]) -> Option<String> {
     (!missing.is_empty()).then(|| format!("not measured over the window: {}", missing.join(", ")))
 }
 
+/// A process's resident memory now, in MiB; nothing when it is gone.
+#[must_use]
+pub fn resident_mib(pid: i32) -> Option<u64> {
+    let status = Process::new(pid).ok()?.status().ok()?;
+    Some(status.vmrss? >> 10)
+}
+
 /// Processor seconds and memory of `servers` at one moment; a process that is gone has none.
 #[derive(Debug)]
 pub struct Sample(Vec<Option<(f64, u64)>>);
@@ -160,5 +167,6 @@ mod tests {
         let usage = Sample::take(&servers).since(&before, &servers);
         assert_eq!(usage[0].name, LOAD);
         assert!(usage[0].rss_mib > 0 && usage[0].cpu_s >= 0.0);
+        assert!(resident_mib(servers[0].pid).is_some_and(|mib| mib > 0));
     }
 }

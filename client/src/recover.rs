@@ -4,7 +4,12 @@
 //! 1. Every store that is left tells all of its replicas. One that does not answer may hold the longest
 //!    log of a group, so without it there is no plan, unless it is given up as well.
 //! 2. Of each group that has no leader and whose voters left are no majority, the replica whose log ends
-//!    last, by (term, index), goes on (Raft paper, 5.4.1: it holds whatever any of them holds).
+//!    last, by (term, index), goes on (Raft paper, 5.4.1: it holds whatever any of them holds). One that is
+//!    quarantined, or whose state machine has failed, cannot, and is shown: its log may end later.
+//!
+//!    Who votes is judged by the newest members that any replica left has applied. A change that is only
+//!    in a log gives nobody a vote yet: replicas campaign, vote and count by what they have applied, so
+//!    nobody who is left can decide by a newer one before he has applied it, and then he tells.
 //! 3. Placement turns the lost stores away from then on; only then are the groups recovered, one by one.
 
 use std::collections::BTreeMap;
@@ -25,6 +30,19 @@ pub struct Fate {
     pub left: usize,
     /// Who goes on; `None`: no replica that could is left, and its data is gone.
     pub survivor: Option<Survivor>,
+    /// Replicas that are left and cannot go on: what only they have is lost, too.
+    pub unable: Vec<Unable>,
+}
+
+/// A replica that cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unable {
+    /// The replica.
+    pub replica: u64,
+    /// Its store.
+    pub store: u64,
+    /// What is wrong with it.
+    pub why: String,
 }
 
 /// The replica that goes on.
@@ -152,6 +170,7 @@ fn plan<'a>(
                 voters: region.replicas.iter().filter(|r| r.role != "learner").count(),
                 left: 0,
                 survivor: None,
+                unable: Vec::new(),
             });
         }
     }
@@ -175,7 +194,7 @@ fn fate(group: u64, left: &[(u64, pb::ReplicaState)], lost: &[u64]) -> Option<Fa
     };
     let best = able
         .max_by_key(|(store, replica)| (end(replica), votes(replica), std::cmp::Reverse(*store)));
-    let (_, latest) = best.or_else(|| left.iter().max_by_key(|(_, r)| r.members_version))?;
+    let (_, latest) = left.iter().max_by_key(|(_, replica)| replica.members_version)?;
     let in_half = |roles: &[&str]| {
         let voters = latest.members.iter().filter(|m| roles.contains(&m.role.as_str()));
         let (gone, left): (Vec<_>, Vec<_>) = voters.partition(|m| lost.contains(&m.store));
@@ -185,6 +204,13 @@ fn fate(group: u64, left: &[(u64, pb::ReplicaState)], lost: &[u64]) -> Option<Fa
     if halves.iter().all(|(voters, left)| left * 2 > *voters) {
         return None;
     }
+    let unable = left.iter().filter(|(_, replica)| !replica.damage.is_empty());
+    let unable = unable.map(|(store, replica)| Unable {
+        replica: replica.replica,
+        store: *store,
+        why: replica.damage.clone(),
+    });
+    let unable = unable.collect();
     let (voters, left) = halves[0];
     let survivor = best.map(|(store, replica)| Survivor {
         replica: replica.replica,
@@ -193,7 +219,8 @@ fn fate(group: u64, left: &[(u64, pb::ReplicaState)], lost: &[u64]) -> Option<Fa
         last_index: replica.last_index,
         commit: replica.commit,
     });
-    Some(Fate { group, region: latest.region, voters, left, survivor })
+    let region = latest.region;
+    Some(Fate { group, region, voters, left, survivor, unable })
 }
 
 #[cfg(test)]
@@ -237,7 +264,14 @@ mod tests {
         ];
         let plan = plan(&[1, 2, 3], [].iter(), told);
         let survivor = Survivor { replica: 5, store: 5, last_term: 3, last_index: 7, commit: 0 };
-        let fate = Fate { group: 1, region: 0, voters: 5, left: 2, survivor: Some(survivor) };
+        let fate = Fate {
+            group: 1,
+            region: 0,
+            voters: 5,
+            left: 2,
+            survivor: Some(survivor),
+            unable: Vec::new(),
+        };
         assert_eq!(plan.fates, [fate]);
         assert_eq!((plan.replica_max, &plan.lost[..]), (15, &[1, 2, 3][..]));
     }
@@ -271,5 +305,30 @@ mod tests {
         let survivors: Vec<_> =
             plan.fates.iter().map(|f| (f.group, f.survivor.as_ref().map(|s| s.store))).collect();
         assert_eq!(survivors, [(2, Some(4)), (3, None), (4, None)]);
+        let unable = |at: usize| plan.fates[at].unable.iter().map(|u| (u.store, &*u.why)).collect();
+        let unable: [Vec<(u64, &str)>; 3] = [0, 1, 2].map(unable);
+        let damaged = [(3, "a hole")];
+        assert_eq!(unable, [&damaged[..], &damaged[..], &[]], "they are shown");
+    }
+
+    /// 4 was to leave and does not know it yet: 5, 6 and 7 will elect a leader among themselves.
+    #[test]
+    fn the_newest_members_that_anybody_has_applied_say_who_votes() {
+        const NEXT: [(u64, &str); 3] = [(5, "voter"), (6, "voter"), (7, "voter")];
+        let mut behind = replica(1, 4, (3, 10), &FIVE);
+        behind.members_version = 3;
+        let ahead = |store| {
+            let mut ahead = replica(1, store, (3, 10), &NEXT);
+            ahead.members_version = 4;
+            (store, ahead)
+        };
+        let both = |others: &[u64]| {
+            let others = others.iter().map(|store| ahead(*store));
+            let told = [(4, behind.clone())].into_iter().chain(others).collect();
+            plan(&[1, 2, 3], [].iter(), told).fates
+        };
+        assert_eq!(both(&[5, 6, 7]), []);
+        // By what the one that is behind knows.
+        assert_eq!(both(&[])[0].survivor.as_ref().map(|s| s.store), Some(4));
     }
 }

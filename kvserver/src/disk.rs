@@ -8,13 +8,14 @@ use crate::kv::KvStateMachine;
 use flotilla_raftstore::{DiskGauge, Store};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// See the module. Dropping it ends the threads.
+/// See the module. Dropping it ends the threads: soon, if the state machine was closed.
 pub struct DiskWatch {
     /// Closed to end them.
     stop: Option<Sender<()>>,
@@ -31,11 +32,13 @@ impl DiskWatch {
         let (stop, stopped) = channel();
         // One wake-up waits at most.
         let (wake, woken) = sync_channel(1);
-        let mut look = Look { gauge, store, wake, failed: false };
+        let free = Arc::new(AtomicU64::new(0));
+        let mut look = Look { gauge, store, free: Arc::clone(&free), wake, failed: false };
         look.once();
+        let reclaims = move || reclaim(&machine, &free, &woken);
         let threads = vec![
             Builder::new().name("disk".to_owned()).spawn(move || look.run(&stopped))?,
-            Builder::new().name("reclaim".to_owned()).spawn(move || reclaim(&machine, &woken))?,
+            Builder::new().name("reclaim".to_owned()).spawn(reclaims)?,
         ];
         Ok(DiskWatch { stop: Some(stop), threads })
     }
@@ -54,6 +57,8 @@ impl Drop for DiskWatch {
 struct Look {
     gauge: DiskGauge,
     store: Store,
+    /// Bytes on the shortest disk, while one is short.
+    free: Arc<AtomicU64>,
     wake: SyncSender<()>,
     /// The last one found nothing out.
     failed: bool,
@@ -71,7 +76,8 @@ impl Look {
             Ok(shortage) => {
                 self.failed = false;
                 self.store.set_disk(shortage);
-                if shortage.is_some() {
+                if let Some(shortage) = shortage {
+                    self.free.store(shortage.free, Ordering::Relaxed);
                     // Full: a wake-up waits already.
                     let _ = self.wake.try_send(());
                 }
@@ -85,9 +91,11 @@ impl Look {
     }
 }
 
-fn reclaim(machine: &KvStateMachine, woken: &Receiver<()>) {
+fn reclaim(machine: &KvStateMachine, free: &AtomicU64, woken: &Receiver<()>) {
     while woken.recv().is_ok() {
-        if let Err(fatal) = machine.reclaim() {
+        // A rewrite takes room before it gives any back; others need some meanwhile.
+        let room = free.load(Ordering::Relaxed) / 2;
+        if let Err(fatal) = machine.reclaim(room, Instant::now()) {
             PROGRAM.end_fatally(&fatal);
         }
     }

@@ -7,6 +7,7 @@ use flotilla_kvserver::playground::{self, PlaygroundArgs, PlaygroundError};
 use flotilla_kvserver::process::start_logging;
 use flotilla_kvserver::{PROGRAM, node};
 use std::process::ExitCode;
+use tikv_jemalloc_ctl::{background_thread, max_background_threads};
 
 // Many threads free what others allocated: the system's allocator keeps far more memory then.
 #[global_allocator]
@@ -86,8 +87,18 @@ fn main() -> ExitCode {
     }
 }
 
+/// By itself the allocator gives memory back only when somebody asks for more: a store that rests would keep
+/// what its start took.
+fn free_in_background() -> Result<(), tikv_jemalloc_ctl::Error> {
+    max_background_threads::write(1)?;
+    background_thread::write(true)
+}
+
 fn run(args: RunArgs) -> Result<(), Failure> {
     let settings = Settings::load(args).map_err(|e| Failure::wrong_usage(&e))?;
     start_logging(&settings.log_level, settings.log_format).map_err(|e| Failure::other(&e))?;
+    if let Err(error) = free_in_background() {
+        tracing::warn!(%error, "memory that is free may stay with this process while it rests");
+    }
     node::run(settings).map_err(|e| Failure::other(&e))
 }

@@ -24,7 +24,7 @@ use flotilla_raftstore::{
     DiskGauge, Fatal, LogError, LogStore, SnapshotDir, StartError, Store, StoreBuilder, SystemClock,
 };
 use std::net::TcpListener;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
@@ -102,6 +102,9 @@ pub fn run(settings: Settings) -> Result<(), NodeError> {
 
 /// As [`run`], in a program that also uses the store from inside. `embedder` is called once, when
 /// the groups are recovered and just before the port is served; it must not block.
+///
+/// The signals that stop a store are the process's own, and so is a stop that takes too long: the
+/// process ends then, with a line that says so. Nothing acknowledged is lost by that.
 pub fn run_embedded(settings: Settings, embedder: impl FnOnce(Embedded)) -> Result<(), NodeError> {
     let listener = bind(&settings.addr)?;
     let folder = Folder::open(&settings.dir, settings.storage, settings.log.engine)?;
@@ -316,7 +319,7 @@ impl Node {
                 Ok(())
             }
         };
-        cut_short_after(STOP_TIMEOUT, result.is_ok());
+        cut_short_after(STOP_TIMEOUT, result.is_ok(), Arc::downgrade(&self.machine));
         if result.is_ok() {
             self.hand_over().await;
         }
@@ -324,6 +327,7 @@ impl Node {
         let store = self.store.clone();
         let ended = tokio::task::spawn_blocking(move || store.shutdown()).await;
         ended.expect("stopping the store does not panic");
+        self.machine.close();
         let _ = tokio::time::timeout(CONNECTIONS_TIMEOUT, server).await;
         self.transport.shutdown();
         tracing::info!("stopped");
@@ -394,13 +398,17 @@ fn server_end(
 }
 
 /// Ends the process if stopping takes too long: everything acknowledged is on disk already.
-fn cut_short_after(limit: Duration, ok: bool) {
+fn cut_short_after(limit: Duration, ok: bool, machine: Weak<KvStateMachine>) {
     std::thread::spawn(move || {
         std::thread::sleep(limit);
         eprintln!(
             "the stop took longer than {} s and is cut short; nothing acknowledged is lost",
             limit.as_secs()
         );
+        // The end of a process waits for compactions, too.
+        if let Some(machine) = machine.upgrade() {
+            machine.close();
+        }
         std::process::exit(i32::from(!ok));
     });
 }

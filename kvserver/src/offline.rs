@@ -19,11 +19,11 @@ pub struct RecoverArgs {
     pub dir: PathBuf,
     /// The stores that never come back, separated by commas
     #[arg(long, required = true, value_name = "STORE,…", value_delimiter = ',',
-          value_parser = clap::value_parser!(u64).range(1..))]
+          value_parser = parse_lost_store)]
     pub lost_stores: Vec<u64>,
     /// These groups, separated by commas: those whose best replica is here
     #[arg(long, value_name = "GROUP,…", value_delimiter = ',',
-          value_parser = clap::value_parser!(u64).range(1..))]
+          value_parser = parse_group)]
     pub groups: Vec<u64>,
     /// Every group that cannot decide: when no other store is left that has any of them
     #[arg(long, conflicts_with = "groups")]
@@ -32,8 +32,26 @@ pub struct RecoverArgs {
     #[arg(long)]
     pub dry_run: bool,
     /// The operation's id, up to 32 hexadecimal digits; random when not given
-    #[arg(long, value_name = "HEX", value_parser = |text: &str| text.parse::<OperationId>())]
+    #[arg(long, value_name = "HEX", value_parser = parse_operation)]
     pub id: Option<OperationId>,
+}
+
+/// A number from 1 on; else `what` it should be.
+fn number(text: &str, what: &str) -> Result<u64, String> {
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number.ok_or_else(|| what.to_owned())
+}
+
+fn parse_lost_store(text: &str) -> Result<u64, String> {
+    number(text, "they are stores' numbers, as in --lost-stores 2,3")
+}
+
+fn parse_group(text: &str) -> Result<u64, String> {
+    number(text, "they are groups' numbers, as in --groups 4,7: --dry-run shows them")
+}
+
+fn parse_operation(text: &str) -> Result<OperationId, String> {
+    text.parse().map_err(|error| format!("{error}; it is 1 to 32 hexadecimal digits"))
 }
 
 /// Carries it out, and prints a line for each group. Blocks.

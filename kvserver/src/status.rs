@@ -92,7 +92,10 @@ impl StatusSource {
             .into_iter()
             .map(|replica| RegionStatus {
                 range: metas.get(&replica.group).map(|meta| range(meta, &replica)),
-                members: self.store.group(replica.group).map(|view| view.record.desc.clone()),
+                members: self
+                    .store
+                    .group(replica.group)
+                    .map(|view| GroupDesc::clone(&view.record.desc)),
                 replica,
             })
             .collect();

@@ -38,12 +38,35 @@ impl Shortage {
     pub const fn is_severe(self) -> bool {
         self.free < self.limit / 4
     }
+
+    /// Bytes that are kept for votes, members, deletes, checkpoints and compaction, whoever needs the store.
+    pub(crate) const fn reserve(self) -> u64 {
+        self.limit / 8
+    }
+
+    /// What members that are not needed may still take, and what all others may.
+    pub(crate) const fn spare(self, needed: bool) -> u64 {
+        let kept = if needed { self.reserve() } else { self.limit / 4 };
+        self.free.saturating_sub(kept)
+    }
+
+    /// Only the reserve is left: what has piled up for the store elsewhere stays there.
+    #[must_use]
+    pub const fn is_critical(self) -> bool {
+        self.free < self.reserve()
+    }
 }
 
 impl fmt::Display for Shortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} MiB are free, the limit is {} MiB", self.free >> 20, self.limit >> 20)
     }
+}
+
+/// Bytes of its disk that a snapshot of `bytes` takes: as blocks, in the data, and there once more while
+/// files are rewritten.
+pub(crate) const fn room_of_snapshot(bytes: u64) -> u64 {
+    bytes.saturating_mul(3)
 }
 
 /// The stores that are short of room, as far as known.
@@ -109,8 +132,12 @@ mod tests {
         assert!(!is_short(at(100), false) && is_short(at(99), false));
         assert!(is_short(at(124), true) && !is_short(at(125), true));
         assert!(!at(25).is_severe() && at(24).is_severe());
+        assert!(!at(12).is_critical() && at(11).is_critical());
+        assert_eq!((at(90).spare(false), at(90).spare(true)), (65, 78));
+        assert_eq!((at(20).spare(false), at(20).spare(true), at(12).spare(true)), (0, 8, 0));
         let off = Shortage { free: 0, limit: 0 };
         assert!(!is_short(off, false) && !is_short(off, true) && !off.is_severe());
+        assert!(!off.is_critical());
     }
 
     #[test]

@@ -148,7 +148,7 @@ pub enum TransferRefusal {
         role: ReplicaRole,
     },
     /// Its priority forbids it.
-    #[error("replica {replica} has priority 0 and never leads: give it another priority first")]
+    #[error("replica {replica} has priority 0 and is not to lead: give it another priority first")]
     NeverLeads {
         /// As asked.
         replica: ReplicaId,

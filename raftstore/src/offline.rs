@@ -58,7 +58,7 @@ pub fn stranded(log: &dyn LogStore, lost: &[StoreId]) -> Result<Vec<Stranded>, L
         }
         let (desc, damage) = match latest(&group, log) {
             Ok(desc) => (desc, None),
-            Err(damage) => (group.record.desc.clone(), Some(damage)),
+            Err(damage) => (GroupDesc::clone(&group.record.desc), Some(damage)),
         };
         let replica = group.record.replica;
         if desc.replica(replica).is_some() && !desc.decides_without(lost) {
@@ -78,7 +78,7 @@ fn latest(group: &GroupLog, log: &dyn LogStore) -> Result<GroupDesc, String> {
     let known = &group.record.desc;
     let Some(index) = group.memberships.last().filter(|i| **i > known.membership.position.index)
     else {
-        return Ok(known.clone());
+        return Ok(GroupDesc::clone(known));
     };
     let mut entries = Vec::new();
     log.entries(group.group, *index, index + 1, usize::MAX, &mut entries)
@@ -168,7 +168,7 @@ mod tests {
         let ids: Vec<u64> = next.replicas.iter().map(|r| r.replica.0).collect();
         assert_eq!(ids, [3, 1005], "itself, and one in the place of the fourth");
         let held = log.load().unwrap().remove(0);
-        assert_eq!(held.record.desc, next);
+        assert_eq!(*held.record.desc, next);
         assert_eq!(held.last_index, 4);
         assert_eq!(held.hard_state, HardState { term: 7, vote: 0, commit: 4 });
         assert_eq!(next.membership.position, LogPosition { index: 4, term: 7 });

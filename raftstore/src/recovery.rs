@@ -6,6 +6,7 @@ use crate::members::codec;
 use crate::snapshot::{LoadError, Manifest, SnapshotWorker};
 use crate::start::StartError;
 use crate::types::LogPosition;
+use std::sync::Arc;
 
 /// One group as recovered. With `damage` it is quarantined, loudly, and takes no part.
 #[derive(Clone, Debug)]
@@ -126,9 +127,10 @@ fn catch_up(group: &mut RecoveredGroup, log: &dyn LogStore) -> Result<bool, Stri
     log.entries(held.group, index, index + 1, usize::MAX, &mut entries)
         .map_err(|error| error.to_string())?;
     let entry = entries.first().ok_or_else(|| format!("membership entry {index} is missing"))?;
-    held.record.desc =
+    let mut desc =
         codec::decode(&entry.data).map_err(|why| format!("membership entry {index}: {why}"))?;
-    held.record.desc.membership.position = LogPosition { index, term: entry.term };
+    desc.membership.position = LogPosition { index, term: entry.term };
+    held.record.desc = Arc::new(desc);
     Ok(true)
 }
 
@@ -167,7 +169,6 @@ mod tests {
         StoreId,
     };
     use bytes::Bytes;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 
     /// Has applied up to an index, until it is destroyed.
@@ -275,6 +276,23 @@ mod tests {
         assert!(found[0].log.record.desc.has_left(record.replica));
     }
 
+    /// The store may have stopped, or was cut off, before the state was gone.
+    #[test]
+    fn what_a_tombstone_left_is_destroyed() {
+        let (log, record) = log();
+        let record = GroupRecord { removed: true, ..record };
+        log.write(&[GroupWrite {
+            group: GroupId(1),
+            record: Some(record),
+            ..GroupWrite::default()
+        }])
+        .unwrap();
+        let machine = Arc::new(Applied(AtomicU64::new(6)));
+        let found = recover_both(&log, &machine);
+        assert!(found[0].log.record.removed);
+        assert_eq!(machine.recovered(GroupId(1)).applied, 0);
+    }
+
     /// Its group stays out, and says which entry it is.
     #[test]
     fn members_that_cannot_be_read_quarantine_their_group() {
@@ -300,8 +318,9 @@ mod tests {
     #[test]
     fn a_record_ahead_of_the_state_is_committed_and_a_tombstone_ends_the_state() {
         let (log, mut record) = log();
-        record.desc = desc(2, 3);
-        record.desc.membership.position = LogPosition { index: 4, term: 1 };
+        let mut later = desc(2, 3);
+        later.membership.position = LogPosition { index: 4, term: 1 };
+        record.desc = Arc::new(later);
         let write = |record: &GroupRecord| GroupWrite {
             group: GroupId(1),
             record: Some(record.clone()),
@@ -335,7 +354,7 @@ mod tests {
             let (index, content) =
                 worker(source.clone()).make(id, GroupId(1), &mut |_| Ok(())).unwrap().unwrap();
             assert_eq!((index, content.bytes, content.blocks), (9, 5, 3));
-            let manifest = Manifest { id, desc: record.desc.clone(), position, content };
+            let manifest = Manifest { id, desc: GroupDesc::clone(&record.desc), position, content };
             if stored {
                 store.seal(id, &manifest.encode()).unwrap();
             }

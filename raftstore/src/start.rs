@@ -213,18 +213,19 @@ impl StoreBuilder {
         threads.workers.push(thread("apply", move || apply_end.run(&own))?);
         let (own, own_unsynced) = (shell.clone(), Arc::clone(unsynced));
         let state_machine = Arc::clone(&self.state_machine);
+        let (stop_patient, patient_stopped) = unbounded();
+        threads.stop_patient = stop_patient;
+        let own_stopped = patient_stopped.clone();
         let run = move || {
             let_others_go_first();
-            run_destroyer(&*state_machine, &destroy_queue, &own_unsynced, &own);
+            run_destroyer(&*state_machine, &destroy_queue, &own_stopped, &own_unsynced, &own);
         };
         threads.workers.push(thread("destroy", run)?);
         let (own, own_log) = (shell.clone(), Arc::clone(&self.log));
         let run = move || run_reader(&*own_log, &fetch_queue, &own);
         threads.workers.push(thread("reader", run)?);
 
-        let (stop_snapshots, snapshots_stopped) = unbounded();
-        threads.stop_snapshots = stop_snapshots;
-        let snapshots = self.spawn_snapshots(traffic, shell, &snapshots_stopped, &mut threads)?;
+        let snapshots = self.spawn_snapshots(traffic, shell, &patient_stopped, &mut threads)?;
         let queues = Queues { log, apply, fetch, snapshots };
         for (shard, inbox) in shards.into_iter().zip(inboxes) {
             let run = run_shard(shard, inbox, queues.clone(), shell.clone());
@@ -279,7 +280,7 @@ pub(crate) struct Threads {
     /// Each closes when its shard has ended.
     shards: Vec<Receiver<()>>,
     workers: Vec<JoinHandle<()>>,
-    stop_snapshots: Sender<()>,
+    stop_patient: Sender<()>,
     snapshots: Vec<JoinHandle<()>>,
     sync: Vec<JoinHandle<()>>,
 }
@@ -292,7 +293,7 @@ impl Default for Threads {
             timers: Vec::new(),
             shards: Vec::new(),
             workers: Vec::new(),
-            stop_snapshots: unbounded().0,
+            stop_patient: unbounded().0,
             snapshots: Vec::new(),
             sync: Vec::new(),
         }
@@ -301,15 +302,15 @@ impl Default for Threads {
 
 impl Threads {
     /// Shards answer their callers and end; their queues close, so the workers finish what is
-    /// queued and end, the snapshot threads leave what they do; the sync thread, last, makes it all
-    /// durable.
+    /// queued and end; those that have time (snapshots, states to be destroyed) leave what they do; the
+    /// sync thread, last, makes it all durable.
     pub(crate) fn stop(self, router: &Router) {
         router.tell_all(|| ShardMessage::Stop);
         for ended in self.shards {
             // Nothing is ever sent: the error says that the shard is gone.
             let _ = ended.recv();
         }
-        drop(self.stop_snapshots);
+        drop(self.stop_patient);
         join(self.workers);
         join(self.snapshots);
         drop(self.stop);

@@ -220,7 +220,7 @@ impl Store {
     /// as that changes, and once a second while it lasts.
     pub fn set_disk(&self, shortage: Option<Shortage>) {
         let before = std::mem::replace(&mut *self.router.shortage.lock(), shortage);
-        if before != shortage {
+        if before != shortage || shortage.is_some() {
             self.router.tell_all(|| ShardMessage::Disk(shortage));
         }
     }

@@ -16,6 +16,7 @@ use flotilla_raftstore::{
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 #[derive(Default)]
 struct Network {
@@ -60,6 +61,8 @@ struct Journal {
     groups: Mutex<BTreeMap<GroupId, (u64, Vec<Bytes>)>>,
     /// Whoever holds it keeps the state from becoming durable.
     syncing: Mutex<()>,
+    /// Whoever holds it keeps states from being destroyed.
+    destroying: Mutex<()>,
     /// It fails at this command of this group.
     bad: Mutex<Option<(GroupId, Bytes)>>,
     /// The first entry of every log that it still reads.
@@ -114,6 +117,7 @@ impl StateMachine for Journal {
     }
 
     fn destroy(&self, group: GroupId) -> Result<(), Fatal> {
+        drop(self.destroying.lock().unwrap());
         self.groups.lock().unwrap().remove(&group);
         Ok(())
     }
@@ -322,6 +326,45 @@ fn a_missing_store_does_not_fill_the_log() {
     *cluster.network.cut_off.lock().unwrap() = None;
     let journal = &cluster.journals[missing.unwrap().store.0 as usize - 1];
     until("level", || (journal.commands(group).len() >= 100).then_some(()));
+    cluster.stores.iter().for_each(Store::shutdown);
+}
+
+/// A stop does not wait until everything that was removed is destroyed: the next start does the rest
+/// (`recovery.rs`).
+#[test]
+fn a_stop_leaves_what_is_to_be_destroyed_to_the_next_start() {
+    let cluster = Cluster::start(&Config::default());
+    let (store, journal) = (&cluster.stores[2], &cluster.journals[2]);
+    let gate = journal.destroying.lock().unwrap();
+    let groups = [GroupId(1), GroupId(2)];
+    for group in groups {
+        cluster.create(group);
+        let written = propose(cluster.leader(group), group, &Bytes::from_static(b"a"));
+        assert!(written.is_ok(), "{written:?}");
+        until("applied", || (!journal.commands(group).is_empty()).then_some(()));
+        let request = ChangeRequest {
+            operation: OperationId(group.0.into()),
+            changes: vec![Change::Remove(ReplicaId(group.0 * 10 + 3))],
+            force: false,
+        };
+        until("a change", || {
+            ask(|r| cluster.leader(group).change_members(group, request.clone(), r)).ok()
+        });
+        until("the end of a replica", || store.removed(group));
+    }
+    let stopping = std::thread::spawn({
+        let store = store.clone();
+        move || store.shutdown()
+    });
+    until("no shard", || {
+        let asked = ask(|r| store.read_barrier(groups[0], ReadMode::Linearizable, r));
+        (asked == Err(Error::Unknown { group: GroupId(0) })).then_some(())
+    });
+    std::thread::sleep(Duration::from_millis(100));
+    drop(gate);
+    stopping.join().unwrap();
+    let left = groups.iter().filter(|group| !journal.commands(**group).is_empty()).count();
+    assert_eq!(left, 1, "the one that was under way is gone");
     cluster.stores.iter().for_each(Store::shutdown);
 }
 

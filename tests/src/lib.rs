@@ -1,6 +1,7 @@
 //! The simulator, invariants, history checkers and end-to-end tests of Flotilla.
 
 pub mod cluster;
+pub mod faulty_disk;
 pub mod history;
 pub mod invariants;
 pub mod load;

@@ -6,6 +6,7 @@
 
 use crate::sim::run::{Report, run};
 use flotilla_raftstore::mutant;
+use std::time::Duration;
 
 /// One planted bug.
 #[derive(Clone, Copy, Debug)]
@@ -32,9 +33,9 @@ pub const MUTANTS: &[Mutant] = &[
     mutant("cache_truncated_early", "the cache frees entries that are not durable yet", 50),
     mutant("fetch_beyond_durable", "a fetch for a follower reaches into the write under way", 50),
     mutant("skip_overwrite_suffix", "an append leaves the old entries behind its end", 200),
-    mutant("merge_keeps_overwritten", "two writes of a group merge without the overlap", 400),
+    mutant("merge_keeps_overwritten", "two writes of a group merge without the overlap", 4_000),
     mutant("truncate_past_durable", "the log is cut at applied, not at durably applied", 50),
-    mutant("matched_beyond_commit", "an old leader trusts indexes of a newer term", 1_000),
+    mutant("matched_beyond_commit", "an old leader trusts indexes of a newer term", 2_000),
     mutant("commit_beyond_persisted", "a commit ahead of the own disk is stored", 200),
     mutant("applied_apart_from_data", "data and applied index are two writes", 50),
     mutant("sync_without_checkpoint", "a sync leaves in memory what the table holds", 50),
@@ -49,7 +50,7 @@ pub const MUTANTS: &[Mutant] = &[
     mutant("read_rides_on_older_entry", "a read waits for an entry older than itself", 400),
     mutant("tombstone_forgotten", "a removed replica comes back by an old invitation", 2000),
     mutant("members_applied_twice", "a restart applies membership entries again", 50),
-    mutant("removed_leader_serves", "a leader that applies its own removal goes on", 300),
+    mutant("removed_leader_serves", "a leader that applies its own removal goes on", 1_000),
     mutant("second_change_while_pending", "a change is accepted while one is under way", 100),
     mutant("learner_in_quorum", "a restarted replica counts learners as voters", 100),
     mutant("promote_at_once", "a learner votes before it has caught up", 100),
@@ -69,7 +70,7 @@ pub const MUTANTS: &[Mutant] = &[
     mutant("lease_from_receipt", "a lease is counted from the answer's receipt", 1_000),
     mutant("lease_kept_in_transfer", "a leader that hands over keeps its lease", 200),
     mutant("restarted_voter_votes", "a restarted replica votes at once", 3_000),
-    mutant("one_clock_trusted", "leases are counted by one clock alone", 1_000),
+    mutant("one_clock_trusted", "leases are counted by one clock alone", 3_000),
     mutant("index_told_unconfirmed", "a leader tells followers its commit index unasked", 200),
     mutant("question_number_reused", "all questions of a follower have one number", 3_000),
     mutant("bound_ignored", "a bounded read takes whatever is there", 50),
@@ -79,6 +80,20 @@ pub const MUTANTS: &[Mutant] = &[
         "a store that lost its disks gets its old replicas again",
         50,
     ),
+    mutant("begins_before_destroyed", "a replica begins while the state before it goes", 400),
+    mutant(
+        "recovery_drops_tail",
+        "who goes on alone forgets what it does not know as committed",
+        400,
+    ),
+    mutant("shorter_log_recovered", "the operator has the shorter log go on", 1_000),
+    mutant("short_store_accepts", "a leader takes what its disk has no room for", 50),
+    mutant(
+        "recovery_applied_early",
+        "what a recovery commits is applied before that is durable",
+        200,
+    ),
+    mutant("damage_ignored", "a replica whose state was found damaged goes on", 50),
 ];
 
 /// How a hunt ended.
@@ -88,16 +103,26 @@ pub struct Hunt {
     pub mutant: Mutant,
     /// Seeds needed and what found it; `None` when it got away.
     pub found: Option<(u64, String)>,
+    /// Processor time of the hunt.
+    pub cpu: Duration,
 }
 
 /// Runs seeds with the bug planted until one is found. The bug is planted on this thread only.
 #[must_use]
 pub fn hunt(mutant: Mutant) -> Hunt {
+    let begun = cpu_time();
     mutant::plant(Some(mutant.name));
     let found = (1..=mutant.seeds_max).find_map(|seed| {
         let Report { violations, .. } = run(seed, false);
         Some((seed, violations.into_iter().next()?))
     });
     mutant::plant(None);
-    Hunt { mutant, found }
+    Hunt { mutant, found, cpu: cpu_time().saturating_sub(begun) }
+}
+
+/// Processor time of this thread so far.
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    let part = |n: i64| u64::try_from(n).unwrap_or_default();
+    Duration::from_secs(part(time.tv_sec)) + Duration::from_nanos(part(time.tv_nsec))
 }

@@ -3,6 +3,7 @@
 //! A child holds the reading end of a pipe whose other end lives here: when the test ends, even
 //! by SIGKILL, the pipe closes and the child stops by itself.
 
+use crate::faulty_disk::FaultyDisk;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::OpenOptions;
 use std::net::TcpListener;
@@ -133,6 +134,16 @@ impl Process {
         limited.args(["-c", "trap '' XFSZ; ulimit -f \"$0\"; exec \"$@\"", &kib.to_string()]);
         limited.arg(program(self.program)).args(&self.args);
         self.spawn(limited);
+    }
+
+    /// Starts it on a disk that can have faults.
+    ///
+    /// # Panics
+    /// Like [`Self::start`].
+    pub fn start_on(&mut self, disk: &FaultyDisk) {
+        let mut command = command(self.program);
+        command.args(&self.args).envs(disk.variables());
+        self.spawn(command);
     }
 
     fn spawn(&mut self, mut command: Command) {

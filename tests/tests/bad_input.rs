@@ -127,6 +127,34 @@ fn a_wrong_flag_or_setting_is_named() {
     assert!(!folder.exists(), "a folder was made before the settings were right");
 }
 
+/// Whom an operator means must be a number, and which one it is must be said.
+#[test]
+fn a_number_that_is_none_is_named_with_its_flag() {
+    let wrong: [(&[&str], &[&str]); 6] = [
+        (&["recover", "--lost-stores", "1,x"], &["--lost-stores", "'x'", "--lost-stores 2,3"]),
+        (&["recover", "--lost-stores", "0"], &["--lost-stores", "'0'", "--lost-stores 2,3"]),
+        (&["recover", "x", "--lost-stores", "1"], &["[GROUP]", "'x'", "group's number"]),
+        (&["describe", "-"], &["<GROUP>", "'-'", "group's number"]),
+        (&["rebuild", "1", "--store", "127.0.0.1:1"], &["--store", "127.0.0.1:1", "kv stores"]),
+        (&["rebuild", "1", "--replica", "first"], &["--replica", "'first'", "replica's id"]),
+    ];
+    for (words, named) in wrong {
+        let said = kv(&local(free_ports(1)), &[&["admin", "group"], words].concat());
+        assert_eq!(said.code, 2, "{words:?}: {said:?}");
+        named.iter().for_each(|word| assert!(said.err.contains(word), "{word}: {said:?}"));
+    }
+    let wrong: [(&[&str], &[&str]); 3] = [
+        (&["--lost-stores", "x", "--all"], &["--lost-stores", "'x'", "--lost-stores 2,3"]),
+        (&["--lost-stores", "1", "--groups", "x"], &["--groups", "'x'", "--groups 4,7"]),
+        (&["--lost-stores", "1", "--all", "--id", "x"], &["--id", "'x'", "hexadecimal"]),
+    ];
+    for (words, named) in wrong {
+        let mut recover = command("kvserver");
+        recover.args(["recover", "--dir", "nowhere"]).args(words);
+        refused("recover", recover, named);
+    }
+}
+
 /// Everything that a folder of a real store can be refused for, on one cluster.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_folder_that_belongs_elsewhere_is_refused_and_stays_as_it_is() {

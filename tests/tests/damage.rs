@@ -3,6 +3,7 @@
 
 use flotilla_client::Client;
 use flotilla_tests::cluster::{Cluster, Options};
+use flotilla_tests::faulty_disk::FaultyDisk;
 use flotilla_tests::playground::{http_get, kv};
 use serde_json::{Value, json};
 use std::fs;
@@ -117,6 +118,16 @@ async fn a_replica_whose_log_in_raft_engine_is_damaged_is_rebuilt() {
 /// Starts store 0 and waits until it serves itself.
 async fn start(cluster: &mut Cluster) {
     cluster.start_store(0);
+    wait_started(cluster).await;
+}
+
+/// The same on a disk that has faults.
+async fn start_on(cluster: &mut Cluster, disk: &FaultyDisk) {
+    cluster.store(0).start_on(disk);
+    wait_started(cluster).await;
+}
+
+async fn wait_started(cluster: &mut Cluster) {
     let deadline = Instant::now() + REBUILT_MAX;
     while TcpStream::connect(cluster.store_address(0)).is_err() {
         assert!(Instant::now() < deadline, "{}", cluster.store(0).log_tail());
@@ -131,10 +142,6 @@ async fn start(cluster: &mut Cluster) {
 /// A bit of a table of store 0 is flipped, and its group read there. The id of store 0, the group, and the
 /// replicas that were there before.
 async fn damaged_table(cluster: &mut Cluster, client: &Client) -> (u64, u64, Vec<(u64, u64)>) {
-    let (code, body) = http_get(&cluster.store_address(0), "/status");
-    assert_eq!(code, 200, "{body}");
-    let status: Value = serde_json::from_str(&body).expect("JSON");
-    let store = status["store"].as_u64().expect("a number");
     let before = ids(&replicas(&cluster.store_address(0)));
     // What a stop leaves in the log of the database is in a table after the next start.
     assert!(cluster.store(0).terminate().success());
@@ -142,7 +149,16 @@ async fn damaged_table(cluster: &mut Cluster, client: &Client) -> (u64, u64, Vec
     assert!(cluster.store(0).terminate().success());
     damage(&cluster.store_dir(0).join("data"));
     start(cluster).await;
+    let (store, group) = lead_and_read(cluster, client).await;
+    (store, group, before)
+}
 
+/// The group with the marked record is led by store 0, and read there. The store's id and the group.
+async fn lead_and_read(cluster: &mut Cluster, client: &Client) -> (u64, u64) {
+    let (code, body) = http_get(&cluster.store_address(0), "/status");
+    assert_eq!(code, 200, "{body}");
+    let status: Value = serde_json::from_str(&body).expect("JSON");
+    let store = status["store"].as_u64().expect("a number");
     let region = client.get(key(0)).await.expect("a get").region;
     let all = replicas(&cluster.store_address(0));
     let of_region = all.iter().find(|r| r["region"] == json!(region)).expect("its replica");
@@ -162,7 +178,7 @@ async fn damaged_table(cluster: &mut Cluster, client: &Client) -> (u64, u64, Vec
     // Whoever else leads it then answers.
     let got = client.get(key(0)).await.expect("a get").value;
     assert_eq!(got.as_deref(), Some(MARK));
-    (store, group, before)
+    (store, group)
 }
 
 /// Found while running: the others of the store go on, and it comes back by itself.
@@ -183,6 +199,33 @@ async fn a_replica_whose_table_is_damaged_is_rebuilt() {
     let found = replicas(&cluster.store_address(0));
     assert!(found.iter().all(|replica| replica["damage"].is_null()), "{found:#?}");
     assert_eq!(ids(&found), before);
+    check_without_store_1(&mut cluster, &client).await;
+}
+
+/// A sector that cannot be read any more: the same as one whose checksum is wrong, and no reason to end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_whose_table_cannot_be_read_is_rebuilt() {
+    let mut cluster = Cluster::start(Options { regions: 4, ..Options::default() }).await;
+    let disk = FaultyDisk::new(cluster.dir());
+    let client = fill(&cluster).await;
+    let before = ids(&replicas(&cluster.store_address(0)));
+    // What a stop leaves in the log of the database is in a table after the next start.
+    assert!(cluster.store(0).terminate().success());
+    start(&mut cluster).await;
+    assert!(cluster.store(0).terminate().success());
+    disk.lose_sector(".sst", MARK);
+    start_on(&mut cluster, &disk).await;
+    lead_and_read(&mut cluster, &client).await;
+    assert!(disk.has_lost_sector(), "nobody has read it");
+    await_rebuilt(&mut cluster, &before).await;
+    assert!(cluster.store(0).is_running(), "{}", cluster.store(0).log_tail());
+    // The next start leaves it out, and misses nothing.
+    let note = cluster.store_dir(0).join("data").join("DAMAGED");
+    let text = fs::read_to_string(&note).expect("a note");
+    assert!(text.contains("Input/output error"), "{text}");
+    assert!(cluster.store(0).terminate().success());
+    start_on(&mut cluster, &disk).await;
+    assert!(!note.exists());
     check_without_store_1(&mut cluster, &client).await;
 }
 

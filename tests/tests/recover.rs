@@ -80,6 +80,7 @@ async fn a_lost_majority_is_recovered_and_stays_lost() {
     for fate in &planned {
         assert_eq!((&fate["voters"], &fate["voters_left"]), (&3.into(), &1.into()), "{fate}");
         assert!(fate["last_index"].as_u64() > Some(1), "{fate}");
+        assert_eq!(fate["unable"], Value::Array(Vec::new()), "{fate}");
     }
     // Without the second lost store there is somebody who does not answer.
     let one = ["admin", "group", "recover", "--lost-stores", &store_id(&cluster, 1)];

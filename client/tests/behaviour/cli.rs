@@ -13,10 +13,10 @@ use crate::server::{Deed, Fake, dead_address, refusal};
 
 /// What a run of `kv` left behind.
 #[derive(Debug, PartialEq)]
-struct Run {
-    code: i32,
-    out: String,
-    err: String,
+pub struct Run {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
 }
 
 async fn kv_at(placement: &str, arguments: &[&str], input: &[u8]) -> Run {
@@ -40,11 +40,11 @@ async fn kv_at(placement: &str, arguments: &[&str], input: &[u8]) -> Run {
     }
 }
 
-async fn kv(fake: &Fake, arguments: &[&str]) -> Run {
+pub async fn kv(fake: &Fake, arguments: &[&str]) -> Run {
     kv_at(&fake.addresses.join(","), arguments, b"").await
 }
 
-fn objects(lines: &str) -> Vec<Value> {
+pub fn objects(lines: &str) -> Vec<Value> {
     lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 

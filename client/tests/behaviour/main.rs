@@ -4,5 +4,6 @@ mod batching;
 mod cli;
 mod outcomes;
 mod pipeline;
+mod recover;
 mod routing;
 mod server;

@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use flotilla_client::pb;
+use flotilla_client::pb::admin_server::AdminServer;
 use flotilla_client::pb::error::Kind;
 use flotilla_client::pb::kv_server::{Kv, KvServer};
+use flotilla_client::pb::stores_server::StoresServer;
 use futures::Stream;
 use prost::Message;
 use tokio::net::TcpListener;
@@ -17,6 +19,8 @@ use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
+
+use crate::recover::Operators;
 
 pub const CLUSTER: &str = "00112233445566778899aabbccddeeff";
 
@@ -54,6 +58,11 @@ pub struct World {
     pub scan_page: usize,
     pub cluster_header: Option<String>,
     pub cluster: String,
+    /// What each store tells an operator.
+    pub replicas: Vec<(u64, pb::ReplicaState)>,
+    /// Orders to recover that came: (store, group).
+    pub recovered: Vec<(u64, u64)>,
+    pub given_up: Vec<u64>,
 }
 
 /// A cluster of scripted stores. They end with the test's runtime.
@@ -159,11 +168,16 @@ fn serve(store: u64, listener: TcpListener, world: Arc<Mutex<World>>) -> JoinHan
     let incoming = TcpListenerStream::new(listener).map(move |connection| {
         connection.map(|stream| Mortal { stream, dead: Box::pin(closed(dead.clone())) })
     });
+    let operators = Operators { store, world: world.clone() };
+    let admin = AdminServer::new(operators.clone());
+    let stores = StoresServer::new(operators);
     let service = KvServer::new(Service { store, world }).max_decoding_message_size(64 << 20);
     tokio::spawn(async move {
         let _alive = alive;
         tonic::transport::Server::builder()
             .add_service(service)
+            .add_service(admin)
+            .add_service(stores)
             .serve_with_incoming(incoming)
             .await
             .unwrap();

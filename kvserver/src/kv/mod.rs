@@ -7,6 +7,7 @@
 //! 3. A read runs after its barrier (`reader.rs`) and checks epoch and range in its own view.
 //! 4. A region goes to other stores, and comes from them, as a snapshot (`snapshot.rs`).
 //! 5. Damage that an earlier run found is left out at the next start (`salvage.rs`).
+//! 6. Deleted records' room is given back while the disk is short of it (`garbage.rs`).
 //!
 //! Layouts of keys and records are in `keys.rs` and `record.rs`; `hash.rs` compares replicas.
 
@@ -14,6 +15,7 @@ pub mod answer;
 mod apply;
 pub mod command;
 pub mod engine;
+mod garbage;
 mod hash;
 pub mod keys;
 pub mod reader;

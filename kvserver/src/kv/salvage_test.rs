@@ -238,3 +238,35 @@ fn damage_that_is_in_no_region_stops_the_start_with_what_to_do() {
     assert!(error.contains("beyond single regions") && error.contains("kv admin group"), "{error}");
     assert!(RocksEngine::damage(&path).is_some(), "nothing was changed");
 }
+
+#[test]
+fn without_room_nothing_is_changed_and_what_is_missing_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(room_for(dir.path(), 0).is_ok());
+    let error = room_for(dir.path(), u64::MAX / 2).unwrap_err();
+    assert!(matches!(error, OpenError::NoRoom { .. }), "{error:?}");
+    let text = error.to_string();
+    for word in ["MiB are free", "needs 8796093022208 MiB", "make room"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    // What it needs is what can be read.
+    let path = damaged(dir.path(), 0);
+    let engine = RocksEngine::open(&path).unwrap();
+    let found = look(&engine).unwrap();
+    let record = (key(1, 0).len() + value(1, 0).len()) as u64;
+    assert_eq!(found.bytes, 2 * u64::from(RECORDS) * record);
+    assert_eq!((found.whole.len(), found.lost.len()), (2, 1));
+    // Two of three regions' files, whose records are about as long as they are on the disk.
+    let files = engine.file_bytes(&found.whole).unwrap();
+    assert!(files > found.bytes / 4 && files < found.bytes * 2, "{files}: {}", found.bytes);
+}
+
+/// What compression saves is not asked for, nor what was overwritten.
+#[test]
+fn a_copy_needs_what_the_files_take_or_the_records_whichever_is_less() {
+    const GIB: u64 = 1 << 30;
+    let needs = |bytes, files| Found { whole: Vec::new(), bytes, lost: Vec::new() }.needs(files);
+    assert_eq!(needs(80 * GIB, 20 * GIB), 20 * GIB + GIB / 2);
+    assert_eq!(needs(80 * GIB, 200 * GIB), 90 * GIB);
+    assert_eq!(needs(GIB / 8, GIB / 16), GIB / 8 + GIB / 64);
+}

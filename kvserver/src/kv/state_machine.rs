@@ -5,7 +5,8 @@
 //! while running; a region's meta changes by creation, destruction and snapshots here, and by applied
 //! entries that change the members.
 
-use super::engine::{Change, Column, Engine, GroupChanges};
+use super::engine::{Change, Column, Engine, GroupChanges, KeyRange};
+use super::garbage::{self, Garbage};
 use super::record::GroupState;
 use super::region::{Epoch, RegionMeta};
 use super::{apply, hash, keys, snapshot};
@@ -19,6 +20,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 /// The KV state machine of a store. See [`StateMachine`] for what it promises.
 pub struct KvStateMachine {
@@ -28,8 +30,8 @@ pub struct KvStateMachine {
     creation: Mutex<()>,
     /// How often a region came, went or changed.
     changes: AtomicU64,
-    /// Ranges with deleted records, whose room was not given back since.
-    garbage: Mutex<BTreeMap<GroupId, (Bytes, Bytes)>>,
+    /// Deleted records, whose room was not given back yet.
+    garbage: Mutex<Garbage>,
 }
 
 #[derive(Default)]
@@ -71,7 +73,8 @@ impl KvStateMachine {
             table.insert(meta, GroupState::decode(&state)?);
         }
         let table = RwLock::new(table);
-        let (creation, changes, garbage) = Default::default();
+        let (creation, changes) = Default::default();
+        let garbage = Mutex::new(Garbage::new(Instant::now()));
         Ok(Arc::new(KvStateMachine { engine, table, creation, changes, garbage }))
     }
 
@@ -123,31 +126,34 @@ impl KvStateMachine {
     }
 
     fn delete_records(&self, meta: &RegionMeta) -> Result<(), Fatal> {
-        self.engine.erase(meta.group, &meta.start, &meta.end)?;
-        self.garbage.lock().insert(meta.group, (meta.start.clone(), meta.end.clone()));
-        Ok(())
+        // They are in files soon, and known there.
+        self.garbage.lock().forget(meta.group);
+        self.engine.erase(meta.group, &meta.start, &meta.end)
     }
 
-    /// Gives the room of deleted records back to the file system, of one region a call; `false` when
-    /// there is nothing to give back. Blocks on the disk, for long with a large region.
-    pub fn reclaim(&self) -> Result<bool, Fatal> {
-        let Some((group, (start, end))) = self.garbage.lock().pop_first() else { return Ok(false) };
-        tracing::info!(group = group.0, "the room of deleted records is given back");
+    /// Gives the room of deleted records back to the file system, of one range a call, if it is worth while
+    /// now and what stays takes at most `room` bytes; whether that was done. Blocks on the disk, for long
+    /// with a large region.
+    pub fn reclaim(&self, room: u64, now: Instant) -> Result<bool, Fatal> {
+        let ranges = garbage::cover(&self.regions());
+        let keys: Vec<KeyRange> = ranges.iter().map(|(_, range)| range.clone()).collect();
+        let found = self.engine.deleted(&keys)?;
+        let Some(due) = self.garbage.lock().due(&ranges, &found, room, now) else {
+            return Ok(false);
+        };
+        let (start, end) = due.range.clone();
+        tracing::info!(?start, ?end, "the room of deleted records is given back");
         // What is deleted in memory only takes its room on the disk still.
         self.engine.sync()?;
-        self.engine.reclaim(&start, &end)?;
-        Ok(true)
+        let begun = Instant::now();
+        let whole = self.engine.reclaim(&start, &end)?;
+        self.garbage.lock().rewritten(due, whole, now + begun.elapsed());
+        Ok(whole)
     }
 
-    fn note_deletes(&self, changes: &[GroupChanges]) {
-        let deletes = |change: &Change| change.column == Column::Data && change.value.is_none();
-        for GroupChanges { group, .. } in changes.iter().filter(|c| c.changes.iter().any(deletes)) {
-            if let Some(group) = self.group(*group) {
-                let meta = group.meta();
-                let range = (meta.start.clone(), meta.end.clone());
-                self.garbage.lock().insert(meta.group, range);
-            }
-        }
+    /// The process is about to end: see [`Engine::close`].
+    pub fn close(&self) {
+        self.engine.close();
     }
 
     /// Writes each region with its state in one; nobody sees them yet.
@@ -316,7 +322,10 @@ impl StateMachine for KvStateMachine {
             }
             *group.state.lock() = state;
         }
-        self.note_deletes(&changes);
+        let mut deletes = changes.iter().filter(|changes| garbage::deletes(changes)).peekable();
+        if deletes.peek().is_some() {
+            self.garbage.lock().count(deletes);
+        }
         Ok(())
     }
 

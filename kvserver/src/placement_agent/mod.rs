@@ -36,6 +36,9 @@ use told::{Regions, Version};
 
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 const CHANGE_POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// Replicas that are created at once. All of ten thousand would take memory for their beginning that they
+/// do not need later.
+const CREATED_AT_ONCE: usize = 512;
 /// What a store says of others until placement has judged them.
 const STATE_UNKNOWN: &str = "unknown";
 
@@ -225,8 +228,9 @@ impl PlacementAgent {
         self.parts.directory.set_leaders(
             response.leaders.iter().map(|l| (l.region, StoreId(l.leader_store), l.term)),
         );
-        if !response.create.is_empty() {
-            self.create(response.create).await?;
+        let mut create = response.create.into_iter().peekable();
+        while create.peek().is_some() {
+            self.create(create.by_ref().take(CREATED_AT_ONCE)).await?;
         }
         for order in response.transfers {
             self.transfer(&order);
@@ -258,8 +262,8 @@ impl PlacementAgent {
 
     /// Creates replicas: first all ranges, durably, then all groups, so that no entry is ever
     /// applied without its range.
-    async fn create(&self, regions: Vec<pb::Region>) -> Result<(), AgentError> {
-        let metas = regions.into_iter().map(region_meta).collect::<Result<Vec<_>, _>>();
+    async fn create(&self, regions: impl Iterator<Item = pb::Region>) -> Result<(), AgentError> {
+        let metas = regions.map(region_meta).collect::<Result<Vec<_>, _>>();
         let metas = metas.map_err(AgentError::Answer)?;
         let (mut records, mut created) = (Vec::new(), Vec::new());
         for meta in &metas {

@@ -9,22 +9,17 @@ use crate::types::{GroupId, ReplicaId};
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
 
-/// What an apply leaves to be done, in this order: replies, applied.
+/// What an apply leaves to be done, in this order: replies, applied, destroys.
 #[derive(Debug, Default)]
 pub struct ApplyDone {
     /// Callers with their results.
     pub replies: Vec<(Reply, Outcome)>,
     /// One list a shard.
     pub applied: Vec<(usize, Vec<Applied>)>,
-}
-
-/// What an apply leaves to be done, with the states that are to be destroyed: that takes time, so it is not done
-/// in the middle of other groups' applies.
-#[derive(Debug, Default)]
-pub(crate) struct ApplyLeft {
-    pub(crate) done: ApplyDone,
-    /// What each shard is told once [`StateMachine::destroy`] has returned for the group.
-    pub(crate) destroys: Vec<(usize, Applied)>,
+    /// What each shard is to be told once [`StateMachine::destroy`] has returned for the group. That takes
+    /// time, so it is not done in the middle of other groups' applies; nothing more comes for such a
+    /// group until its shard was told.
+    pub destroys: Vec<(usize, Applied)>,
 }
 
 /// Bookkeeping around [`StateMachine::apply`]: who waits, who was told what, who failed.
@@ -60,20 +55,10 @@ impl ApplyWorker {
         self.state_machine.may_wait()
     }
 
-    /// Applies `tasks` in order as one batch. An error ends the process: an entry is never skipped.
+    /// Applies `tasks` in order as one batch. What is to be destroyed is left to the caller. An error ends the
+    /// process: an entry is never skipped.
     pub fn run_once(&mut self, tasks: Vec<ApplyTask>) -> Result<ApplyDone, Fatal> {
-        let ApplyLeft { mut done, destroys } = self.run(tasks)?;
-        for (shard, note) in destroys {
-            self.state_machine.destroy(note.group)?;
-            done.note(shard, note);
-        }
-        Ok(done)
-    }
-
-    /// The same, but what is to be destroyed is left to the caller. Nothing more comes for such a group
-    /// until its shard is told that it is done.
-    pub(crate) fn run(&mut self, tasks: Vec<ApplyTask>) -> Result<ApplyLeft, Fatal> {
-        let ApplyLeft { mut done, mut destroys } = ApplyLeft::default();
+        let mut done = ApplyDone::default();
         let shares = gather(tasks);
         let (mut batch, mut rests): (Vec<GroupApply>, Vec<Rest>) =
             shares.into_iter().map(Share::split).unzip();
@@ -100,12 +85,12 @@ impl ApplyWorker {
             let destroyed = self.tell(group, notices, failure.as_ref());
             let note = Applied { group, replica, index, bytes, destroyed, failure };
             if destroyed {
-                destroys.push((shard, note));
+                done.destroys.push((shard, note));
             } else {
                 done.note(shard, note);
             }
         }
-        Ok(ApplyLeft { done, destroys })
+        Ok(done)
     }
 
     /// Tells what lies behind a group's entries; gives whether its state is to be destroyed. A group that

@@ -58,6 +58,11 @@ impl Cache {
         }
     }
 
+    /// Keeps no room beyond what is held.
+    pub(crate) fn shrink(&mut self) {
+        self.entries.shrink_to_fit();
+    }
+
     fn clear(&mut self) {
         self.entries.clear();
         self.bytes = 0;

@@ -274,8 +274,9 @@ pub(super) fn tombstone(group: u64) -> GroupWrite {
 /// The record after a change of the members.
 pub(super) fn later_record(group: u64) -> GroupRecord {
     let mut later = record(group);
-    later.desc.membership.version = 2;
-    later.desc.replicas.remove(2);
+    let desc = Arc::make_mut(&mut later.desc);
+    desc.membership.version = 2;
+    desc.replicas.remove(2);
     later
 }
 

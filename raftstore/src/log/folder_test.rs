@@ -119,7 +119,7 @@ fn a_folder_of_format_1_is_taken_over_where_it_is() {
         assert_eq!(fs::read_to_string(dir.path().join(FORMAT_FILE)).unwrap(), line);
         // It goes on with what only the new format holds, beside a group that stays as it was.
         let mut later = record(1);
-        later.desc.membership.version = 1;
+        Arc::make_mut(&mut later.desc).membership.version = 1;
         log.write(&[GroupWrite { record: Some(later.clone()), ..append(1, 4, &[1]) }]).unwrap();
         drop(log);
         let log = reopen();

@@ -18,7 +18,7 @@ use std::collections::hash_map;
 
 /// The groups of one store.
 pub(super) struct Groups {
-    held: Mutex<FxHashMap<GroupId, Group>>,
+    held: Mutex<FxHashMap<GroupId, Box<Group>>>,
 }
 
 struct Group {
@@ -66,7 +66,7 @@ impl Groups {
                 damage: log.damage.clone(),
                 writing: false,
             };
-            groups.insert(log.group, group);
+            groups.insert(log.group, Box::new(group));
             found.push(log);
         }
         (Groups { held: Mutex::new(groups) }, found)
@@ -86,14 +86,14 @@ impl Groups {
                     }
                     held
                 }
-                (hash_map::Entry::Vacant(place), Some(record)) => place.insert(Group {
+                (hash_map::Entry::Vacant(place), Some(record)) => place.insert(Box::new(Group {
                     record: record.clone(),
                     hard_state: HardState::default(),
                     installing: None,
                     extent: Extent::default(),
                     damage: None,
                     writing: false,
-                }),
+                })),
                 (hash_map::Entry::Vacant(_), None) => {
                     return Err(format!("group {id} is not created"));
                 }
@@ -148,18 +148,19 @@ impl Groups {
     /// Every group but for the terms of its entries.
     pub fn describe(&self) -> Vec<GroupLog> {
         let groups = self.held.lock();
-        let describe = |(id, group): (&GroupId, &Group)| GroupLog {
-            group: *id,
-            record: group.record.clone(),
-            hard_state: group.hard_state,
-            truncated: group.extent.truncated(),
-            last_index: group.extent.last_index(),
+        let describe = |group: GroupId, held: &Group| GroupLog {
+            group,
+            record: held.record.clone(),
+            hard_state: held.hard_state,
+            truncated: held.extent.truncated(),
+            last_index: held.extent.last_index(),
             terms: Vec::new(),
             memberships: Vec::new(),
-            installing: group.installing,
-            damage: group.damage.clone(),
+            installing: held.installing,
+            damage: held.damage.clone(),
         };
-        let mut all: Vec<GroupLog> = groups.iter().map(describe).collect();
+        let mut all: Vec<GroupLog> =
+            groups.iter().map(|(group, held)| describe(*group, held)).collect();
         all.sort_by_key(|log| log.group);
         all
     }

@@ -119,11 +119,11 @@ pub(crate) fn begin(
         }
         // Who gives way is destroyed by now, or will be.
         let gone = desc.replicas.iter().map(|r| r.replica).filter(|id| desc.gives_way(*id));
-        next.membership.pending = Some(PendingChange {
+        next.membership.pending = Some(Box::new(PendingChange {
             operation: *operation,
             remove: gone.collect(),
             ..PendingChange::default()
-        });
+        }));
         rename(&mut next, ReplicaRole::Joining, ReplicaRole::Learner);
         return Ok(Begun::Next(switched(next, live.me)));
     }
@@ -140,7 +140,7 @@ pub(crate) fn begin(
     check_spare(desc, changes, live, *force)?;
     let joins = next.replicas.iter().any(|r| r.role == ReplicaRole::Joining);
     next.membership.replica_max = next.replica_max();
-    next.membership.pending = Some(pending);
+    next.membership.pending = Some(Box::new(pending));
     check_quorum(&next, live, true)?;
     Ok(Begun::Next(if joins { next } else { switched(next, live.me) }))
 }
@@ -331,9 +331,8 @@ pub(crate) fn switch(desc: &GroupDesc, me: ReplicaId) -> GroupDesc {
 }
 
 fn switched(mut next: GroupDesc, me: ReplicaId) -> GroupDesc {
-    let Some(PendingChange { demote, remove, .. }) = next.membership.pending.clone() else {
-        return next;
-    };
+    let Some(pending) = next.membership.pending.clone() else { return next };
+    let PendingChange { demote, remove, .. } = *pending;
     let leaves = |r: &ReplicaDesc| demote.contains(&r.replica) || remove.contains(&r.replica);
     let moves = |r: &&ReplicaDesc| {
         r.role == ReplicaRole::Joining || (r.role == ReplicaRole::Voter && leaves(r))

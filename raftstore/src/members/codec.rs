@@ -88,7 +88,8 @@ pub(crate) fn put_membership(out: &mut Vec<u8>, membership: &Membership) {
         out.put_u64_le(number);
     }
     out.put_u8(u8::from(pending.is_some()));
-    if let Some(PendingChange { operation, force, demote, remove }) = pending {
+    if let Some(pending) = pending {
+        let PendingChange { operation, force, demote, remove } = &**pending;
         out.put_u128_le(operation.0);
         out.put_u8(u8::from(*force));
         for ids in [demote, remove] {
@@ -112,12 +113,12 @@ pub(crate) fn get_membership(input: &mut &[u8]) -> Result<Membership, String> {
     let replica_max = ReplicaId(number(input)?);
     let pending = match input.try_get_u8().map_err(|_| CUT)? {
         0 => None,
-        _ => Some(PendingChange {
+        _ => Some(Box::new(PendingChange {
             operation: operation(input)?,
             force: input.try_get_u8().map_err(|_| CUT)? != 0,
             demote: ids(input)?,
             remove: ids(input)?,
-        }),
+        })),
     };
     let count = short(input)?;
     let operations = (0..count).map(|_| operation(input)).collect::<Result<_, String>>()?;
@@ -168,12 +169,12 @@ mod tests {
             version: 4,
             position: LogPosition { index: 9, term: 3 },
             replica_max: ReplicaId(12),
-            pending: Some(PendingChange {
+            pending: Some(Box::new(PendingChange {
                 operation: OperationId(u128::MAX - 1),
                 force: true,
                 demote: vec![ReplicaId(1)],
                 remove: vec![ReplicaId(2), ReplicaId(3)],
-            }),
+            })),
             operations: vec![OperationId(1), OperationId(2)],
             priorities: [(ReplicaId(1), Priority(-1)), (ReplicaId(2), Priority(i32::MAX))].into(),
         };

@@ -43,6 +43,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// What a replica may do in its group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -191,7 +192,7 @@ pub struct Membership {
     /// No id up to this one is free, whether a member has it or not.
     pub replica_max: ReplicaId,
     /// The request under way.
-    pub pending: Option<PendingChange>,
+    pub pending: Option<Box<PendingChange>>,
     /// The latest requests that were accepted, oldest first.
     pub operations: Vec<OperationId>,
     /// Who is to lead; whoever is not named has [`Priority::OFF`].
@@ -279,10 +280,10 @@ impl GroupDesc {
 
 /// Who a replica of this store is: written with the group's creation, before its first entry, and
 /// again behind every membership entry.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupRecord {
-    /// The group and its members.
-    pub desc: GroupDesc,
+    /// The group and its members; whoever knows them shares them.
+    pub desc: Arc<GroupDesc>,
     /// This store's own member.
     pub replica: ReplicaId,
     /// A tombstone: log and state are gone, and up to this id no replica comes back here.
@@ -293,7 +294,7 @@ impl GroupRecord {
     /// A living replica.
     #[must_use]
     pub fn new(desc: GroupDesc, replica: ReplicaId) -> Self {
-        GroupRecord { desc, replica, removed: false }
+        GroupRecord { desc: Arc::new(desc), replica, removed: false }
     }
 
     /// Whether a log store may put `next` in the place of this record: the same replica with later
@@ -323,7 +324,7 @@ mod tests {
         let with = |replica: u64, version: u64, removed: bool| {
             let mut record = held.clone();
             record.replica = ReplicaId(replica);
-            record.desc.membership.version = version;
+            Arc::make_mut(&mut record.desc).membership.version = version;
             record.removed = removed;
             record
         };

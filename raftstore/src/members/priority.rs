@@ -14,8 +14,10 @@ use std::fmt;
 ///
 /// - −1 ([`Priority::OFF`], the default): it campaigns as if there were no priorities; a member
 ///   with a priority takes its leadership over.
-/// - 0 ([`Priority::NEVER`]): it votes and never leads. It is for fewer than half of the voters: the
-///   others must be able to elect one of them, whatever the logs of these hold.
+/// - 0 ([`Priority::NEVER`]): it votes and does not lead. It is for fewer than half of the voters:
+///   the others must be able to elect one of them. Where they cannot, since those that have what
+///   this one's log holds are gone, it is elected as a last resort, and hands over as soon as one
+///   of them has caught up.
 /// - 1 and more: the largest comes first. The others wait one election timeout longer for each
 ///   larger priority in the group, so that a group with a quorum gets a leader all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -25,7 +27,7 @@ pub struct Priority(pub i32);
 impl Priority {
     /// Takes no part in it.
     pub const OFF: Priority = Priority(-1);
-    /// Never leads.
+    /// Never leads but as a last resort.
     pub const NEVER: Priority = Priority(0);
 
     /// Whether it is one: −1 and more are.
@@ -71,20 +73,32 @@ impl GroupDesc {
         rank(to).is_none() || rank(from) > rank(to)
     }
 
+    /// Whether `replica` has priority 0 and there are voters that have not. (A request that was
+    /// cancelled half-way may leave those of priority 0 among themselves.)
+    pub(crate) fn never_leads(&self, replica: ReplicaId) -> bool {
+        self.priority(replica) == Priority::NEVER
+            && self.voters_priorities().any(|priority| priority != Priority::NEVER)
+    }
+
     /// Whether `replica` may campaign when it has waited for a leader for `timeouts` election
-    /// timeouts, from 1.
-    pub(crate) fn may_campaign(&self, replica: ReplicaId, timeouts: usize) -> bool {
+    /// timeouts, from 1. `holds_up`: meanwhile it refused somebody its vote for a shorter log.
+    pub(crate) fn may_campaign(&self, replica: ReplicaId, timeouts: usize, holds_up: bool) -> bool {
         let own = self.priority(replica);
-        if own == Priority::NEVER {
-            return crate::mutant::active("priority_zero_campaigns");
-        }
-        let votes = |r: &&ReplicaDesc| r.role.votes() || r.role.voted();
-        let voters = self.replicas.iter().filter(votes).map(|r| self.priority(r.replica));
-        let mut larger: Vec<Priority> = voters.filter(|priority| *priority > own).collect();
+        let mut larger: Vec<Priority> =
+            self.voters_priorities().filter(|priority| *priority > own).collect();
         larger.sort_unstable();
         larger.dedup();
+        if self.never_leads(replica) {
+            let last_resort = holds_up && timeouts > larger.len() + 1;
+            return last_resort || crate::mutant::active("priority_zero_campaigns");
+        }
         let patient = timeouts > larger.len() && !crate::mutant::active("target_never_decays");
         own == Priority::OFF || larger.is_empty() || patient
+    }
+
+    fn voters_priorities(&self) -> impl Iterator<Item = Priority> + '_ {
+        let votes = |r: &&ReplicaDesc| r.role.votes() || r.role.voted();
+        self.replicas.iter().filter(votes).map(|r| self.priority(r.replica))
     }
 }
 
@@ -104,26 +118,33 @@ mod tests {
         desc
     }
 
-    /// After how many timeouts each member campaigns.
-    fn waits(priorities: &[i32]) -> Vec<Option<usize>> {
+    /// After how many timeouts each member campaigns, if it holds others up or not.
+    fn waits(priorities: &[i32], holds_up: bool) -> Vec<Option<usize>> {
         let desc = desc(priorities);
-        let first = |id| (1..20).find(|timeouts| desc.may_campaign(id, *timeouts));
+        let first = |id| (1..20).find(|timeouts| desc.may_campaign(id, *timeouts, holds_up));
         desc.replicas.iter().map(|r| first(r.replica)).collect()
     }
 
     #[test]
     fn the_preferred_campaigns_first_and_nobody_waits_for_ever() {
-        assert_eq!(waits(&[-1, -1, -1]), [Some(1); 3]);
-        assert_eq!(waits(&[3, 100, 1]), [Some(2), Some(1), Some(3)]);
-        assert_eq!(waits(&[5, 5, 1]), [Some(1), Some(1), Some(2)]);
-        assert_eq!(waits(&[0, 7, -1]), [None, Some(1), Some(1)]);
+        assert_eq!(waits(&[-1, -1, -1], false), [Some(1); 3]);
+        assert_eq!(waits(&[3, 100, 1], false), [Some(2), Some(1), Some(3)]);
+        assert_eq!(waits(&[5, 5, 1], true), [Some(1), Some(1), Some(2)]);
+        assert_eq!(waits(&[0, 7, -1], false), [None, Some(1), Some(1)]);
+    }
+
+    #[test]
+    fn priority_zero_is_elected_where_nobody_else_can_be() {
+        assert_eq!(waits(&[0, 7, -1], true), [Some(3), Some(1), Some(1)]);
+        assert_eq!(waits(&[0, -1], true), [Some(2), Some(1)]);
+        assert_eq!(waits(&[0, 0], false), [Some(1); 2]);
     }
 
     #[test]
     fn a_learner_keeps_nobody_waiting() {
         let mut desc = desc(&[9, 1]);
         desc.replicas[0].role = ReplicaRole::Learner;
-        assert!(desc.may_campaign(ReplicaId(2), 1));
+        assert!(desc.may_campaign(ReplicaId(2), 1, false));
     }
 
     #[test]

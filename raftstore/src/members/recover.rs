@@ -90,11 +90,8 @@ pub(crate) fn recovered(
     }
     next.membership.replica_max = ReplicaId(id);
     let joins = next.replicas.iter().any(|r| r.role == ReplicaRole::Joining);
-    next.membership.pending = joins.then(|| PendingChange {
-        operation: *operation,
-        force: true,
-        ..PendingChange::default()
-    });
+    let pending = PendingChange { operation: *operation, force: true, ..PendingChange::default() };
+    next.membership.pending = joins.then(|| Box::new(pending));
     Ok(next)
 }
 

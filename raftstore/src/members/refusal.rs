@@ -62,15 +62,15 @@ pub enum ChangeRefusal {
         role: ReplicaRole,
     },
     /// Priorities begin at −1.
-    #[error("replica {replica}: priority {priority}: use -1 (off), 0 (never leads), 1 or more")]
+    #[error("replica {replica}: priority {priority}: use -1 (off), 0 (does not lead), 1 or more")]
     WrongPriority {
         /// As asked.
         replica: ReplicaId,
         /// As asked.
         priority: Priority,
     },
-    /// Who never leads cannot pass on what only he holds: without a quorum of others the group
-    /// could stay without a leader for ever.
+    /// Who does not lead cannot pass on what only he holds: without a quorum of others he would be
+    /// elected all the same, as a last resort.
     #[error("only {able} of {voters} voters may lead, no quorum: give fewer of them priority 0")]
     TooFewLead {
         /// Voters after the change.

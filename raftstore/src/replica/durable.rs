@@ -6,12 +6,12 @@
 //! store's state machine reads from the log stays.
 
 use super::Replica;
+use super::by_member::ByMember;
 use crate::log::GroupWrite;
 use crate::message::LogTask;
 use crate::shard::Round;
 use crate::transport::{Envelope, Payload};
 use crate::types::{LogPosition, ReplicaId};
-use std::collections::BTreeMap;
 
 /// An unchanged index is told again after so many ticks: messages get lost.
 const REPEAT_TICKS: u64 = 20;
@@ -19,7 +19,7 @@ const REPEAT_TICKS: u64 = 20;
 /// See the module.
 pub(super) struct Durable {
     own: u64,
-    peers: BTreeMap<ReplicaId, u64>,
+    peers: ByMember<u64>,
     told: u64,
     ticks_since_told: u64,
     /// Something was heard, or a tick went by, since the last look.
@@ -34,7 +34,7 @@ impl Durable {
     pub(super) fn new(own: u64) -> Self {
         Durable {
             own,
-            peers: BTreeMap::new(),
+            peers: ByMember::default(),
             told: 0,
             ticks_since_told: 0,
             news: true,
@@ -59,11 +59,11 @@ impl Durable {
 
     /// Forgets those who are no members any more.
     pub(super) fn retain(&mut self, is_member: impl Fn(ReplicaId) -> bool) {
-        self.peers.retain(|replica, _| is_member(*replica));
+        self.peers.retain(is_member);
     }
 
     pub(super) fn heard(&mut self, peer: ReplicaId, index: u64) {
-        let known = self.peers.entry(peer).or_default();
+        let known = self.peers.entry(peer);
         *known = (*known).max(index);
         self.news = true;
     }
@@ -123,7 +123,7 @@ impl Replica {
             self.raw.raft.raft_log.committed
         };
         let progress = self.raw.raft.mut_prs();
-        for (peer, index) in &self.durable.peers {
+        for (peer, index) in self.durable.peers.iter() {
             if let Some(progress) = progress.get_mut(peer.0) {
                 progress.maybe_update((*index).min(commit));
             }
@@ -135,7 +135,7 @@ impl Replica {
             if r.replica == self.me.replica {
                 self.durable.own
             } else {
-                self.durable.peers.get(&r.replica).copied().unwrap_or(0)
+                self.durable.peers.get(r.replica).copied().unwrap_or(0)
             }
         });
         let index = if crate::mutant::active("truncate_past_durable") {

@@ -38,6 +38,11 @@ impl Feed {
         self.applied
     }
 
+    /// Everything up to `index` was handed to apply.
+    pub(super) fn has_handed(&self, index: u64) -> bool {
+        self.handed >= index
+    }
+
     /// Committed entries that are not handed to apply.
     pub(super) fn parked(&self) -> u64 {
         self.committed - self.handed
@@ -70,14 +75,16 @@ impl Replica {
         let Some(last) = entries.last().map(|e| e.index) else { return };
         let nothing_parked = self.feed.handed == self.feed.committed;
         self.feed.committed = last;
-        if nothing_parked && !apply_full && !self.snapshots.installing() {
+        let held = self.snapshots.installing() || self.is_recovery_unwritten();
+        if nothing_parked && !apply_full && !held {
             self.hand(entries, round);
         }
     }
 
     /// Whether committed entries wait for room in the apply queue.
     pub(crate) fn has_parked(&self) -> bool {
-        self.feed.handed < self.feed.committed && !self.snapshots.installing()
+        let held = self.snapshots.installing() || self.is_recovery_unwritten();
+        self.feed.handed < self.feed.committed && !held
     }
 
     /// Hands out one portion of parked entries.

@@ -45,9 +45,20 @@ impl Replica {
             let (group, from, to) = (desc.group, self.me.replica, other.replica);
             round.send(other.store, Envelope { group, from, to, payload: Payload::Sleep(last) });
         }
-        // 2 KiB for each follower.
-        self.raw.raft.maybe_free_inflight_buffers();
         self.rest.asleep = true;
+    }
+
+    /// Once a tick. Without a new entry since the last one there is no need of room for those on their
+    /// way: in the library alone it is 2 KiB for each member.
+    pub(super) fn give_back_room(&mut self) {
+        let last = self.raw.raft.raft_log.last_index();
+        if std::mem::replace(&mut self.last_at_tick, last) != last {
+            return;
+        }
+        self.raw.raft.maybe_free_inflight_buffers();
+        self.raw.raft.raft_log.unstable.entries.shrink_to_fit();
+        self.raw.mut_store().shrink();
+        self.unpersisted.shrink_to_fit();
     }
 
     fn is_idle_leader(&self) -> bool {
@@ -68,6 +79,8 @@ impl Replica {
             && self.durable.has_told(last)
             && !self.changes_members()
             && !self.transfers.busy()
+            // No time goes by in its sleep.
+            && self.has_rested()
             && self.preferred().is_none()
             && self.record.desc.replicas.iter().all(level)
     }

@@ -5,6 +5,7 @@
 //! that join have caught up, and leaves a joint configuration. All it goes by is the replicated
 //! description, so any leader goes on where the last one stopped.
 
+use super::by_member::ByMember;
 use super::recover::Alone;
 use super::storage::{CHANGE, LEAVE, conf_state};
 use super::{Refused, Replica};
@@ -43,7 +44,7 @@ pub(super) struct Members {
     /// A tick has passed since the leader last looked.
     due: bool,
     /// The tick at which each member was last heard.
-    heard: BTreeMap<ReplicaId, u64>,
+    heard: ByMember<u64>,
     /// Members that this replica's log does not know yet, and their stores.
     strangers: BTreeMap<ReplicaId, StoreId>,
     /// Removed senders that were told so since the last tick.
@@ -55,7 +56,7 @@ pub(super) struct Members {
     /// The tick at which this leader found itself in a joint configuration.
     joint_since: Option<u64>,
     /// A recovery without the majority is under way.
-    pub(super) alone: Option<Alone>,
+    pub(super) alone: Option<Box<Alone>>,
     /// This replica has applied its own removal.
     pub(super) removed: bool,
 }
@@ -70,7 +71,7 @@ impl Members {
     /// A message came from `replica` on `store`.
     pub(super) fn heard(&mut self, replica: ReplicaId, store: StoreId, is_member: bool) {
         if is_member {
-            self.heard.insert(replica, self.ticks);
+            *self.heard.entry(replica) = self.ticks;
         } else if self.strangers.len() < STRANGERS_MAX {
             self.strangers.insert(replica, store);
         }
@@ -144,12 +145,12 @@ impl Replica {
 
     pub(super) fn is_live(&self, replica: ReplicaId) -> bool {
         let recent = |at: &u64| self.members.ticks - at <= self.config.election_ticks as u64;
-        replica == self.me.replica || self.members.heard.get(&replica).is_some_and(recent)
+        replica == self.me.replica || self.members.heard.get(replica).is_some_and(recent)
     }
 
     /// Ticks since `replica` was heard.
     pub(super) fn ticks_silent(&self, replica: ReplicaId) -> Option<u64> {
-        self.members.heard.get(&replica).map(|at| self.members.ticks - at)
+        self.members.heard.get(replica).map(|at| self.members.ticks - at)
     }
 
     fn propose_members(&mut self, next: &GroupDesc, callers: Vec<Reply>) {
@@ -172,12 +173,15 @@ impl Replica {
         round: &mut Round,
     ) -> Arc<GroupDesc> {
         let (group, index) = (self.group(), entry.index);
-        self.members.callers.push_back((index, callers));
         // Made by a leader of this cluster and checked on every hop and read.
         let mut next = codec::decode(&entry.data)
             .unwrap_or_else(|e| panic!("group {group}: committed entry {index}: {e}"));
         next.membership.position = LogPosition { index, term: entry.term };
         let known = &self.record.desc.membership;
+        // A recovery left it out: whoever asked for it hears that its outcome is unknown.
+        let left_out = index < known.position.index;
+        let callers = if left_out { Vec::new() } else { callers };
+        self.members.callers.push_back((index, callers));
         let again = crate::mutant::active("members_applied_twice");
         if index <= known.position.index && !again {
             if index == known.position.index {
@@ -200,7 +204,7 @@ impl Replica {
         );
         self.events.push(Event::MembersChanged);
         self.follow(next, round);
-        Arc::new(self.record.desc.clone())
+        Arc::clone(&self.record.desc)
     }
 
     /// The members are `next` from now on, by an entry.
@@ -231,11 +235,11 @@ impl Replica {
 
     /// The members are `next` from now on; the record is still to be written.
     pub(super) fn adopt(&mut self, next: GroupDesc, round: &mut Round) {
-        let before = std::mem::replace(&mut self.record.desc, next);
+        let before = std::mem::replace(&mut self.record.desc, Arc::new(next));
         let desc = &self.record.desc;
         let replica_max = desc.replica_max();
         self.members.strangers.retain(|replica, _| *replica > replica_max);
-        self.members.heard.retain(|replica, _| desc.replica(*replica).is_some());
+        self.members.heard.retain(|replica| desc.replica(replica).is_some());
         self.durable.retain(|replica| desc.replica(replica).is_some());
         self.acknowledged.retain(|replica| desc.replica(ReplicaId(*replica)).is_some());
         self.members.joint_since = None;
@@ -307,7 +311,7 @@ impl Replica {
             return Ok(());
         }
         if desc.has_left(self.me.replica) || desc.gives_way(self.me.replica) {
-            let record = GroupRecord { desc, replica: self.me.replica, removed: true };
+            let record = GroupRecord { removed: true, ..GroupRecord::new(desc, self.me.replica) };
             return Err(Refused::Removed(Box::new(record)));
         }
         // They were applied somewhere, so the entry that made them is committed. Whoever committed

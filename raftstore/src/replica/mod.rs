@@ -15,6 +15,7 @@
 //!    those of others.
 
 mod ask;
+mod by_member;
 pub(crate) mod codec;
 mod durable;
 mod feed;
@@ -39,7 +40,6 @@ use crate::error::Error;
 use crate::events::{Event, Levels};
 use crate::log::terms::Terms;
 use crate::log::{GroupLog, LogStore};
-use crate::members::Priority;
 use crate::message::Standing;
 use crate::slow::Disks;
 use crate::status::{GroupView, PeerProgress, ReplicaStatus, Role};
@@ -61,6 +61,7 @@ use timer::ElectionTimer;
 use transfer::Transfers;
 
 pub(crate) use membership::members_note;
+pub(crate) use snapshot::Unfinished;
 pub(crate) use step::Refused;
 
 /// Whom the replica follows, as its store publishes it.
@@ -101,6 +102,8 @@ pub(crate) struct Replica {
     offers: Offers,
     snapshots: Snapshots,
     rest: Rest,
+    /// The last index of its log when it was ticked last.
+    last_at_tick: u64,
     disks: Arc<Disks>,
     /// To be told with the next round.
     events: Vec<Event>,
@@ -153,6 +156,8 @@ impl Replica {
         let mut raw = RawNode::new(&raft_config, storage, &logger)
             .map_err(|e| invalid(format!("the consensus library refuses its state: {e}")))?;
         raw.set_batch_append(false);
+        // Only a leader needs them: 2 KiB for each member.
+        raw.raft.maybe_free_inflight_buffers();
         let seed = parts.seed ^ group.0.rotate_left(17) ^ me.replica.0.rotate_left(41);
         let seen = RoleView { term: hard_state.term, leader: 0, role: StateRole::Follower };
         let mut replica = Replica {
@@ -172,6 +177,7 @@ impl Replica {
             offers: Offers::new(seed),
             snapshots: Snapshots::default(),
             rest: Rest::default(),
+            last_at_tick: 0,
             disks: Arc::clone(parts.disks),
             events: Vec::new(),
             short: Shortages::default(),
@@ -233,11 +239,19 @@ impl Replica {
 
     /// Whether a store is so short of room that it gets no entries while others are enough.
     fn spares(&self, store: StoreId) -> bool {
-        self.shortage_at(store).is_some_and(Shortage::is_severe)
-            && self
-                .record
-                .desc
-                .has_quorum(|r| self.shortage_at(r.store).is_none() && self.is_live(r.replica))
+        self.shortage_at(store).is_some_and(Shortage::is_severe) && self.has_roomy_quorum()
+    }
+
+    /// Nobody who is short of room is needed.
+    fn has_roomy_quorum(&self) -> bool {
+        let roomy =
+            |r: &ReplicaDesc| self.shortage_at(r.store).is_none() && self.is_live(r.replica);
+        self.record.desc.has_quorum(roomy)
+    }
+
+    /// Whether a store takes nothing of what it has missed.
+    fn is_past_catching_up(&self, store: StoreId) -> bool {
+        self.spares(store) || self.shortage_at(store).is_some_and(Shortage::is_critical)
     }
 
     /// The group's creation is on its way to the log: nothing may leave before it.
@@ -290,8 +304,9 @@ impl Replica {
             // With a slow disk it lets the others go first.
             let alone = self.raw.raft.prs().is_singleton();
             let patience = usize::from(self.disks.own_is_slow() && !alone);
-            let may = |timeouts: usize| {
-                able && timeouts > patience && desc.may_campaign(me, timeouts - patience)
+            let may = |timeouts: usize, holds_up: bool| {
+                let timeouts = timeouts.saturating_sub(patience);
+                able && timeouts > 0 && desc.may_campaign(me, timeouts, holds_up)
             };
             let in_vain = self.raw.raft.state == StateRole::PreCandidate;
             if self.timer.tick(&mut self.raw, still, may) {
@@ -308,6 +323,7 @@ impl Replica {
         self.members.tick();
         self.offers.tick();
         self.snapshots.tick();
+        self.give_back_room();
     }
 
     /// The library reads applied + 1 ..= commit at once when it campaigns (trap 17), and aborts
@@ -324,9 +340,9 @@ impl Replica {
         able && !self.transfers.leaving()
     }
 
-    /// It has priority 0.
+    /// It has priority 0, and others have not.
     fn never_leads(&self) -> bool {
-        self.record.desc.priority(self.me.replica) == Priority::NEVER
+        self.record.desc.never_leads(self.me.replica)
             && !crate::mutant::active("priority_zero_campaigns")
     }
 
@@ -385,6 +401,7 @@ impl Replica {
             priority: self.record.desc.priority(self.me.replica),
             ticks_silent,
             ticks_to_campaign,
+            barred: self.record.desc.never_leads(self.me.replica) && !self.timer.holds_up(),
             transfer_to: self.transfer_to(),
             peers: if self.is_leader() { self.peers() } else { Vec::new() },
         }

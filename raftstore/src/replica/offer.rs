@@ -4,11 +4,12 @@
 use super::Replica;
 use super::storage::Offer;
 use crate::completion::{Answer, Reply};
+use crate::disk::room_of_snapshot;
 use crate::error::Error;
 use crate::message::{Asker, SnapshotTask};
 use crate::shard::Round;
 use crate::snapshot::{Content, Manifest, SnapshotId};
-use crate::types::{LogPosition, ReplicaId};
+use crate::types::{GroupDesc, LogPosition, ReplicaDesc, ReplicaId};
 use raft::{ProgressState, SnapshotStatus};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -19,7 +20,8 @@ const CALLERS_MAX: usize = 64;
 
 /// See the module.
 pub(super) struct Offers {
-    rng: SmallRng,
+    /// Of the last snapshot; the next one's is drawn from it.
+    last_id: u64,
     ticks: u64,
     /// A tick has passed since the last look.
     due: bool,
@@ -37,14 +39,16 @@ pub(super) struct Offers {
     made: u64,
     /// The tick at which the one at hand was last of use.
     used: u64,
-    /// Since when each follower is waited for.
+    /// How large the last one was; to make a smaller one in vain costs little.
+    mib: u32,
+    /// Since when each follower is waited for, or was told of it again.
     sent: BTreeMap<u64, u64>,
 }
 
 impl Offers {
     pub(super) fn new(seed: u64) -> Self {
         Offers {
-            rng: SmallRng::seed_from_u64(seed ^ 0x736e_6170),
+            last_id: seed ^ 0x736e_6170,
             ticks: 0,
             due: false,
             making: None,
@@ -54,6 +58,7 @@ impl Offers {
             timed: false,
             made: 0,
             used: 0,
+            mib: 0,
             sent: BTreeMap::new(),
         }
     }
@@ -75,8 +80,22 @@ impl Offers {
             && self.sent.is_empty()
     }
 
+    /// Whether another one is to be made. `taken`: a live follower is taking the one at hand. It would have
+    /// to begin again, so what only time asks for waits for it.
+    fn is_wanted(&self, taken: bool) -> bool {
+        let due = self.timed && !taken;
+        let rested = self.ticks >= self.rest_until;
+        let needed = (due || !self.waiting.is_empty()) && rested;
+        self.making.is_none() && (needed || !self.callers.is_empty())
+    }
+
     pub(super) fn close(&mut self, error: &Error) {
         self.callers.drain(..).for_each(|reply| reply.send(Err(error.clone())));
+    }
+
+    fn next_id(&mut self) -> SnapshotId {
+        self.last_id = SmallRng::seed_from_u64(self.last_id).random();
+        SnapshotId(self.last_id)
     }
 
     /// Forgets the one that is being made.
@@ -144,12 +163,13 @@ impl Replica {
         if self.record.desc.membership.position.index > index {
             return Err("the members have changed meanwhile".to_owned());
         }
-        let desc = self.record.desc.clone();
+        let desc = GroupDesc::clone(&self.record.desc);
         let position = LogPosition { index, term };
         let manifest = Manifest { id, desc, position, content };
         self.withdraw();
-        self.raw.mut_store().set_offer(Some(Offer::new(manifest)));
+        self.raw.mut_store().set_offer(Some(Box::new(Offer::new(manifest))));
         self.offers.used = self.offers.ticks;
+        self.offers.mib = u32::try_from(content.bytes >> 20).unwrap_or(u32::MAX);
         Ok(())
     }
 
@@ -184,11 +204,9 @@ impl Replica {
         if self.raw.mut_store().take_offered() {
             self.offers.used = self.offers.ticks;
         }
-        let Offers { waiting, callers, timed, making, ticks, rest_until, .. } = &self.offers;
-        let needed = *timed || !waiting.is_empty();
-        let wanted = !callers.is_empty() || (needed && ticks >= rest_until);
-        if wanted && making.is_none() && !self.snapshots.installing() {
-            let id = SnapshotId(self.offers.rng.random());
+        let taken = self.offers.sent.keys().any(|id| self.is_live(ReplicaId(*id)));
+        if self.offers.is_wanted(taken) && !self.snapshots.installing() {
+            let id = self.offers.next_id();
             self.offers.making = Some(id);
             let asker = self.asker(round);
             round.snapshots.push(SnapshotTask::Make { asker, id });
@@ -207,14 +225,18 @@ impl Replica {
         } else {
             Vec::new()
         };
-        self.offers.sent.retain(|id, _| waiting.contains(id));
+        // Whoever is told again is probed first.
+        let probed = self.config.election_ticks as u64;
+        self.offers.sent.retain(|id, since| waiting.contains(id) || ticks - *since < probed);
         for id in waiting {
-            let since = *self.offers.sent.entry(id).or_insert(ticks);
-            if ticks - since >= self.config.snapshot_retry_ticks {
-                self.offers.sent.remove(&id);
+            let since = self.offers.sent.entry(id).or_insert(ticks);
+            if ticks - *since >= self.config.snapshot_retry_ticks {
+                *since = ticks;
                 self.raw.report_snapshot(id, SnapshotStatus::Failure);
             }
         }
+        let rooms = self.rooms();
+        self.raw.mut_store().set_rooms(rooms);
         let interval = self.interval_ticks();
         self.offers.timed |= interval > 0 && self.is_due(interval);
         let kept = self
@@ -225,6 +247,20 @@ impl Replica {
         if ticks - self.offers.used > kept || self.offer_is_old() {
             self.withdraw();
         }
+    }
+
+    /// What snapshots may take of the disks of members on short stores that are not needed: nothing where
+    /// the last one would not have fitted, as the next one would be made in vain.
+    fn rooms(&self) -> Vec<(u64, u64)> {
+        if self.short.is_empty() || !self.is_leader() || !self.has_roomy_quorum() {
+            return Vec::new();
+        }
+        let needed = room_of_snapshot(u64::from(self.offers.mib) << 20);
+        let room = |r: &ReplicaDesc| {
+            let spare = self.shortage_at(r.store)?.spare(false);
+            Some((r.replica.0, if spare < needed { 0 } else { spare }))
+        };
+        self.record.desc.replicas.iter().filter_map(room).collect()
     }
 
     /// Ticks between two snapshots that are made without being needed; 0 = none are.
@@ -266,5 +302,28 @@ impl Replica {
             Some(offer) if waiting => offer.manifest().position.index,
             _ => u64::MAX,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::completion::OnceCompletion;
+
+    #[test]
+    fn what_only_time_asks_for_waits_for_those_who_take_the_one_at_hand() {
+        let mut offers = Offers::new(1);
+        assert!(!offers.is_wanted(false));
+        offers.timed = true;
+        assert!(offers.is_wanted(false));
+        assert!(!offers.is_wanted(true));
+        offers.waiting.push(3);
+        assert!(offers.is_wanted(true), "another follower needs a newer one");
+        offers.rest_until = 1;
+        assert!(!offers.is_wanted(false), "the last attempt failed just now");
+        offers.callers.push(OnceCompletion::reply(|_| {}));
+        assert!(offers.is_wanted(false));
+        offers.making = Some(SnapshotId(1));
+        assert!(!offers.is_wanted(false));
     }
 }

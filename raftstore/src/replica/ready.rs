@@ -16,7 +16,7 @@ use crate::message::{FetchTask, LogTask, Standing};
 use crate::shard::Round;
 use crate::transport::{Envelope, Payload};
 use crate::types::{HardState, LogEntry, Nanos, ReplicaId, StoreId};
-use raft::eraftpb::{Message, MessageType};
+use raft::eraftpb::{Entry, Message, MessageType};
 use raft::{ReadState, Ready, StateRole};
 
 /// Readies taken in one round: the first may make a sole voter's entries committed at once.
@@ -38,12 +38,23 @@ impl Replica {
             if self.feed.waiting_fetch.iter().any(|waiting| waiting.low == wanted.low) {
                 continue;
             }
+            if !self.is_wanted(wanted.low) {
+                continue;
+            }
             let (shard, group, replica) = (round.shard, self.group(), self.me.replica);
             let Wanted { low, high, bytes_max, .. } = wanted;
             let task = FetchTask { shard, group, replica, low, high, bytes_max };
             self.feed.waiting_fetch.push(wanted);
             round.fetch.push(task);
         }
+    }
+
+    /// Whether somebody who would take them lacks the entries from `low` on; for others they would be
+    /// read in vain, again and again.
+    fn is_wanted(&self, low: u64) -> bool {
+        let peers = self.raw.raft.prs().iter().filter(|(_, progress)| progress.next_idx == low);
+        let mut stores = peers.filter_map(|(id, _)| self.store_of(ReplicaId(*id))).peekable();
+        stores.peek().is_none() || stores.any(|store| !self.is_past_catching_up(store))
     }
 
     fn take_ready(&mut self, time: Time, apply_full: bool, round: &mut Round) {
@@ -54,7 +65,7 @@ impl Replica {
         if vote_changed {
             self.vote_ready = number;
         }
-        let entries: Vec<LogEntry> = ready.take_entries().into_iter().map(from_raft).collect();
+        let entries = log_entries(ready.take_entries());
         let now_out = ready.take_messages();
         let after_persist = ready.take_persisted_messages();
         let read_states = ready.take_read_states();
@@ -86,7 +97,7 @@ impl Replica {
             None => self.persist(number, vote_changed, entries, held, round),
         }
 
-        let committed = committed.into_iter().map(from_raft).collect();
+        let committed = log_entries(committed);
         self.take_committed(committed, apply_full, round);
         if self.members.removed {
             return;
@@ -134,7 +145,7 @@ impl Replica {
             group: self.group(),
             hard_state: vote_changed.then_some(self.saved),
             append: entries,
-            record: self.record_due(),
+            record: self.record_due(number),
             ..GroupWrite::default()
         };
         self.begin_write(ready, write, held, round);
@@ -185,7 +196,8 @@ impl Replica {
             let payload = Payload::Raft { bytes, bulk };
             Some((store, Envelope { group: self.group(), from: self.me.replica, to, payload }))
         };
-        let envelopes = messages.into_iter().filter_map(address).collect();
+        let mut envelopes = Vec::with_capacity(messages.len());
+        envelopes.extend(messages.into_iter().filter_map(address));
         self.acknowledged = acknowledged;
         envelopes
     }
@@ -242,6 +254,13 @@ impl Replica {
             _ => Standing::Idle { term },
         }
     }
+}
+
+/// In a vector of its own: `collect` would make the library's larger one smaller, which costs more.
+fn log_entries(entries: Vec<Entry>) -> Vec<LogEntry> {
+    let mut taken = Vec::with_capacity(entries.len());
+    taken.extend(entries.into_iter().map(from_raft));
+    taken
 }
 
 /// Whether `message` is a heartbeat to a peer that has acknowledged an append since the last one was

@@ -2,8 +2,9 @@
 //!
 //! The library knows no such thing, so its parts are moved by hand while it follows nobody: term,
 //! configuration, one entry, commit index. The next ready then has all of it, and goes to the log as one
-//! write with the record. Until that is durable and applied the replica neither campaigns nor tells anybody
-//! that he has left: a crash before it leaves everything as it was.
+//! write with the record. Until that is durable the replica applies nothing, and until it is applied as well the
+//! replica neither campaigns nor tells anybody that he has left: a crash before it leaves everything as
+//! it was.
 
 use super::Replica;
 use super::membership::{alone, sorted};
@@ -19,7 +20,8 @@ use raft::eraftpb::{Entry, EntryType};
 
 /// A recovery that is not applied yet.
 pub(super) struct Alone {
-    record_due: bool,
+    /// The ready whose write has it, once that is under way.
+    ready: Option<u64>,
     gone: Vec<ReplicaDesc>,
 }
 
@@ -55,11 +57,17 @@ impl Replica {
         }
         // Someone may hold a lease on the strength of it.
         if self.keeps_still(time) {
-            let what = "it has promised to help nobody but its leader for a moment still";
+            let what = "it has promised to help nobody but its leader for a moment still; if that stays so, \
+                        a lost store still runs: stop it";
             return Err(Error::Busy { group, what });
         }
         if self.snapshots.installing() || self.raw.raft.raft_log.unstable_snapshot().is_some() {
             return Err(Error::Busy { group, what: "its state is being replaced by a snapshot" });
+        }
+        // The members may be others once they are, also if they are not durable here yet. What is not known as
+        // committed changes nobody's vote, and is left out: see `apply_members`.
+        if !self.feed.has_handed(self.raw.raft.raft_log.committed) {
+            return Err(Error::Busy { group, what: "committed entries wait to be applied" });
         }
         recovered(&self.record.desc, self.me.replica, request)
             .map_err(|refusal| Error::Refused { group, refusal })
@@ -68,7 +76,11 @@ impl Replica {
     fn go_on_alone(&mut self, mut next: GroupDesc, reply: Reply, round: &mut Round) {
         let (group, replica) = (self.group().0, self.me.replica.0);
         let raft = &mut self.raw.raft;
-        let (index, term) = (raft.raft_log.last_index() + 1, raft.term + 1);
+        let last = match crate::mutant::active("recovery_drops_tail") {
+            true => raft.raft_log.committed,
+            false => raft.raft_log.last_index(),
+        };
+        let (index, term) = (last + 1, raft.term + 1);
         tracing::warn!(group, replica, index, term, "goes on without a lost majority");
         next.membership.position = LogPosition { index, term };
         raft.become_follower(term, raft::INVALID_ID);
@@ -91,7 +103,7 @@ impl Replica {
         self.await_outcome(index, EntryKind::Membership, vec![reply]);
         let before = self.record.desc.replicas.iter().copied();
         let gone = before.filter(|r| r.replica != self.me.replica).collect();
-        self.members.alone = Some(Alone { record_due: true, gone });
+        self.members.alone = Some(Box::new(Alone { ready: None, gone }));
         self.adopt(next, round);
     }
 
@@ -102,9 +114,18 @@ impl Replica {
         }
     }
 
-    /// The record, if it is to be written together with the entry that recovers the group.
-    pub(super) fn record_due(&mut self) -> Option<GroupRecord> {
-        let alone = self.members.alone.as_mut()?;
-        std::mem::take(&mut alone.record_due).then(|| self.record.clone())
+    /// The record, if the write of the ready `number` is the one with the entry that recovers the group.
+    pub(super) fn record_due(&mut self, number: u64) -> Option<GroupRecord> {
+        let alone = self.members.alone.as_mut().filter(|alone| alone.ready.is_none())?;
+        alone.ready = Some(number);
+        Some(self.record.clone())
+    }
+
+    /// What only a recovery has made committed waits for it to be durable: entries that are on the disk
+    /// already might be overwritten after a crash that undoes it.
+    pub(super) fn is_recovery_unwritten(&self) -> bool {
+        let unwritten = |alone: &Alone| alone.ready.is_none_or(|n| self.unpersisted.contains(&n));
+        self.members.alone.as_deref().is_some_and(unwritten)
+            && !crate::mutant::active("recovery_applied_early")
     }
 }

@@ -2,6 +2,7 @@
 //! [`crate::snapshot`].
 
 use super::Replica;
+use crate::disk::room_of_snapshot;
 use crate::log::{GroupWrite, Install};
 use crate::message::{LogTask, SnapshotEvent, SnapshotNote, SnapshotTask};
 use crate::shard::Round;
@@ -20,13 +21,21 @@ const RESTS_MAX: u64 = 8;
 #[derive(Default)]
 pub(super) struct Snapshots {
     ticks: u64,
-    incoming: Option<Incoming>,
+    incoming: Option<Box<Incoming>>,
     /// Those of which a start found something: their blocks may be of use still.
     found: Vec<SnapshotId>,
     /// Blocks to delete.
     garbage: Vec<SnapshotId>,
     /// Fetches that failed since one came whole.
     failures: u32,
+}
+
+/// An install that has begun and is not over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unfinished {
+    pub(crate) id: SnapshotId,
+    /// A snapshot thread has, or will have, the state in its hands.
+    pub(crate) loading: bool,
 }
 
 /// A snapshot on its way here.
@@ -195,7 +204,8 @@ impl Replica {
             Some(stage) => stage,
         };
         let message = Some(message);
-        self.snapshots.incoming = Some(Incoming { manifest, from: store, leader, message, stage });
+        let incoming = Incoming { manifest, from: store, leader, message, stage };
+        self.snapshots.incoming = Some(Box::new(incoming));
         Ok(())
     }
 
@@ -251,10 +261,29 @@ impl Replica {
         self.snapshots.set(Stage::Failing(self.snapshots.ticks + rest));
     }
 
-    /// Why no snapshot is fetched now.
-    fn refuses_snapshots(&self) -> Option<String> {
-        let shortage = self.shortage_at(self.me.store)?;
-        Some(format!("the disk is nearly full: {shortage}; make room, then it is fetched"))
+    /// A snapshot waits for its first look at the disk.
+    pub(crate) fn is_to_fetch(&self) -> bool {
+        self.snapshots.stage() == Some(Stage::New)
+    }
+
+    /// Bytes of this store's disk that a snapshot on its way here takes, or will.
+    pub(crate) fn room_taken(&self) -> u64 {
+        let waits = |stage: Stage| matches!(stage, Stage::New | Stage::Failing(_) | Stage::Failed);
+        let coming = self.snapshots.incoming.as_ref().filter(|i| !waits(i.stage));
+        coming.map_or(0, |incoming| room_of_snapshot(incoming.manifest.content.bytes))
+    }
+
+    /// Why the snapshot at hand is not fetched now, if it may take no more than `room` of the disk.
+    fn refuses_snapshot(&self, room: u64) -> Option<String> {
+        let needed = room_of_snapshot(self.snapshots.incoming.as_ref()?.manifest.content.bytes);
+        (needed > room).then(|| {
+            format!(
+                "the disk is nearly full: it takes {} KiB of it, {} KiB are to spare; make room, then it is \
+                 fetched",
+                needed.div_ceil(1 << 10),
+                room >> 10
+            )
+        })
     }
 
     fn tell_failed(&self, round: &mut Round) {
@@ -277,8 +306,9 @@ impl Replica {
         }
     }
 
-    /// What is to be done about snapshots, in each round before the ready.
-    pub(crate) fn drive_snapshots(&mut self, round: &mut Round) {
+    /// What is to be done about snapshots, in each round before the ready. One to be fetched may take `room`
+    /// of the disk; `None`: that has enough.
+    pub(crate) fn drive_snapshots(&mut self, room: Option<u64>, round: &mut Round) {
         self.drive_offers(round);
         self.ask_for_beginning();
         if self.snapshots.ticks > self.config.snapshot_keep_ticks {
@@ -286,7 +316,7 @@ impl Replica {
             self.snapshots.garbage.extend(found);
         }
         match self.snapshots.stage() {
-            Some(Stage::New) => match self.refuses_snapshots() {
+            Some(Stage::New) => match room.and_then(|room| self.refuses_snapshot(room)) {
                 Some(reason) => {
                     // What came of it takes room, too.
                     self.snapshots.throw_away_blocks();
@@ -392,9 +422,10 @@ impl Replica {
         });
     }
 
-    /// Every snapshot that this replica has something of: they go with it.
+    /// Every snapshot that this replica has something of, but for that of an install that has begun: they
+    /// go with it.
     pub(crate) fn take_snapshots(&mut self) -> Vec<SnapshotId> {
-        if !self.snapshots.loading() {
+        if !self.snapshots.installing() {
             self.snapshots.forget_incoming();
         }
         let mut all = std::mem::take(&mut self.snapshots.garbage);
@@ -404,10 +435,15 @@ impl Replica {
         all
     }
 
-    /// The snapshot that a snapshot thread gives to the state machine right now.
-    pub(crate) fn loading(&self) -> Option<SnapshotId> {
-        let incoming = self.snapshots.incoming.as_ref()?;
-        self.snapshots.loading().then_some(incoming.manifest.id)
+    /// The install that has begun. It outlives a replica that is quarantined: a start ends it.
+    pub(crate) fn unfinished(&self) -> Option<Unfinished> {
+        let incoming = self.snapshots.incoming.as_ref().filter(|_| self.snapshots.installing())?;
+        Some(Unfinished { id: incoming.manifest.id, loading: self.loading() })
+    }
+
+    /// A snapshot thread gives one to the state machine right now.
+    pub(crate) fn loading(&self) -> bool {
+        self.snapshots.loading()
     }
 }
 

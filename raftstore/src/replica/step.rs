@@ -93,6 +93,7 @@ impl Replica {
             return dropped(why);
         }
         self.note_acknowledged(&message);
+        self.note_candidate(&message);
         self.ask_for_beginning();
         match message.get_msg_type() {
             MessageType::MsgSnapshot => {
@@ -142,6 +143,18 @@ impl Replica {
             && self.is_leader();
         if acknowledges && !self.acknowledged.contains(&message.from) {
             self.acknowledged.push(message.from);
+        }
+    }
+
+    fn note_candidate(&mut self, message: &Message) {
+        let asks = matches!(
+            message.get_msg_type(),
+            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote
+        );
+        let current = message.term >= self.raw.raft.term;
+        if asks && current && !self.raw.raft.raft_log.is_up_to_date(message.index, message.log_term)
+        {
+            self.timer.note_held_up();
         }
     }
 

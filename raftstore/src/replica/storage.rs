@@ -5,6 +5,7 @@
 //! leave a [`Wanted`] behind, and are repeated when the reader thread has brought the entries.
 //! Every other read is inline.
 
+use crate::disk::room_of_snapshot;
 use crate::error::LogError;
 use crate::log::LogStore;
 use crate::log::cache::Cache;
@@ -33,17 +34,20 @@ pub(super) struct Wanted {
 pub(super) struct ReplicaStorage {
     group: GroupId,
     log: Arc<dyn LogStore>,
-    initial: RaftState,
+    /// The library asks once, when it begins.
+    initial: Cell<Option<Box<RaftState>>>,
     terms: Terms,
     cache: Cache,
     wanted: RefCell<Vec<Wanted>>,
     fetched: Vec<LogEntry>,
     /// The snapshot at hand.
-    offer: Option<Offer>,
+    offer: Option<Box<Offer>>,
     /// The library took it since the last look.
     offered: Cell<bool>,
     /// The library asked for one in vain, for these members.
     snapshot_wanted: RefCell<Vec<u64>>,
+    /// Members that take no more than so many bytes of their disks for one.
+    rooms: Vec<(u64, u64)>,
 }
 
 /// A snapshot that followers may have.
@@ -84,7 +88,7 @@ impl ReplicaStorage {
         ReplicaStorage {
             group: desc.group,
             log,
-            initial: RaftState::new(state, members),
+            initial: Cell::new(Some(Box::new(RaftState::new(state, members)))),
             terms,
             cache: Cache::default(),
             wanted: RefCell::default(),
@@ -92,20 +96,25 @@ impl ReplicaStorage {
             offer: None,
             offered: Cell::new(false),
             snapshot_wanted: RefCell::default(),
+            rooms: Vec::new(),
         }
     }
 
     pub(super) fn offer(&self) -> Option<&Offer> {
-        self.offer.as_ref()
+        self.offer.as_deref()
     }
 
     /// Gives the one before.
-    pub(super) fn set_offer(&mut self, offer: Option<Offer>) -> Option<Offer> {
+    pub(super) fn set_offer(&mut self, offer: Option<Box<Offer>>) -> Option<Box<Offer>> {
         std::mem::replace(&mut self.offer, offer)
     }
 
     pub(super) fn take_offered(&mut self) -> bool {
         self.offered.take()
+    }
+
+    pub(super) fn set_rooms(&mut self, rooms: Vec<(u64, u64)>) {
+        self.rooms = rooms;
     }
 
     pub(super) fn take_snapshot_wanted(&mut self) -> Vec<u64> {
@@ -147,6 +156,12 @@ impl ReplicaStorage {
     /// Frees cached entries up to `index` beyond `bytes_max`.
     pub(super) fn trim_cache(&mut self, index: u64, bytes_max: usize) {
         self.cache.trim(index, bytes_max);
+    }
+
+    /// Gives back the room of cached entries that are gone.
+    pub(super) fn shrink(&mut self) {
+        self.cache.shrink();
+        self.fetched = Vec::new();
     }
 
     pub(super) fn take_wanted(&mut self) -> Vec<Wanted> {
@@ -272,7 +287,8 @@ fn limit(entries: Vec<LogEntry>, bytes_max: usize) -> Vec<Entry> {
 
 impl Storage for ReplicaStorage {
     fn initial_state(&self) -> raft::Result<RaftState> {
-        Ok(self.initial.clone())
+        let initial = self.initial.take().expect("the library asks once");
+        Ok(*initial)
     }
 
     fn entries(
@@ -324,14 +340,22 @@ impl Storage for ReplicaStorage {
         Ok(self.terms.last_index())
     }
 
-    /// One that reaches the log's beginning and what is asked, and knows the member that it is for.
+    /// One that reaches the log's beginning and what is asked, knows the member that it is for, and fits on
+    /// its disk.
     fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
         let index = request_index.max(self.terms.truncated().index);
         let fits = |offer: &&Offer| {
             let Manifest { position, desc, .. } = &offer.manifest;
             position.index >= index && desc.replica(ReplicaId(to)).is_some()
         };
-        if let Some(offer) = self.offer.as_ref().filter(fits) {
+        let room = self.rooms.iter().find(|(member, _)| *member == to);
+        let room = room.map_or(u64::MAX, |(_, room)| *room);
+        let offer = self.offer().filter(fits);
+        let bytes = offer.map_or(0, |offer| room_of_snapshot(offer.manifest.content.bytes));
+        if room == 0 || bytes > room {
+            return Err(StorageError::SnapshotTemporarilyUnavailable.into());
+        }
+        if let Some(offer) = offer {
             self.offered.set(true);
             return Ok(offer.snapshot.clone());
         }

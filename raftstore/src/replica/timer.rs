@@ -20,6 +20,8 @@ pub(super) struct ElectionTimer {
     silence: usize,
     /// Timeouts since the leader was heard.
     timeouts: usize,
+    /// Since then somebody asked for this replica's vote in vain: the log here is longer.
+    holds_up: bool,
     last_elapsed: usize,
 }
 
@@ -31,6 +33,7 @@ impl ElectionTimer {
             timeout: 0,
             silence: 0,
             timeouts: 0,
+            holds_up: false,
             last_elapsed: 0,
         };
         timer.draw();
@@ -47,6 +50,15 @@ impl ElectionTimer {
         (self.silence, self.timeout)
     }
 
+    /// This replica's longer log keeps somebody from being elected.
+    pub(super) fn note_held_up(&mut self) {
+        self.holds_up = true;
+    }
+
+    pub(super) fn holds_up(&self) -> bool {
+        self.holds_up
+    }
+
     fn draw(&mut self) {
         self.silence = 0;
         self.timeout = self.election_ticks + self.rng.random_range(0..self.election_ticks);
@@ -56,24 +68,26 @@ impl ElectionTimer {
     pub(super) fn wake(&mut self, raw: &mut RawNode<ReplicaStorage>, silence: usize) {
         self.draw();
         self.timeouts = 0;
+        self.holds_up = false;
         self.silence = silence.min(self.election_ticks);
         raw.raft.election_elapsed = self.silence;
         self.last_elapsed = self.silence;
     }
 
-    /// One tick of a replica that does not lead. At a timeout it campaigns if it `may` after so
-    /// many of them; one that has promised to keep `still` waits until it need not. Whether it
-    /// campaigned.
+    /// One tick of a replica that does not lead; whether it campaigned. At a timeout it does if it `may`
+    /// after so many of them, and if it holds others up or not; one that has promised to keep `still`
+    /// waits until it need not.
     pub(super) fn tick(
         &mut self,
         raw: &mut RawNode<ReplicaStorage>,
         still: bool,
-        may: impl FnOnce(usize) -> bool,
+        may: impl FnOnce(usize, bool) -> bool,
     ) -> bool {
         if raw.raft.election_elapsed < self.last_elapsed {
             self.draw(); // The library has heard from a leader or started anew.
             if raw.raft.leader_id != INVALID_ID {
                 self.timeouts = 0;
+                self.holds_up = false;
             }
         }
         raw.tick();
@@ -82,7 +96,7 @@ impl ElectionTimer {
         let mut campaigns = false;
         if self.silence >= self.timeout && !still {
             self.timeouts += 1;
-            campaigns = may(self.timeouts);
+            campaigns = may(self.timeouts, self.holds_up);
             if campaigns {
                 raw.raft.election_elapsed = Self::library_timeout(self.election_ticks);
                 raw.tick();

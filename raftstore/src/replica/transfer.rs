@@ -15,7 +15,8 @@
 //! not last, so that two do not pass leadership back and forth.
 //!
 //! A leader on a store whose disk is slow ([`crate::slow`]) or short of room ([`crate::disk`]) hands over to a member
-//! whose store's disk is neither, whatever their ranks, and to one on such a store nobody hands over.
+//! whose store's disk is neither, whatever their ranks, and to one on such a store nobody hands over, unless
+//! the leader's own disk is short of room and the other one only slow.
 
 use super::Replica;
 use crate::completion::{Answer, Outcome, Reply};
@@ -44,7 +45,7 @@ struct Order {
 /// See the module.
 #[derive(Default)]
 pub(super) struct Transfers {
-    under_way: Option<Order>,
+    under_way: Option<Box<Order>>,
     /// The preferred member that can lead, and the tick since when.
     able: Option<(ReplicaId, u64)>,
     /// No hand-over of this leader's own before this tick.
@@ -135,7 +136,7 @@ impl Replica {
     pub(super) fn hand_over(&mut self, to: ReplicaId, callers: Vec<Reply>) {
         let until = self.members.ticks + self.config.election_ticks as u64;
         let term = self.raw.raft.term;
-        let fresh = Order { to, term, callers: Vec::new(), until };
+        let fresh = Box::new(Order { to, term, callers: Vec::new(), until });
         if self.transfers.under_way.is_none() {
             self.events.push(Event::TransferBegun);
         }
@@ -226,16 +227,6 @@ impl Replica {
             }
             return;
         }
-        if self.shortage_at(self.me.store).is_some() && !self.changes_members() {
-            let rested = self.members.ticks >= self.transfers.rest_until;
-            let fit = self.first_of(|other| self.has_fit_disk(other));
-            let next = fit.or_else(|| self.first_of(|other| self.disk_has_room(other)));
-            if let Some(next) = next.filter(|_| rested) {
-                self.transfers.rest_from(self.members.ticks, self.config.election_ticks as u64);
-                self.hand_over(next, Vec::new());
-            }
-            return;
-        }
         let able = self.preferred().filter(|_| !self.changes_members());
         let (now, before) = (self.members.ticks, self.transfers.able.take());
         let Some(preferred) = able else { return };
@@ -309,23 +300,36 @@ impl Replica {
         Some(equal[(turn % equal.len() as u64) as usize])
     }
 
-    /// To whom this leader hands over because the disk here is slow; to nobody while something else
-    /// is under way, or the last attempt was only just now.
+    /// To whom this leader hands over because the disk here is slow or short of room; to nobody while
+    /// something else is under way, or the last attempt was only just now.
     pub(crate) fn refuge(&self) -> Option<ReplicaId> {
+        let short = self.shortage_at(self.me.store).is_some();
         let free = self.is_leader()
-            && self.disks.own_is_slow()
+            && (short || self.disks.own_is_slow())
             && !self.transfers.busy()
             && self.raw.raft.lead_transferee.is_none()
             && !self.changes_members()
-            && self.members.ticks >= self.transfers.rest_until;
-        if free { self.first_of(|other| self.has_fit_disk(other)) } else { None }
+            && self.has_rested();
+        if !free {
+            return None;
+        }
+        let fit = self.first_of(|other| self.has_fit_disk(other));
+        // A slow disk is better than a full one.
+        fit.or_else(|| self.first_of(|other| short && self.disk_has_room(other)))
+    }
+
+    /// The last hand-over of this leader's own is long enough ago for another one.
+    pub(super) fn has_rested(&self) -> bool {
+        self.members.ticks >= self.transfers.rest_until
     }
 
     /// Hands over to it.
     pub(crate) fn flee(&mut self) {
         let Some(to) = self.refuge() else { return };
         self.transfers.rest_from(self.members.ticks, self.config.election_ticks as u64);
-        self.events.push(Event::TransferFromSlowDisk);
+        if self.disks.own_is_slow() {
+            self.events.push(Event::TransferFromSlowDisk);
+        }
         self.hand_over(to, Vec::new());
     }
 

@@ -184,6 +184,12 @@ impl Shard {
         }
     }
 
+    /// Wakes the sleepers that every shard of `store` has to do with, a portion a tick.
+    pub(super) fn wake_with_all_of(&mut self, store: StoreId) {
+        let shards = self.hibernation.counts.get(&store).copied().unwrap_or_default();
+        (0..shards).for_each(|shard| self.wake_with(store, shard));
+    }
+
     fn neighbours(&self) -> BTreeSet<StoreId> {
         let live = self.slots.values().filter_map(|slot| match slot {
             Slot::Live(live) => Some(live),

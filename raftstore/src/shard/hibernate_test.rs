@@ -229,3 +229,9 @@ fn a_message_of_a_member_wakes_its_group_alone() {
     sleepers.hear(3, Sleepers::envelope(2, 3, payload));
     assert_eq!(sleepers.asleep(), [1, 3]);
 }
+
+/// A store has very many of them, and the allocator's next size is half a KiB larger.
+#[test]
+fn a_live_replica_takes_at_most_two_and_a_half_kib() {
+    assert!(size_of::<Live>() <= 2_560, "{} bytes", size_of::<Live>());
+}

@@ -1,12 +1,17 @@
 //! The limits in bytes of a shard, each at its edge.
 
+use super::hibernate::NO_GROUP;
 use super::*;
 use crate::completion::{Answer, OnceCompletion, Outcome};
+use crate::disk::Shortage;
 use crate::log::MemoryLog;
 use crate::log::writer::LogWriter;
 use crate::message::{Applied, ApplyTask, LogTask};
+use crate::replica::codec;
+use crate::transport::Alive;
 use crate::types::{GroupDesc, Nanos, ReplicaDesc, ReplicaRole};
 use bytes::Bytes;
+use raft::eraftpb::{Message, MessageType};
 use std::sync::mpsc;
 
 /// A store that alone votes in its groups, whose learners are away; its disk and its apply worker are
@@ -16,6 +21,8 @@ struct Alone {
     log: Arc<MemoryLog>,
     written: Vec<LogTask>,
     handed: Vec<ApplyTask>,
+    /// Reads of old entries that were asked for.
+    fetched: usize,
 }
 
 type Answers = mpsc::Receiver<Outcome>;
@@ -43,7 +50,7 @@ impl Alone {
         let config = Arc::new(config);
         let parts = ShardConfig { config, shard: 0, store: StoreId(1), seed: 1, log: log.clone() };
         let shard = Shard::new(parts, Vec::new()).unwrap();
-        let mut alone = Alone { shard, log, written: Vec::new(), handed: Vec::new() };
+        let mut alone = Alone { shard, log, written: Vec::new(), handed: Vec::new(), fetched: 0 };
         let create = |group: u64| {
             let member = |store: u64, role| {
                 let replica = ReplicaId(group * 10 + store);
@@ -67,6 +74,14 @@ impl Alone {
         let round = self.shard.round(inbox, Nanos(1)).unwrap();
         self.written.extend(round.log);
         self.handed.extend(round.apply);
+        self.fetched += round.fetch.len();
+    }
+
+    /// Store 2 says something.
+    fn hear(&mut self, group: GroupId, payload: Payload) {
+        let replica = |store| ReplicaId(group.0 * 10 + store);
+        let envelope = Envelope { group, from: replica(2), to: replica(1), payload };
+        self.round(vec![ShardMessage::Deliver { from: StoreId(2), envelopes: vec![envelope] }]);
     }
 
     fn propose(&mut self, group: u64, bytes: usize) -> Answers {
@@ -231,6 +246,32 @@ fn the_entry_cache_keeps_to_the_stores_limit_and_to_the_groups() {
     let parts = Config { shards: 4, ..Config::default() };
     assert_eq!(parts.group_cache_bytes(2) * 8, parts.entry_cache_bytes_max);
     assert_eq!(parts.shard_apply_bytes_max() * 4, parts.apply_queue_bytes_max);
+}
+
+/// Again and again, as long as it has no room.
+#[test]
+fn nothing_is_read_for_a_store_that_takes_no_entries() {
+    let config = Config { group_entry_cache_bytes_max: 1_000, ..Config::default() };
+    let mut alone = Alone::new(config, 1);
+    for _ in 0..20 {
+        drop(alone.propose(1, 200));
+        alone.work();
+    }
+    let mut message =
+        Message { from: 12, to: 11, term: alone.status(1).term, ..Message::default() };
+    message.set_msg_type(MessageType::MsgHeartbeatResponse);
+    let mut fetched_with = |free: u64| {
+        let shortage = Some(Shortage { free, limit: 100 }).filter(|shortage| free < shortage.limit);
+        let alive = Alive { shard: 0, shards: 1, life: 1, slow: false, shortage };
+        alone.hear(NO_GROUP, Payload::Alive(alive));
+        alone.round(vec![ShardMessage::Tick]);
+        let before = alone.fetched;
+        let bytes = codec::encode(&message, None);
+        alone.hear(GroupId(1), Payload::Raft { bytes, bulk: false });
+        alone.fetched - before
+    };
+    assert_eq!((fetched_with(24), fetched_with(5)), (0, 0));
+    assert_eq!(fetched_with(100), 1);
 }
 
 #[test]

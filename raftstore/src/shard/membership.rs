@@ -66,7 +66,8 @@ impl Gone {
     /// Whether `replica` may begin here.
     fn admits(&self, replica: ReplicaId) -> bool {
         let forgotten = crate::mutant::active("tombstone_forgotten");
-        self.stage == Stage::Done && (replica > self.record.replica || forgotten)
+        let early = crate::mutant::active("begins_before_destroyed");
+        (self.stage == Stage::Done || early) && (replica > self.record.replica || forgotten)
     }
 }
 
@@ -75,11 +76,15 @@ impl Shard {
     pub(super) fn remove(&mut self, group: GroupId, record: GroupRecord, round: &mut Round) {
         tracing::info!(group = group.0, replica = record.replica.0, "replica removed");
         self.close(group, &Error::NoGroup { group });
-        let mut loading = None;
-        if let Some(Slot::Live(live)) = self.slots.get_mut(&group) {
-            loading = live.replica.loading();
-            let snapshots = live.replica.take_snapshots();
-            round.snapshots.extend(snapshots.into_iter().map(SnapshotTask::Remove));
+        self.drop_snapshots(group, round);
+        let unfinished = match self.slots.get(&group) {
+            Some(Slot::Live(live)) => live.replica.unfinished(),
+            Some(Slot::Quarantined(damaged)) => damaged.unfinished,
+            Some(Slot::Gone(_)) | None => None,
+        };
+        let loading = unfinished.filter(|install| install.loading).map(|install| install.id);
+        if let Some(install) = unfinished.filter(|install| !install.loading) {
+            round.snapshots.push(SnapshotTask::Remove(install.id));
         }
         if let Some(Slot::Live(live)) = self.slots.get(&group)
             && live.replica.has_standing()
@@ -122,18 +127,33 @@ impl Shard {
         }
     }
 
-    /// A snapshot thread is done with a replica that is here no more.
-    pub(super) fn snapshot_of_gone(&mut self, group: GroupId, id: SnapshotId, round: &mut Round) {
-        if let Some(Slot::Gone(gone)) = self.slots.get_mut(&group)
-            && gone.loading == Some(id)
-        {
-            gone.loading = None;
-            let written = gone.stage == Stage::Held;
-            if written {
-                self.tombstone_written(group, round);
+    /// A snapshot thread has loaded one, or failed to, for a replica that takes no part any more.
+    pub(super) fn loaded_in_vain(&mut self, group: GroupId, id: SnapshotId, round: &mut Round) {
+        match self.slots.get_mut(&group) {
+            Some(Slot::Gone(gone)) if gone.loading == Some(id) => {
+                gone.loading = None;
+                let written = gone.stage == Stage::Held;
+                round.snapshots.push(SnapshotTask::Remove(id));
+                if written {
+                    self.tombstone_written(group, round);
+                }
             }
+            Some(Slot::Quarantined(damaged)) => {
+                let install = damaged.unfinished.as_mut().filter(|install| install.id == id);
+                if let Some(install) = install {
+                    install.loading = false;
+                }
+            }
+            _ => {}
         }
-        round.snapshots.push(SnapshotTask::Remove(id));
+    }
+
+    /// What a live replica has of snapshots goes, whatever takes its place.
+    pub(super) fn drop_snapshots(&mut self, group: GroupId, round: &mut Round) {
+        if let Some(Slot::Live(live)) = self.slots.get_mut(&group) {
+            let snapshots = live.replica.take_snapshots();
+            round.snapshots.extend(snapshots.into_iter().map(SnapshotTask::Remove));
+        }
     }
 
     /// The state is gone.
@@ -181,7 +201,7 @@ impl Shard {
         let same = told.position == known.position;
         let news = told.version > known.version || (told.version == known.version && same);
         if news && (desc.has_left(replica) || desc.gives_way(replica)) {
-            let record = GroupRecord { desc: desc.clone(), replica, removed: true };
+            let record = GroupRecord { removed: true, ..GroupRecord::new(desc.clone(), replica) };
             self.remove(desc.group, record, round);
         }
     }

@@ -1,11 +1,12 @@
 use super::*;
 use crate::completion::Outcome;
 use crate::config::Config;
-use crate::log::MemoryLog;
+use crate::log::{LogStore, MemoryLog};
 use crate::members::{ChangeRefusal, OperationId, PendingChange, RecoverRequest};
 use crate::message::{Applied, DurableApplied, Persisted, ReadMode, Request, ShardMessage};
+use crate::recovery::RecoveredGroup;
 use crate::shard::ShardConfig;
-use crate::types::{Nanos, ReplicaDesc, ReplicaRole};
+use crate::types::{EntryKind, LogEntry, Nanos, ReplicaDesc, ReplicaRole};
 use bytes::Bytes;
 use std::sync::{Arc, mpsc};
 
@@ -54,10 +55,13 @@ fn told(desc: &GroupDesc, to: u64) -> ShardMessage {
 
 impl Stepped {
     fn new() -> Stepped {
+        Stepped::over(MemoryLog::new(), Vec::new())
+    }
+
+    fn over(log: Arc<MemoryLog>, groups: Vec<RecoveredGroup>) -> Stepped {
         let config = Arc::new(Config { small_entries_max: 1, ..Config::default() });
-        let log = MemoryLog::new();
         let parts = ShardConfig { config, shard: 0, store: StoreId(1), seed: 1, log };
-        let shard = Shard::new(parts, Vec::new()).unwrap();
+        let shard = Shard::new(parts, groups).unwrap();
         let (callers, answers) = mpsc::channel();
         Stepped { shard, now: 0, answers, callers }
     }
@@ -220,7 +224,7 @@ fn a_damaged_replica_complains_until_it_is_removed_or_gives_way() {
     let voters = [(1, 1, Voter), (2, 2, Voter), (3, 3, Voter)];
     let mut gives_way = desc(1, 4, &[&voters[..], &[(4, 1, Joining)]].concat());
     gives_way.membership.pending =
-        Some(PendingChange { remove: vec![ReplicaId(1)], ..PendingChange::default() });
+        Some(Box::new(PendingChange { remove: vec![ReplicaId(1)], ..PendingChange::default() }));
     let removed = desc(1, 4, &[(2, 2, Voter), (3, 3, Voter), (4, 1, Learner)]);
     for news in [removed, gives_way] {
         let mut stepped = Stepped::new();
@@ -264,7 +268,7 @@ fn a_sound_replica_gives_way_too() {
     stepped.work(vec![told(&news, 4)]);
     assert_eq!(stepped.shard.describe()[0].replica, ReplicaId(1), "nobody said that it goes");
     news.membership.pending =
-        Some(PendingChange { remove: vec![ReplicaId(1)], ..PendingChange::default() });
+        Some(Box::new(PendingChange { remove: vec![ReplicaId(1)], ..PendingChange::default() }));
     stepped.work(vec![told(&news, 4)]);
     assert!(stepped.shard.describe().is_empty());
     stepped.work(vec![told(&news, 4)]);
@@ -277,6 +281,61 @@ fn recover(stepped: &Stepped, operation: u128, lost: &[u64], name: &'static str)
     let request = RecoverRequest { operation, lost, replica_max: ReplicaId(0) };
     let reply = stepped.reply(name);
     ShardMessage::Requests(vec![Request::Recover { group: GroupId(1), request, reply }])
+}
+
+/// What is on the disk already is committed by the recovery only: until that is durable a crash undoes it, and
+/// another leader may overwrite those entries.
+#[test]
+fn a_recovery_applies_nothing_before_it_is_durable() {
+    use ReplicaRole::Voter;
+    let log = MemoryLog::new();
+    let entry = |index| {
+        let (kind, data) = (EntryKind::Normal, Bytes::new());
+        LogEntry { index, term: 1, kind, data }
+    };
+    let record =
+        GroupRecord::new(desc(1, 0, &[(1, 1, Voter), (2, 2, Voter), (3, 3, Voter)]), ReplicaId(1));
+    let hard_state = HardState { term: 1, vote: 0, commit: 0 };
+    log.write(&[GroupWrite {
+        group: GroupId(1),
+        record: Some(record),
+        hard_state: Some(hard_state),
+        append: vec![entry(1), entry(2), entry(3)],
+        ..GroupWrite::default()
+    }])
+    .unwrap();
+    let held = RecoveredGroup {
+        log: log.load().unwrap().remove(0),
+        applied: 0,
+        commit: 0,
+        log_needed: u64::MAX,
+        damage: None,
+        snapshots: Vec::new(),
+    };
+    let mut stepped = Stepped::over(log, vec![held]);
+    for _ in 0..30 {
+        stepped.now += 100_000_000;
+        stepped.work(vec![ShardMessage::Tick]);
+    }
+    let asked = recover(&stepped, 1, &[2, 3], "recovered");
+    let first = stepped.round(vec![asked]);
+    assert_eq!(first.log[0].write.append[0].index, 4);
+    for _ in 0..3 {
+        stepped.now += 100_000_000;
+        let early = stepped.round(vec![ShardMessage::Tick]);
+        assert!(early.apply.is_empty(), "{early:?}");
+    }
+    assert!(first.apply.is_empty());
+    let mut rounds = vec![stepped.round(vec![persisted(&first)])];
+    stepped.now += 100_000_000;
+    rounds.push(stepped.round(vec![ShardMessage::Tick]));
+    let handed = rounds.iter().flat_map(|round| &round.apply).flat_map(|task| &task.entries);
+    let handed: Vec<u64> = handed.map(|committed| committed.entry.position.index).collect();
+    assert_eq!(handed, [1, 2, 3, 4]);
+    for round in &rounds {
+        stepped.work(vec![applied(round)]);
+    }
+    assert_eq!(stepped.answered(), [("recovered", Ok(Answer::Accepted))]);
 }
 
 /// Bug 30: whoever goes on without the lost majority tells nobody before that is durable, and then

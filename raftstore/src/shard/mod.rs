@@ -40,7 +40,9 @@ use crate::config::Config;
 use crate::error::{Error, Fatal};
 use crate::events::Event;
 use crate::log::{GroupLog, LogStore};
-use crate::message::{Asker, DurableApplied, Notice, Request, ShardMessage, SnapshotNote};
+use crate::message::{
+    Asker, DurableApplied, Notice, Request, ShardMessage, SnapshotEvent, SnapshotNote,
+};
 use crate::recovery::RecoveredGroup;
 use crate::replica::{Refused, Replica, ReplicaParts};
 use crate::slow::Disks;
@@ -103,7 +105,8 @@ impl Shard {
     pub fn new(parts: ShardConfig, groups: Vec<RecoveredGroup>) -> Result<Self, Fatal> {
         let shard_number = parts.shard;
         let small_entries_max = parts.config.small_entries_max;
-        let (store, life) = (parts.store, parts.seed);
+        let life = parts.seed;
+        let room = Room::new(parts.store, parts.config.shards);
         let mut shard = Shard {
             parts,
             slots: FxHashMap::default(),
@@ -120,7 +123,7 @@ impl Shard {
             hibernation: Hibernation::new(life),
             disks: Arc::default(),
             shedding: Shedding::default(),
-            room: Room::new(store),
+            room,
             dropped_messages: 0,
             stopped: false,
         };
@@ -130,7 +133,7 @@ impl Shard {
                 Some(reason) => {
                     tracing::error!(group = id.0, reason, "replica quarantined at start");
                     shard.damaged.push(id);
-                    Slot::Quarantined(Box::new(Quarantined::found(group.log.record, reason)))
+                    Slot::Quarantined(Box::new(Quarantined::found(group.log, reason)))
                 }
                 None if group.log.record.removed => {
                     Slot::Gone(Box::new(Gone::recovered(group.log.record)))
@@ -282,7 +285,8 @@ impl Shard {
                 live.replica().withdraw_offer(id);
             }),
             ShardMessage::StateDamaged { group, replica, reason } => {
-                if self.same(group, replica).is_some() {
+                let ignored = crate::mutant::active("damage_ignored");
+                if self.same(group, replica).is_some() && !ignored {
                     self.quarantine(group, reason, round);
                 }
             }
@@ -377,22 +381,22 @@ impl Shard {
     /// A snapshot thread has done what a replica asked of it.
     fn snapshot_done(&mut self, note: SnapshotNote, round: &mut Round) {
         let Asker { group, replica: id, .. } = note.asker;
-        let snapshot = note.id;
+        let (snapshot, loaded) = (note.id, matches!(note.event, SnapshotEvent::Loaded(_)));
         let mut here = false;
         let mut damage = None;
         let mut members = None;
         self.touch_same(group, id, |replica| {
             here = true;
-            let loading = replica.loading().is_some();
+            let loading = replica.loading();
             damage = replica.on_snapshot(note, round);
-            let loaded = loading && replica.loading().is_none() && !replica.installing();
-            members = loaded.then(|| Arc::new(replica.record().desc.clone()));
+            let loaded = loading && !replica.loading() && !replica.installing();
+            members = loaded.then(|| Arc::clone(&replica.record().desc));
         });
         if let Some(members) = members {
             self.tell(group, id, Notice::Members(members), round);
         }
-        if !here {
-            self.snapshot_of_gone(group, snapshot, round);
+        if loaded && !here {
+            self.loaded_in_vain(group, snapshot, round);
         }
         if let Some(reason) = damage {
             self.quarantine(group, reason, round);
@@ -487,6 +491,7 @@ impl Shard {
         let cache_max = self.parts.config.group_cache_bytes(self.slots.len());
         let handed = round.apply.len();
         let gather = self.turns.crowded() && !turn;
+        let snapshot_room = self.room_for_snapshot(group);
         let Some(Slot::Live(live)) = self.slots.get_mut(&group) else { return };
         if turn && !live.waits {
             return; // It left the line: not leader any more, or its entry became large.
@@ -497,7 +502,10 @@ impl Shard {
         replica.look_around(round);
         replica.propose_queued(gather, turn, time);
         replica.confirm_queued_reads(time, round);
-        replica.drive_snapshots(round);
+        replica.drive_snapshots(snapshot_room, round);
+        if snapshot_room.is_some() {
+            self.room.take(replica.room_taken());
+        }
         replica.take_readies(time, apply_full, round);
         if replica.has_queued_reads() && replica.removal().is_none() {
             // A context that was under way is confirmed: the next one may start.

@@ -4,12 +4,16 @@
 //!    their shards' signs of life ([`Alive`](crate::transport::Alive)).
 //! 2. A leader refuses commands that take room while no quorum of live voters has any: what is
 //!    written all the same (deletes, members, checkpoints) needs what is left.
-//! 3. A leader on a short store hands over to one on a store with room (`replica/transfer.rs`), so groups
+//! 3. A leader on a short store hands over to one on a store with room (`shed.rs`), so groups
 //!    that can do without that store go on.
 //! 4. What such a group writes still goes to the short store, until that is down to a quarter of its
 //!    limit: from then on it is *shut*. Nobody who can do without it sends it entries
-//!    (`replica/ready.rs`), and it takes few (below); it catches up when it has room again.
-//! 5. A short store fetches no snapshots (`replica/snapshot.rs`).
+//!    (`replica/ready.rs`); it catches up when it has room again. If a quorum needs it, it takes what it has
+//!    missed as long as an eighth of the limit stays free, and then only little: what is left then is
+//!    for deletes and changes of the members, which make room.
+//! 5. Snapshots are as entries: they are offered to a short store that its group can do without only
+//!    if a quarter of its limit stays free with them (`replica/offer.rs`), and it fetches those with
+//!    which an eighth does, all that are on their way together (`replica/snapshot.rs`).
 
 use super::Shard;
 use super::slot::Slot;
@@ -20,22 +24,30 @@ use crate::types::{GroupDesc, GroupId, ReplicaDesc, StoreId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Entries of more bytes in one message are dropped where the disk is nearly full: deletes and changes of the
-/// members are small, what has piled up is not.
+/// Entries of more bytes in one message are dropped where only the reserve is left: deletes and changes of
+/// the members are small, what has piled up is not.
 const ENTRIES_BYTES_SHUT: usize = 64 << 10;
+/// Bytes that one byte of entries takes: in the log and in the data, and in both once more while files are
+/// rewritten.
+const ROOM_FACTOR: u64 = 4;
 
 /// See the module.
 pub(super) struct Room {
     store: StoreId,
+    /// Among how many shards it shares its disk.
+    shards: u64,
     /// This store among them.
     short: BTreeMap<StoreId, Shortage>,
-    /// As replicas know it: figures may be of a moment ago.
+    /// What entries and snapshots may take of this store's disk before it is measured again.
+    left: u64,
+    /// As replicas know it: figures are of the last change between short, shut and critical.
     told: Shortages,
 }
 
 impl Room {
-    pub(super) fn new(store: StoreId) -> Self {
-        Room { store, short: BTreeMap::new(), told: Shortages::default() }
+    pub(super) fn new(store: StoreId, shards: usize) -> Self {
+        let (short, told) = Default::default();
+        Room { store, shards: shards as u64, short, left: 0, told }
     }
 
     /// What replicas know.
@@ -48,10 +60,32 @@ impl Room {
         self.short.get(&self.store).copied()
     }
 
-    /// Why `envelope` is too much for this store's disk.
-    pub(super) fn refuses(&self, envelope: &Envelope) -> Option<&'static str> {
-        let much = envelope.is_bulk() && envelope.size() > ENTRIES_BYTES_SHUT;
-        (much && self.is_shut()).then_some("the disk is nearly full")
+    /// Why `envelope` is too much for this store's disk. What is not has its room from now on.
+    pub(super) fn refuses(&mut self, envelope: &Envelope) -> Option<&'static str> {
+        if !envelope.is_bulk() || !self.is_shut() {
+            return None;
+        }
+        let bytes = ROOM_FACTOR * envelope.size() as u64;
+        if bytes > self.left && envelope.size() > ENTRIES_BYTES_SHUT {
+            return Some("the disk is nearly full");
+        }
+        self.left = self.left.saturating_sub(bytes);
+        None
+    }
+
+    /// What one more snapshot may take of this store's disk where others take `taken`; `None`: it has room.
+    fn for_snapshot(&self, taken: u64) -> Option<u64> {
+        self.own()?;
+        Some(self.left.saturating_sub(taken))
+    }
+
+    /// A snapshot is fetched that takes so much.
+    pub(super) fn take(&mut self, bytes: u64) {
+        self.left = self.left.saturating_sub(bytes);
+    }
+
+    fn is_short(&self, store: StoreId) -> bool {
+        self.short.contains_key(&store)
     }
 
     /// This store's disk is so full that it takes as little as can be.
@@ -61,7 +95,12 @@ impl Room {
 
     /// Takes what is known of a store now; whether replicas must hear of it.
     fn set(&mut self, store: StoreId, shortage: Option<Shortage>) -> bool {
-        let level = |shortage: Option<Shortage>| shortage.map(Shortage::is_severe);
+        let level = |shortage: Option<Shortage>| {
+            shortage.map(|shortage| (shortage.is_severe(), shortage.is_critical()))
+        };
+        if store == self.store {
+            self.left = shortage.map_or(0, |s| s.spare(true)) / self.shards;
+        }
         let before = match shortage {
             Some(shortage) => self.short.insert(store, shortage),
             None => self.short.remove(&store),
@@ -83,7 +122,7 @@ impl Room {
         if self.is_shut() {
             return known(self.store);
         }
-        let has_room = |r: &ReplicaDesc| !self.short.contains_key(&r.store) && lives(r.store);
+        let has_room = |r: &ReplicaDesc| !self.is_short(r.store) && lives(r.store);
         if desc.has_quorum(has_room) {
             return None;
         }
@@ -96,22 +135,44 @@ impl Room {
 impl Shard {
     /// How a store's disk is.
     pub(super) fn disk_told(&mut self, store: StoreId, shortage: Option<Shortage>) {
+        let was_short = self.room.is_short(store);
         if !self.room.set(store, shortage) {
             return;
         }
-        if store == self.parts.store {
-            match shortage {
-                Some(shortage) => tracing::warn!(%shortage, "the disk is nearly full"),
-                None => tracing::info!("the disk has room again"),
-            }
-        }
         let told = self.room.told();
         self.live().for_each(|live| live.replica.know_short(Arc::clone(&told)));
+        let own = store == self.parts.store;
+        match shortage {
+            Some(shortage) if own => {
+                let only_deletes = shortage.is_critical();
+                tracing::warn!(%shortage, only_deletes, "the disk is nearly full");
+                self.shed_anew();
+            }
+            None if own => tracing::info!("the disk has room again"),
+            // Leaders that would rather have it lead may hand over.
+            None if was_short => self.wake_with_all_of(store),
+            _ => {}
+        }
+    }
+
+    /// What a snapshot that `group` is about to fetch may take of this store's disk; `None`: it has room,
+    /// or nothing is to be fetched.
+    pub(super) fn room_for_snapshot(&self, group: GroupId) -> Option<u64> {
+        self.room.own()?;
+        let Some(Slot::Live(live)) = self.slots.get(&group) else { return None };
+        if !live.replica.is_to_fetch() {
+            return None;
+        }
+        let taken = self.slots.values().filter_map(|slot| match slot {
+            Slot::Live(live) => Some(live.replica.room_taken()),
+            Slot::Quarantined(_) | Slot::Gone(_) => None,
+        });
+        self.room.for_snapshot(taken.fold(0, u64::saturating_add))
     }
 
     /// Why a leader here takes nothing now that takes room.
     pub(super) fn lacks_room(&self, group: GroupId) -> Option<Error> {
-        if self.room.short.is_empty() {
+        if self.room.short.is_empty() || crate::mutant::active("short_store_accepts") {
             return None;
         }
         let Some(Slot::Live(live)) = self.slots.get(&group) else { return None };
@@ -129,7 +190,9 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::Payload;
     use crate::types::{ReplicaId, ReplicaRole};
+    use bytes::Bytes;
 
     const LITTLE: Shortage = Shortage { free: 50, limit: 100 };
     const HARDLY: Shortage = Shortage { free: 24, limit: 100 };
@@ -151,7 +214,7 @@ mod tests {
     #[test]
     fn writes_need_a_quorum_of_live_voters_with_room() {
         use ReplicaRole::{Demoting, Incoming, Learner, Voter};
-        let mut room = Room::new(StoreId(1));
+        let mut room = Room::new(StoreId(1), 1);
         let three = desc(&[Voter, Voter, Voter, Learner]);
         assert!(room.set(StoreId(2), Some(LITTLE)));
         assert!(!room.set(StoreId(2), Some(Shortage { free: 51, ..LITTLE })), "the same level");
@@ -172,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_leader_that_is_shut_refuses_whoever_else_has_room() {
-        let mut room = Room::new(StoreId(1));
+        let mut room = Room::new(StoreId(1), 1);
         let three = desc(&[ReplicaRole::Voter; 3]);
         room.set(StoreId(1), Some(LITTLE));
         assert!(!room.is_shut());
@@ -182,5 +245,49 @@ mod tests {
         assert_eq!(lacking(&room, &three, &[]), Some(1));
         assert!(room.set(StoreId(1), None) && room.told().is_empty());
         assert_eq!(lacking(&room, &three, &[2, 3]), None, "nobody is short");
+    }
+
+    fn entries(bytes: usize) -> Envelope {
+        let bytes = Bytes::from(vec![0; bytes]);
+        let payload = Payload::Raft { bytes, bulk: true };
+        Envelope { group: GroupId(1), from: ReplicaId(20), to: ReplicaId(10), payload }
+    }
+
+    /// A quorum may need it: without what it has missed it could not even take deletes.
+    #[test]
+    fn a_shut_store_takes_what_piled_up_until_only_the_reserve_is_left() {
+        const MIB: usize = 1 << 20;
+        let mib = |mib| mib * MIB as u64;
+        let mut room = Room::new(StoreId(1), 2);
+        let shortage = |free| Some(Shortage { free: mib(free), limit: mib(800) });
+        room.set(StoreId(1), shortage(300));
+        assert_eq!(room.refuses(&entries(500 * MIB)), None, "short, but not shut");
+        // An eighth of the limit is the reserve, and two shards have half of the rest each.
+        room.set(StoreId(1), shortage(180));
+        assert!(room.is_shut());
+        let taken = (0..100).take_while(|_| room.refuses(&entries(MIB)).is_none()).count();
+        assert_eq!(taken, 9, "of 40 MiB, each four times");
+        assert_eq!(room.refuses(&entries(ENTRIES_BYTES_SHUT / 2)), None, "little is always taken");
+        // Measured again: the figures are of the disk, not what was reckoned.
+        room.set(StoreId(1), shortage(180));
+        assert_eq!(room.refuses(&entries(MIB)), None);
+        room.set(StoreId(1), shortage(99));
+        assert!(room.refuses(&entries(MIB)).is_some());
+        assert_eq!(room.refuses(&entries(ENTRIES_BYTES_SHUT / 2)), None);
+        room.set(StoreId(1), None);
+        assert_eq!(room.refuses(&entries(500 * MIB)), None);
+    }
+
+    #[test]
+    fn snapshots_on_their_way_leave_the_reserve_of_a_short_store_together() {
+        let mut room = Room::new(StoreId(1), 2);
+        assert_eq!(room.for_snapshot(u64::MAX), None, "it has room");
+        room.set(StoreId(2), Some(Shortage { free: 0, limit: 800 }));
+        assert_eq!(room.for_snapshot(0), None, "another one is short");
+        // Two shards have half of what is beyond an eighth of the limit each.
+        room.set(StoreId(1), Some(Shortage { free: 700, limit: 800 }));
+        assert_eq!([0, 200, 400].map(|taken| room.for_snapshot(taken)), [300, 100, 0].map(Some));
+        room.set(StoreId(1), Some(Shortage { free: 90, limit: 800 }));
+        assert_eq!(room.for_snapshot(0), Some(0));
     }
 }

@@ -6,7 +6,7 @@ use super::inbox::InboxEnd;
 use super::lane::{Lane, Work};
 use super::sync::{Unsynced, replay_time};
 use crate::apply::StateMachine;
-use crate::apply::worker::{ApplyLeft, ApplyWorker};
+use crate::apply::worker::{ApplyDone, ApplyWorker};
 use crate::clock::Clock;
 use crate::completion::{Answer, Reply};
 use crate::error::Fatal;
@@ -17,7 +17,7 @@ use crate::router::Router;
 use crate::snapshot::run::SnapshotQueues;
 use crate::transport::Transport;
 use crate::types::Nanos;
-use crossbeam::channel::{Receiver, Sender};
+use crossbeam::channel::{Receiver, Sender, TryRecvError};
 use parking_lot::Mutex;
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -171,7 +171,7 @@ impl Work for Applier {
         let start = shell.clock.now();
         let replay = tasks.iter().map(replay_time).sum();
         let proposed: Vec<Nanos> = tasks.iter().filter_map(|task| task.proposed).collect();
-        let ApplyLeft { done, destroys } = self.worker.run(tasks)?;
+        let ApplyDone { replies, applied, destroys } = self.worker.run_once(tasks)?;
         let end = shell.clock.now();
         metrics.apply_seconds.observe(seconds(Nanos(end.0 - start.0)));
         for at in proposed {
@@ -181,10 +181,10 @@ impl Work for Applier {
             // Whoever has an answer may read its entry.
             let mut unsynced = self.unsynced.lock();
             unsynced.replay += replay;
-            done.applied.iter().for_each(|(_, applied)| unsynced.note(applied));
+            applied.iter().for_each(|(_, applied)| unsynced.note(applied));
         }
-        Reply::send_all(done.replies);
-        for (shard, applied) in done.applied {
+        Reply::send_all(replies);
+        for (shard, applied) in applied {
             shell.router.inboxes[shard].push(ShardMessage::Applied(applied));
         }
         for destroy in destroys {
@@ -200,10 +200,15 @@ impl Work for Applier {
 pub(crate) fn run_destroyer(
     state_machine: &dyn StateMachine,
     queue: &Receiver<(usize, Applied)>,
+    stopped: &Receiver<()>,
     unsynced: &Mutex<Unsynced>,
     shell: &Shell,
 ) {
     while let Ok((shard, note)) = queue.recv() {
+        // A stop does not wait for gigabytes: the next start finds the tombstones.
+        if stopped.try_recv() == Err(TryRecvError::Disconnected) {
+            return;
+        }
         if let Err(fatal) = state_machine.destroy(note.group) {
             return (shell.on_fatal)(fatal);
         }

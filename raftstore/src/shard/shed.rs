@@ -1,5 +1,5 @@
-//! A store whose disk is slow hands over what it leads, a few groups a tick, so that the stores that
-//! take them have time for each. See [`crate::slow`].
+//! A store whose disk is slow ([`crate::slow`]) or short of room ([`crate::disk`]) hands over what it leads,
+//! sleeping groups too, a few a tick, so that the stores that take them have time for each.
 
 use super::Shard;
 use super::slot::Slot;
@@ -23,13 +23,18 @@ impl Shard {
     /// The disk of this store's log has become slow, or fast again.
     pub(super) fn disk_changed(&mut self, slow: bool) {
         self.disks.set_own(slow);
+        self.shed_anew();
+    }
+
+    /// The next turn begins with the next tick.
+    pub(super) fn shed_anew(&mut self) {
         self.shedding = Shedding::default();
     }
 
     /// Once a tick. Every group that is led here is looked at once an election timeout: what
     /// nobody could take then, somebody may take later.
     pub(super) fn shed(&mut self) {
-        if !self.disks.own_is_slow() {
+        if !self.disks.own_is_slow() && self.room.own().is_none() {
             return;
         }
         let turn = &mut self.shedding;

@@ -6,8 +6,9 @@ use super::membership::Gone;
 use crate::apply::{ApplyError, LeaderStop};
 use crate::error::Error;
 use crate::events::Event;
+use crate::log::GroupLog;
 use crate::message::{Applied, Notice, Persisted, REMOVAL};
-use crate::replica::{Mood, Replica};
+use crate::replica::{Mood, Replica, Unfinished};
 use crate::shard::Round;
 use crate::status::{GroupView, ReplicaStatus, Role};
 use crate::transport::{Envelope, Payload};
@@ -62,14 +63,18 @@ pub(super) struct Quarantined {
     pub(super) error: Error,
     /// As it was at its end.
     status: ReplicaStatus,
+    /// The install that was under way then.
+    pub(super) unfinished: Option<Unfinished>,
     /// Ticks until the others are told again.
     quiet: usize,
 }
 
 impl Quarantined {
     /// One that a start found damaged.
-    pub(super) fn found(record: GroupRecord, reason: String) -> Self {
+    pub(super) fn found(log: GroupLog, reason: String) -> Self {
+        let GroupLog { record, installing, .. } = log;
         let group = record.desc.group;
+        let unfinished = installing.map(|id| Unfinished { id, loading: false });
         let status = ReplicaStatus {
             group,
             replica: record.replica,
@@ -96,10 +101,12 @@ impl Quarantined {
             priority: record.desc.priority(record.replica),
             ticks_silent: 0,
             ticks_to_campaign: 0,
+            barred: false,
             transfer_to: None,
             peers: Vec::new(),
         };
-        Quarantined { record, error: Error::Quarantined { group, reason }, status, quiet: 0 }
+        let error = Error::Quarantined { group, reason };
+        Quarantined { record, error, status, unfinished, quiet: 0 }
     }
 
     /// One that ends while it lives.
@@ -119,7 +126,8 @@ impl Quarantined {
                 ReplicaStatus { role: Role::Quarantined, damage: Some(other.to_string()), ..last }
             }
         };
-        Quarantined { record: replica.record().clone(), error, status, quiet: 0 }
+        let (record, unfinished) = (replica.record().clone(), replica.unfinished());
+        Quarantined { record, error, status, unfinished, quiet: 0 }
     }
 
     /// One that is damaged tells the others once an election timeout: whoever leads may rebuild it, and
@@ -220,6 +228,7 @@ impl Shard {
     /// Ends a live replica: every request gets `error` from now on.
     pub(super) fn end(&mut self, group: GroupId, error: Error, round: &mut Round) {
         self.close(group, &error);
+        self.drop_snapshots(group, round);
         let Some(Slot::Live(live)) = self.slots.get(&group) else { return };
         round.note(Event::ReplicaFailed);
         let view = GroupView { leader: None, leading: false, ..live.replica.group_view() };
@@ -273,3 +282,7 @@ impl Shard {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "slot_test.rs"]
+mod tests;

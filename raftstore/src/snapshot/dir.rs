@@ -96,7 +96,8 @@ impl SnapshotStore for SnapshotDir {
             Err(e) if e.kind() == ErrorKind::UnexpectedEof => {
                 return Err(io::Error::from(ErrorKind::NotFound));
             }
-            other => other?,
+            Err(e) => return Err(damaged(&format!("a block cannot be read: {e}"))),
+            Ok(()) => {}
         }
         let [a, b, c, d, e, f, g, h] = head;
         let length = u32::from_le_bytes([a, b, c, d]) as usize;
@@ -105,7 +106,7 @@ impl SnapshotStore for SnapshotDir {
         }
         let mut block = vec![0; length];
         file.read_exact_at(&mut block, at + HEAD_BYTES as u64)
-            .map_err(|_| damaged("a block is cut short"))?;
+            .map_err(|e| damaged(&format!("a block cannot be read to its end: {e}")))?;
         if checksum(number, &block) != u32::from_le_bytes([e, f, g, h]) {
             return Err(damaged("a block's checksum does not match"));
         }

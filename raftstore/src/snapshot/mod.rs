@@ -30,7 +30,7 @@ pub use dir::SnapshotDir;
 pub use manifest::{Content, Manifest, SnapshotId};
 pub use memory::MemorySnapshots;
 pub(crate) use rate::Rate;
-pub(crate) use traffic::Traffic;
+pub use traffic::Traffic;
 pub use worker::{LoadError, Receiving, SnapshotWorker};
 
 use bytes::Bytes;

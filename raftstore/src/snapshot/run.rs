@@ -34,15 +34,12 @@ impl SnapshotQueues {
     /// The threads outlive the shards, so their queues are open.
     pub(crate) fn hand(&self, tasks: Vec<SnapshotTask>) {
         for task in tasks {
-            let (queue, wanted) = match &task {
-                SnapshotTask::Make { asker, id } => (&self.makes, self.traffic.begin(*id, *asker)),
-                SnapshotTask::Fetch { asker, manifest, .. } => {
-                    (&self.fetches, self.traffic.begin(manifest.id, *asker))
-                }
-                SnapshotTask::Load { .. } => (&self.loads, true),
-                SnapshotTask::Remove(id) => (&self.loads, self.traffic.give_up(*id)),
+            let queue = match &task {
+                SnapshotTask::Make { .. } => &self.makes,
+                SnapshotTask::Fetch { .. } => &self.fetches,
+                SnapshotTask::Load { .. } | SnapshotTask::Remove(_) => &self.loads,
             };
-            if wanted {
+            if self.traffic.admit(&task) {
                 let _ = queue.send(task);
             }
         }
@@ -147,20 +144,28 @@ impl SnapshotThread {
         self.shell.router.inboxes[shard].push(message);
     }
 
+    /// Deletes what nobody wants any more.
     fn remove(&self, id: SnapshotId) {
+        if !self.traffic.begin_removal(id) {
+            return;
+        }
         match self.worker.store().remove(id) {
             Ok(()) => self.traffic.release(id),
             Err(error) => tracing::warn!(snapshot = %id, %error, "cannot delete a snapshot"),
+        }
+        if let Some(asker) = self.traffic.end(id) {
+            let removed = "what was here of it was just being deleted".to_owned();
+            self.tell(asker, id, SnapshotEvent::Received(Err(removed)));
         }
     }
 
     /// What was made or fetched goes when nobody wants it any more.
     fn end(&self, id: SnapshotId, event: SnapshotEvent) {
-        let Some((asker, wanted)) = self.traffic.end(id) else { return };
-        if !wanted {
-            self.remove(id);
+        let asker = self.traffic.end(id);
+        self.remove(id);
+        if let Some(asker) = asker {
+            self.tell(asker, id, event);
         }
-        self.tell(asker, id, event);
     }
 
     fn tell(&self, asker: Asker, id: SnapshotId, event: SnapshotEvent) {

@@ -12,9 +12,8 @@ use std::sync::mpsc;
 #[derive(Parser)]
 #[command(version)]
 struct Args {
-    /// Only bugs whose name contains this.
-    #[arg(default_value = "")]
-    name: String,
+    /// Only bugs whose name contains one of these.
+    names: Vec<String>,
     /// Bugs hunted at a time.
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -23,21 +22,29 @@ struct Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     std::panic::set_hook(Box::new(|_| {})); // A panic is one way to be found.
-    let mutants: Vec<Mutant> =
-        MUTANTS.iter().copied().filter(|m| m.name.contains(&args.name)).collect();
-    println!("{:<30} {:>6} {:>6}  found by", "planted bug", "seeds", "limit");
-    let missed = hunt_all(&mutants, args.threads).filter(|h| !show(h)).count();
-    println!("{} planted, {missed} not found", mutants.len());
+    let asked =
+        |m: &Mutant| args.names.is_empty() || args.names.iter().any(|name| m.name.contains(name));
+    let mutants: Vec<Mutant> = MUTANTS.iter().copied().filter(asked).collect();
+    println!("{:<30} {:>6} {:>6} {:>6}  found by", "planted bug", "seeds", "limit", "CPU s");
+    let (mut missed, mut times) = (0, Vec::new());
+    for hunt in hunt_all(&mutants, args.threads) {
+        missed += usize::from(!show(&hunt));
+        times.push(hunt.cpu);
+    }
+    times.sort_unstable();
+    let median = times.get(times.len() / 2).copied().unwrap_or_default().as_secs_f64();
+    println!("{} planted, {missed} not found; median {median:.1} CPU-seconds", mutants.len());
     if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Prints one line; gives whether it was found.
-fn show(Hunt { mutant, found }: &Hunt) -> bool {
+fn show(Hunt { mutant, found, cpu }: &Hunt) -> bool {
     let (seeds, by) = match found {
         Some((seed, violation)) => (seed.to_string(), one_line(violation)),
         None => ("-".to_owned(), format!("NOT FOUND: {}", mutant.mistake)),
     };
-    println!("{:<30} {seeds:>6} {:>6}  {by}", mutant.name, mutant.seeds_max);
+    let (name, limit, cpu) = (mutant.name, mutant.seeds_max, cpu.as_secs_f64());
+    println!("{name:<30} {seeds:>6} {limit:>6} {cpu:>6.1}  {by}");
     found.is_some()
 }
 

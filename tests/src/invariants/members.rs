@@ -52,10 +52,14 @@ impl Configurations {
         self.known[&group].values().next_back().expect("begins with the creation")
     }
 
-    /// The operator has the group go on without its majority: its next members need share no quorum with
-    /// those before, and their version may jump.
-    pub fn recovers(&mut self, group: GroupId) {
-        self.recovering.insert(group);
+    /// The operator has the group go on without its majority, or that came to nothing: its next members need
+    /// share no quorum with those before, and their version may jump.
+    pub fn recovers(&mut self, group: GroupId, may: bool) {
+        if may {
+            self.recovering.insert(group);
+        } else {
+            self.recovering.remove(&group);
+        }
     }
 
     /// Somebody applies a version.

@@ -10,17 +10,22 @@
 //! | I6 | "applied" only after the local apply of that very command | completions |
 //! | I7 | a read is served at an index not below any write acknowledged before it was asked | completions |
 //! | I8 | terms, votes, commit, applied and their durable values never go back; one leader a term; terms ascend in a log | status, disk, recovery |
-//! | I9 | a failed sync ends the process | `sim::disk`, `sim::effects` |
+//! | I9 | a failed sync ends the process; only replicas whose state is damaged are quarantined | `sim::disk`, `sim::effects`, status |
 //! | I10 | waiting callers and the apply queue stay within their limits | status |
 //! | I11 | regions of one store are those that were created: they do not overlap | recovery |
 //! | I12 | a record only goes forward; no replica comes back after its end; no id is added twice | `sim::disk`, status, members |
 //! | I13 | every version of the members is one for all; quorums of successive ones intersect | what the state machines were given ([`members`]) |
 //! | I14 | equal content at equal applied index | content hashes |
 //! | I15 | nobody is elected while another replica's lease holds | `sim::effects` |
+//! | I16 | a group goes on without its lost majority with all that any replica that is left had | what the state machines were given ([`logs`]) |
+//! | I17 | a command is applied once: whoever was refused was not applied | what the state machines were given ([`logs`]) |
+//! | I18 | a leader on a disk with hardly any room takes nothing that takes room | completions |
 
+pub mod logs;
 pub mod members;
 pub mod wire;
 
+use logs::{Entry, Logs};
 use members::Configurations;
 
 use crate::sim::disk::DurableLog;
@@ -29,8 +34,8 @@ use crate::sim::swarm::Plan;
 use crate::sim::watched::AppliedEntry;
 use flotilla_kvserver::kv::RegionMeta;
 use flotilla_raftstore::{
-    Envelope, GroupDesc, GroupId, GroupRecord, Priority, RecoveredGroup, ReplicaId, ReplicaStatus,
-    Role,
+    Envelope, GroupDesc, GroupId, GroupRecord, LogPosition, RecoveredGroup, ReplicaId,
+    ReplicaStatus, Role,
 };
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,10 +66,16 @@ struct Replica {
 pub struct Invariants {
     regions: Vec<RegionMeta>,
     replicas: BTreeMap<(usize, GroupId), Replica>,
-    /// Who led in (group, term).
-    leaders: BTreeMap<(GroupId, u64), usize>,
-    /// The one log that all replicas apply: (term, content) from index 1.
-    logs: BTreeMap<GroupId, Vec<(u64, u64)>>,
+    /// Who led in (group, term), before and after a recovery of the group.
+    leaders: BTreeMap<(GroupId, bool, u64), usize>,
+    /// The one log that all replicas apply.
+    logs: Logs,
+    /// Groups that were recovered since somebody asked: where, and how many applied entries are lost.
+    recovered: Vec<(GroupId, u64, u64)>,
+    /// What was committed anywhere, apart from what a recovery has committed.
+    commits: BTreeMap<GroupId, u64>,
+    /// Replicas whose state is damaged.
+    damaged: BTreeSet<(GroupId, ReplicaId)>,
     /// Commands applied by a node's process.
     commands: FxHashMap<usize, FxHashSet<u64>>,
     /// Content by group and applied index, with the node that showed it.
@@ -88,7 +99,10 @@ impl Invariants {
             regions: regions.to_vec(),
             replicas: BTreeMap::new(),
             leaders: BTreeMap::new(),
-            logs: BTreeMap::new(),
+            logs: Logs::default(),
+            recovered: Vec::new(),
+            commits: BTreeMap::new(),
+            damaged: BTreeSet::new(),
             commands: FxHashMap::default(),
             contents: FxHashMap::default(),
             configurations: Configurations::new(regions),
@@ -164,8 +178,10 @@ impl Invariants {
             let group = status.group;
             let place = || format!("store {} group {group}", node + 1);
             if status.role == Role::Quarantined {
-                let damage = status.damage.clone().unwrap_or_default();
-                problems.push(format!("I9: {}: quarantined without damage: {damage}", place()));
+                if !self.damaged.contains(&(group, status.replica)) {
+                    let damage = status.damage.clone().unwrap_or_default();
+                    problems.push(format!("I9: {}: quarantined without damage: {damage}", place()));
+                }
                 continue;
             }
             if status.role == Role::Stopped {
@@ -177,7 +193,9 @@ impl Invariants {
                 continue;
             }
             if status.role == Role::Leader {
-                let leader = *self.leaders.entry((group, status.term)).or_insert(node);
+                let after = self.logs.is_after(group, status.replica);
+                let led = (group, after, status.term);
+                let leader = *self.leaders.entry(led).or_insert(node);
                 if leader != node {
                     let term = status.term;
                     problems.push(format!("I8: {}: second leader of term {term}", place()));
@@ -187,6 +205,10 @@ impl Invariants {
                 store.log.with_group(group, |log| (log.last_index(), log.truncated.index));
             let (log_end, cut) = on_disk.unwrap_or_default();
             let (_, engine_durable) = store.engine.writes(group);
+            if !self.logs.is_after(group, status.replica) || !self.has_jumped(store, group) {
+                let commit = self.commits.entry(group).or_default();
+                *commit = status.commit.max(*commit);
+            }
             let last = self.replicas.entry((node, group)).or_default();
             if self.ended.contains(&(group, status.replica)) {
                 let id = status.replica;
@@ -202,11 +224,10 @@ impl Invariants {
             }
             let durable_applied = last.durable_on_disk(engine_durable);
             let leads = status.role == Role::Leader;
-            let never = status.priority == Priority::NEVER;
             let rules: [(bool, &str); 13] = [
                 (
-                    !(leads && never) || last.led == status.term,
-                    "priority 0: who knows that it must not lead does not begin to",
+                    !(leads && status.barred) || last.led == status.term,
+                    "priority 0: who knows that it must not lead begins to as a last resort only",
                 ),
                 (status.applied <= status.commit, "I4: applied ≤ commit"),
                 (status.applied <= status.persisted, "I4: applied ≤ persisted"),
@@ -259,9 +280,9 @@ impl Invariants {
     ) -> Vec<String> {
         let mut problems = Vec::new();
         self.applied_total += entries.len() as u64;
-        let commands = self.commands.entry(node).or_default();
         for entry in entries {
             let (group, index) = (entry.group, entry.position.index);
+            problems.extend(self.applied_early(node, store, group, index));
             let replica = self.replicas.entry((node, group)).or_default();
             if index != replica.machine + 1 {
                 let after = replica.machine;
@@ -276,9 +297,15 @@ impl Invariants {
                 _ => log.last_index(),
             };
             let log_end = store.log.with_group(group, end_of).unwrap_or(0);
+            let before = self.logs.is_before(group, replica.id);
+            let mut recovers = false;
             if let Some(members) = &entry.members {
                 replica.left = members.has_left(replica.id);
-                problems.extend(self.configurations.applied(members));
+                if !before {
+                    let version = self.configurations.latest(group).membership.version;
+                    recovers = members.membership.version > version + 1;
+                    problems.extend(self.configurations.applied(members));
+                }
             }
             if entry.commit < index || entry.commit > log_end {
                 let commit = entry.commit;
@@ -290,30 +317,66 @@ impl Invariants {
             }
             replica.machine = index;
             replica.engine_writes.push((entry.engine_write, index));
-            let log = self.logs.entry(group).or_default();
-            let place = index as usize - 1;
-            let this = (entry.position.term, entry.content);
-            match log.get(place) {
-                None if place == log.len() => log.push(this),
-                None => problems.push(format!("I1: group {group}: index {index} leaves a hole")),
-                Some(other) if *other != this => problems.push(format!(
-                    "I1: group {group}: store {} applies another entry at {index}: term {} and {}",
-                    node + 1,
-                    other.0,
-                    this.0
-                )),
-                Some(_) => {}
+            let AppliedEntry { position, content, .. } = entry;
+            let commands_in = Entry { position, content, commands: &entry.commands, recovers };
+            let taken = self.logs.apply(group, replica.id, commands_in);
+            let place = |problem| format!("store {} group {group}: {problem}", node + 1);
+            problems.extend(taken.problem.map(place));
+            if let Some(from) = taken.left_at {
+                self.contents.retain(|(of, at), _| *of != group || *at < from);
             }
-            commands.extend(entry.commands);
+            if let Some(lost) = taken.lost {
+                let floor = self.acknowledged.entry(group).or_default();
+                *floor = index.min(*floor);
+                self.recovered.push((group, index, lost));
+            }
+            self.commands.entry(node).or_default().extend(entry.commands);
         }
         problems
+    }
+
+    /// The replica there has taken the order to go on alone, and has not applied it yet.
+    fn has_jumped(&self, store: &Node, group: GroupId) -> bool {
+        let (Some(false), Some(process)) = (self.logs.recovery(group), &store.process) else {
+            return false;
+        };
+        let known = self.members(group).membership.version;
+        let views = process.shards[process.shard_of(group)].shard.views();
+        let mut own = views.iter().map(|view| &view.record.desc).filter(|d| d.group == group);
+        own.any(|desc| desc.membership.version > known + 1)
+    }
+
+    /// I16: the replica that goes on applies what nobody but the recovery commits, and that is not durable.
+    fn applied_early(
+        &self,
+        node: usize,
+        store: &Node,
+        group: GroupId,
+        index: u64,
+    ) -> Option<String> {
+        let id = self.replicas.get(&(node, group)).map(|replica| replica.id)?;
+        if self.logs.is_before(group, id) || !self.has_jumped(store, group) {
+            return None;
+        }
+        let known = self.commits.get(&group).copied().unwrap_or_default();
+        let version = |log: &DurableLog| log.record.as_ref().map(|r| r.desc.membership.version);
+        let written = store.log.with_group(group, version).flatten();
+        // The record's version jumps with the recovery.
+        let durable = written > Some(self.members(group).membership.version + 1);
+        (index > known && !durable).then(|| {
+            format!(
+                "I16: store {} group {group}: {index} is applied, up to {known} is committed, and the \
+                 recovery is not durable",
+                node + 1
+            )
+        })
     }
 
     /// A node's state machine took a snapshot up to `index`, durably.
     #[must_use]
     pub fn installed(&mut self, node: usize, group: GroupId, index: u64) -> Option<String> {
-        let known = self.logs.get(&group).map_or(0, Vec::len) as u64;
         let replica = self.replicas.entry((node, group)).or_default();
+        let known = self.logs.last(group, replica.id);
         let before = replica.machine;
         (replica.machine, replica.recovered) = (index, index);
         replica.engine_writes.clear();
@@ -352,9 +415,34 @@ impl Invariants {
         self.configurations.latest(group)
     }
 
-    /// The operator has the group go on without its majority.
-    pub fn recovers(&mut self, group: GroupId) {
-        self.configurations.recovers(group);
+    /// The operator has the group go on without its majority, with one of those that are left; the
+    /// longest of their logs ends at `end`.
+    pub fn recovers(&mut self, group: GroupId, goes_on: ReplicaId, end: LogPosition) {
+        self.logs.recovers(group, goes_on, self.members(group).replica_max(), end);
+        self.configurations.recovers(group, true);
+    }
+
+    /// The order was not carried out.
+    pub fn recovery_withdrawn(&mut self, group: GroupId) -> Option<String> {
+        self.configurations.recovers(group, false);
+        self.logs.withdraw(group).map(|problem| format!("group {group}: {problem}"))
+    }
+
+    /// Whether the group has gone on without its majority; `None` without an order.
+    #[must_use]
+    pub fn recovery(&self, group: GroupId) -> Option<bool> {
+        self.logs.recovery(group)
+    }
+
+    /// Groups that have gone on without their majority since the last call: at which index, and how many
+    /// applied entries are lost.
+    pub fn take_recovered(&mut self) -> Vec<(GroupId, u64, u64)> {
+        std::mem::take(&mut self.recovered)
+    }
+
+    /// The state of a replica is damaged.
+    pub fn damaged(&mut self, group: GroupId, replica: ReplicaId) {
+        self.damaged.insert((group, replica));
     }
 
     /// A node's state machine shows this content.
@@ -365,6 +453,10 @@ impl Invariants {
         applied: u64,
         hash: u64,
     ) -> Option<String> {
+        let replica = self.replicas.get(&(node, group)).map(|replica| replica.id);
+        if self.logs.is_before(group, replica.unwrap_or_default()) {
+            return None;
+        }
         let (other, by) = *self.contents.entry((group, applied)).or_insert((hash, node));
         (other != hash).then(|| {
             let (one, two) = (by + 1, node + 1);
@@ -379,9 +471,13 @@ impl Invariants {
 
     /// A command of `group` is answered as applied by a node (I6).
     pub fn acknowledge(&mut self, node: usize, group: GroupId, command: u64) -> Option<String> {
-        let applied = self.applied_index(node, group);
-        let highest = self.acknowledged.entry(group).or_default();
-        *highest = (*highest).max(applied.min(self.logs.get(&group).map_or(0, Vec::len) as u64));
+        let replica = self.replicas.get(&(node, group)).map(|replica| replica.id);
+        let replica = replica.unwrap_or_default();
+        if !self.logs.is_before(group, replica) {
+            let applied = self.applied_index(node, group).min(self.logs.last(group, replica));
+            let highest = self.acknowledged.entry(group).or_default();
+            *highest = applied.max(*highest);
+        }
         let known = self.commands.get(&node).is_some_and(|commands| commands.contains(&command));
         (!known).then(|| {
             format!("I6: store {} group {group}: ok for a command that it did not apply", node + 1)

@@ -24,6 +24,14 @@ pub(super) struct Changes {
     transfers: BTreeMap<u64, (usize, u64)>,
 }
 
+impl Changes {
+    /// A fresh id of an operation.
+    pub(super) fn next_operation(&mut self) -> OperationId {
+        self.operations += 1;
+        OperationId(self.operations)
+    }
+}
+
 impl World {
     /// Asks for the next change, and schedules the one after it.
     pub(super) fn next_change(&mut self) {
@@ -59,8 +67,7 @@ impl World {
         let Some(node) = self.leader_of(region) else { return };
         let Some(desc) = self.desc_on(node, group) else { return };
         if self.stormy && desc.replica(replica).is_some() {
-            self.changes.operations += 1;
-            let operation = OperationId(self.changes.operations);
+            let operation = self.changes.next_operation();
             let changes = vec![Change::Remove(replica)];
             let request = ChangeRequest { operation, changes, force: false };
             self.ask(region, node, &desc, request, false);
@@ -88,8 +95,7 @@ impl World {
     }
 
     fn draw_change(&mut self, desc: &GroupDesc) -> ChangeRequest {
-        self.changes.operations += 1;
-        let operation = OperationId(self.changes.operations);
+        let operation = self.changes.next_operation();
         let force = self.rng.random_bool(0.05);
         if let Some(pending) = &desc.membership.pending
             && self.rng.random_bool(0.2)
@@ -153,6 +159,9 @@ impl World {
 
     /// A node accepted an order.
     pub(super) fn accepted(&mut self, node: usize, group: GroupId, ticket: u64) {
+        if self.recovery_accepted(group, ticket) {
+            return;
+        }
         let Some((request, retried)) = self.changes.under_way.remove(&ticket) else {
             return self.transferred(node, group, ticket);
         };
@@ -247,7 +256,7 @@ impl World {
         let process = self.nodes[node].process.as_ref()?;
         let views = process.shards[process.shard_of(group)].shard.views();
         let view = views.into_iter().find(|view| view.record.desc.group == group)?;
-        Some(view.record.desc)
+        Some(GroupDesc::clone(&view.record.desc))
     }
 
     /// The replica of a group that lives on a node.

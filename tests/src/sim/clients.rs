@@ -46,6 +46,12 @@ impl Wish {
     pub fn is_write(&self) -> bool {
         matches!(self, Wish::Write(..) | Wish::Add(..) | Wish::Stale(..))
     }
+
+    /// Whether it is a write that takes no room.
+    #[must_use]
+    pub fn takes_away(&self) -> bool {
+        matches!(self, Wish::Write(_, None))
+    }
 }
 
 /// What a read saw.
@@ -80,6 +86,8 @@ pub struct Live {
     pub command: Bytes,
     /// Its hash.
     pub hash: u64,
+    /// What comes of it is of no use: its group was recovered meanwhile.
+    forgotten: bool,
 }
 
 /// One attempt at a node.
@@ -95,6 +103,8 @@ pub struct Attempt {
     pub incarnation: Option<u64>,
     /// The index that a read must see.
     pub floor: u64,
+    /// It is a write, and comes to a leader whose disk has hardly any room.
+    pub lacks_room: bool,
 }
 
 /// What one region's clients saw.
@@ -109,6 +119,11 @@ pub struct History {
 #[derive(Clone, Debug, Default)]
 struct Region {
     history: History,
+    /// Histories before this one, each ended by a recovery of the group.
+    ended: Vec<History>,
+    /// What is older was used in one of those only.
+    first_register: u64,
+    first_set: u64,
     /// Registers in use, with how often each was used.
     registers: [(u64, u32); REGISTERS as usize],
     registers_made: u64,
@@ -256,7 +271,8 @@ impl Clients {
             Bytes::new()
         };
         let hash = command_hash(&command);
-        let live = Live { client, region, wish, invoked, ticket: 0, mode, command, hash };
+        let (ticket, forgotten) = (0, false);
+        let live = Live { client, region, wish, invoked, ticket, mode, command, hash, forgotten };
         self.live.insert(id, live);
         id
     }
@@ -313,7 +329,8 @@ impl Clients {
             Wish::Members(set) => (Vec::new(), vec![set]),
             _ => {
                 let region = &self.state[live.region];
-                ((0..region.registers_made).collect(), (0..=region.set).collect())
+                let registers = region.first_register..region.registers_made;
+                (registers.collect(), (region.first_set..=region.set).collect())
             }
         }
     }
@@ -323,33 +340,37 @@ impl Clients {
     pub fn end(&mut self, operation: u64, outcome: Outcome) {
         let Some(live) = self.live.remove(&operation) else { return };
         let now = self.moment();
-        let completed = if outcome == Outcome::Unknown { OPEN } else { now };
-        let history = &mut self.state[live.region].history;
-        match live.wish {
-            Wish::Write(key, value) => history.operations.push(Operation {
-                process: live.client as u32,
-                key,
-                action: Action::Write(value),
-                invoked: live.invoked,
-                completed,
-                outcome,
-            }),
-            Wish::Add(set, element) => {
-                let added = match outcome {
-                    Outcome::Written { .. } => Added::Yes,
-                    Outcome::NotApplied => Added::No,
-                    _ => Added::Unknown,
-                };
-                let add = Add { element, invoked: live.invoked, completed, added };
-                history.sets.entry(set).or_default().0.push(add);
-            }
-            Wish::Get(_) | Wish::Members(_) | Wish::Stale(..) | Wish::Audit => {}
+        self.state[live.region].history.note(&live, now, outcome);
+    }
+
+    /// A region's group went on without its majority, with all that it had up to `index`: what was acknowledged
+    /// later is lost. So its history ends, with everything open that is under way, and a new one begins, of
+    /// keys that were never used: what the old ones hold is no history of the log that goes on.
+    pub fn restart(&mut self, place: usize, index: u64) {
+        let now = self.moment();
+        let region = &mut self.state[place];
+        for live in self.live.values_mut().filter(|live| live.region == place) {
+            region.history.note(live, now, Outcome::Unknown);
+            live.forgotten = true;
         }
+        for attempt in self.attempts.values_mut().filter(|attempt| attempt.region == place) {
+            attempt.floor = attempt.floor.min(index);
+        }
+        region.ended.push(std::mem::take(&mut region.history));
+        region.first_register = region.registers_made;
+        for register in &mut region.registers {
+            *register = (region.registers_made, 0);
+            region.registers_made += 1;
+        }
+        (region.set, region.set_adds) = (region.set + 1, 0);
+        region.first_set = region.set;
     }
 
     /// Writes an answered read into the history.
     pub fn end_read(&mut self, operation: u64, seen: Seen) {
-        let Some(live) = self.live.remove(&operation) else { return };
+        let Some(live) = self.live.remove(&operation).filter(|live| !live.forgotten) else {
+            return;
+        };
         let completed = self.moment();
         let (registers, sets) = match (&live.wish, seen) {
             (Wish::Get(register), Seen::Register(got)) => (vec![(*register, got)], Vec::new()),
@@ -375,9 +396,42 @@ impl Clients {
         }
     }
 
-    /// Each region's history, when nothing is under way.
-    pub fn histories(&self) -> impl Iterator<Item = &History> {
-        self.state.iter().map(|region| &region.history)
+    /// Each region's histories, when nothing is under way.
+    pub fn histories(&self) -> impl Iterator<Item = (usize, &History)> {
+        self.state.iter().enumerate().flat_map(|(place, region)| {
+            let all = region.ended.iter().chain([&region.history]);
+            all.map(move |history| (place, history))
+        })
+    }
+}
+
+impl History {
+    /// What came of `live`, if it is a write.
+    fn note(&mut self, live: &Live, now: Moment, outcome: Outcome) {
+        if live.forgotten {
+            return;
+        }
+        let completed = if outcome == Outcome::Unknown { OPEN } else { now };
+        match live.wish {
+            Wish::Write(key, value) => self.operations.push(Operation {
+                process: live.client as u32,
+                key,
+                action: Action::Write(value),
+                invoked: live.invoked,
+                completed,
+                outcome,
+            }),
+            Wish::Add(set, element) => {
+                let added = match outcome {
+                    Outcome::Written { .. } => Added::Yes,
+                    Outcome::NotApplied => Added::No,
+                    _ => Added::Unknown,
+                };
+                let add = Add { element, invoked: live.invoked, completed, added };
+                self.sets.entry(set).or_default().0.push(add);
+            }
+            Wish::Get(_) | Wish::Members(_) | Wish::Stale(..) | Wish::Audit => {}
+        }
     }
 }
 

@@ -21,6 +21,7 @@ pub const REQUIRED: &[&str] = &[
     "pauses",
     "thread stalls",
     "one-way cuts",
+    "followers that came back while another one campaigned",
     "halves",
     "frames lost",
     "frames cut off",
@@ -38,6 +39,19 @@ pub const REQUIRED: &[&str] = &[
     "log writes refused by a full disk",
     "engine writes refused by a full disk",
     "starts refused by a full disk",
+    "disks nearly full",
+    "disks with hardly any room",
+    "disks of all stores nearly full",
+    "writes refused for want of room",
+    "deletes where there is hardly any room",
+    "states damaged",
+    "damaged replicas that gave way",
+    "majorities lost",
+    "groups recovered without their majority",
+    "groups recovered on stopped stores",
+    "crashes amid recoveries",
+    "replicas of old majorities that came back and ended",
+    "orders to recover refused",
     "slow engine disks",
     "stores wiped",
     "replicas rebuilt after a wipe",
@@ -87,7 +101,7 @@ pub const REQUIRED: &[&str] = &[
 ];
 
 /// Seeds from which [`REQUIRED`] is asked.
-pub const SWEEP_SEEDS: u64 = 50;
+pub const SWEEP_SEEDS: u64 = 100;
 
 impl Counts {
     /// Counts one.

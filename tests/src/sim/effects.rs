@@ -2,11 +2,11 @@
 
 use super::clock::{MICROS, MILLIS, SECONDS};
 use super::codec::NO_TICKET;
-use super::disk::NO_SPACE;
+use super::disk::{DurableLog, NO_SPACE};
 use super::net::Fate;
 use super::world::{Event, Work, World};
 use crate::invariants::wire;
-use flotilla_raftstore::message::{DurableApplied, ShardMessage};
+use flotilla_raftstore::message::{DurableApplied, FetchTask, ShardMessage};
 use flotilla_raftstore::{
     Envelope, Event as Noted, Fatal, GroupId, Nanos, Payload, ReadCounts, StateMachine, StoreId,
     reader,
@@ -29,6 +29,15 @@ impl World {
             Work::SnapshotMake(asker, id) => self.snapshot_make(node, asker, id),
             Work::SnapshotBlock(number) => self.snapshot_block(node, number),
             Work::SnapshotLoad(asker, manifest) => self.snapshot_load(node, asker, &manifest),
+            Work::SnapshotRemove(id) => {
+                self.snapshot_remove(node, id);
+                Ok(())
+            }
+            Work::Destroy => self.destroy(node),
+            Work::FindDamage => {
+                self.find_damage(node);
+                Ok(())
+            }
             Work::Fetch(tasks) => self.fetch(node, tasks),
             Work::Read(ticket) => self.read(node, ticket),
         };
@@ -138,12 +147,28 @@ impl World {
         }
         if !round.fetch.is_empty() {
             self.counts.add_many("old entries fetched for followers", round.fetch.len() as u64);
+            self.expect_durable(node, &round.fetch);
             let delay = self.rng.random_range(50 * MICROS..5 * MILLIS);
             self.work_after(delay, node, Work::Fetch(round.fetch));
         }
         self.snapshot_tasks(node, round.snapshots);
         self.start_workers(node);
         Ok(())
+    }
+
+    /// I3: what the reader is to fetch is on the disk; later it may be overwritten.
+    fn expect_durable(&mut self, node: usize, tasks: &[FetchTask]) {
+        for task in tasks {
+            let (group, end) = (task.group, task.high - 1);
+            let last = self.nodes[node].log.with_group(group, DurableLog::last_index);
+            let last = last.unwrap_or(0);
+            if end > last {
+                self.violations.push(format!(
+                    "I3: group {group}: entries up to {end} are to be fetched, the last on the disk \
+                     is {last}"
+                ));
+            }
+        }
     }
 
     fn count_reads(&mut self, reads: &ReadCounts) {
@@ -282,7 +307,7 @@ impl World {
         let done = process.apply.worker.run_once(tasks)?;
         process.apply.done = Some(done);
         let entries = process.watched.take_applied();
-        let (told, destroyed) = (process.watched.take_told(), process.watched.take_destroyed());
+        let told = process.watched.take_told();
         self.violations.extend(process.watched.take_violations());
         let failures = process.apply.done.iter().flat_map(|done| &done.applied);
         let failures = failures.flat_map(|(_, applied)| applied).filter(|a| a.failure.is_some());
@@ -297,11 +322,7 @@ impl World {
         self.note_members(node, &entries, &told);
         let problems = self.invariants.applied(node, &self.nodes[node], entries);
         self.violations.extend(problems);
-        for group in destroyed {
-            self.note("destroyed: group", node, [group.0, 0, 0]);
-            self.counts.add("replicas destroyed");
-            self.invariants.destroyed(node, group);
-        }
+        self.went_on();
         let longest = if self.nodes[node].slow_engine_until > self.now {
             (20 * self.plan.apply_max).max(300 * MILLIS)
         } else {
@@ -320,15 +341,18 @@ impl World {
             for applied in list.iter().filter(|a| a.index > 0) {
                 process.applied.insert(applied.group, (applied.replica, applied.index));
             }
-            for applied in list.iter().filter(|a| a.destroyed) {
-                process.applied.remove(&applied.group);
-            }
         }
+        let idle = process.destroys.is_empty();
+        process.destroys.extend(done.destroys);
+        let begins = idle && !process.destroys.is_empty();
         for (reply, outcome) in done.replies {
             reply.send(outcome);
         }
         for (shard, applied) in done.applied {
             self.tell(node, shard, ShardMessage::Applied(applied));
+        }
+        if begins {
+            self.begin_destroy(node);
         }
         self.start_workers(node);
         Ok(())
@@ -390,11 +414,7 @@ impl World {
         }
     }
 
-    fn fetch(
-        &mut self,
-        node: usize,
-        tasks: Vec<flotilla_raftstore::message::FetchTask>,
-    ) -> Result<(), Fatal> {
+    fn fetch(&mut self, node: usize, tasks: Vec<FetchTask>) -> Result<(), Fatal> {
         let fetched = reader::fetch(self.nodes[node].log.as_ref(), tasks);
         for (shard, list) in fetched {
             self.tell(node, shard, ShardMessage::Fetched(list));

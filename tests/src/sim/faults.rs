@@ -6,6 +6,7 @@ use super::world::{Event, World};
 use flotilla_raftstore::Role;
 use flotilla_raftstore::message::ShardMessage;
 use rand::Rng;
+use rand::seq::SliceRandom;
 
 impl World {
     /// Lets the next fault happen, and schedules the one after it.
@@ -148,10 +149,49 @@ impl World {
     }
 
     fn cut(&mut self, from: usize, to: usize) {
+        let length = self.rng.random_range(200 * MILLIS..8 * SECONDS);
+        self.cut_for(from, to, length);
+    }
+
+    fn cut_for(&mut self, from: usize, to: usize, length: u64) {
         let (from, to) = (self.nodes[from].store.0, self.nodes[to].store.0);
         self.net.cut(from, to);
-        let length = self.rng.random_range(200 * MILLIS..8 * SECONDS);
         self.after(length, Event::Mend(from, to));
+    }
+
+    /// A follower does not hear its leader and campaigns. Meanwhile another one, by which the leader still
+    /// has its lease, goes for a moment, and does not hear the leader either when it is back: only what
+    /// it remembers to have promised keeps it from voting.
+    pub(super) fn next_absence(&mut self) {
+        if !self.stormy {
+            return;
+        }
+        let region = self.rng.random_range(0..self.regions.len());
+        if let Some(leader) = self.leader_of(region) {
+            let mut others: Vec<usize> = (0..self.nodes.len()).filter(|n| *n != leader).collect();
+            others.shuffle(&mut self.rng);
+            if let [campaigns, goes, ..] = others[..] {
+                let length = self.rng.random_range(2 * SECONDS..5 * SECONDS);
+                self.cut_for(leader, campaigns, length);
+                let soon = self.rng.random_range(SECONDS..length);
+                self.after(soon, Event::Away(goes, leader));
+            }
+        }
+        let mean = self.plan.absence_interval;
+        let next = self.rng.random_range(mean / 2..mean * 2);
+        self.after(next, Event::Absence);
+    }
+
+    pub(super) fn away(&mut self, node: usize, leader: usize) {
+        if !self.stormy || self.nodes[node].process.is_none() {
+            return;
+        }
+        self.counts.add("followers that came back while another one campaigned");
+        // A lease may outlive so short an absence.
+        let down_for = self.rng.random_range(50 * MILLIS..350 * MILLIS);
+        self.crash(node, false, down_for);
+        let length = self.rng.random_range(500 * MILLIS..2 * SECONDS);
+        self.cut_for(leader, node, length);
     }
 
     fn transfer_somewhere(&mut self) {
@@ -182,6 +222,8 @@ impl World {
             self.nodes[node].slow_until = 0;
             self.nodes[node].slow_engine_until = 0;
             self.nodes[node].full_until = 0;
+            self.nodes[node].short_until = 0;
+            self.room(node);
             self.nodes[node].set_full(false);
             self.nodes[node].log.mend();
             self.nodes[node].engine.mend();

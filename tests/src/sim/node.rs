@@ -11,15 +11,16 @@ use super::table::SimBase;
 use super::watched::Watched;
 use flotilla_kvserver::kv::engine::{Engine, TableEngine};
 use flotilla_kvserver::kv::{KvStateMachine, RegionMeta};
-use flotilla_raftstore::message::{ApplyTask, LogTask, Request, ShardMessage};
+use flotilla_raftstore::message::{Applied, ApplyTask, LogTask, Request, ShardMessage};
+use flotilla_raftstore::snapshot::Traffic;
 use flotilla_raftstore::{
     ApplyDone, ApplyWorker, Completion, Config, GroupId, GroupRecord, LogDone, LogStore, LogWriter,
-    Outcome, RecoveredGroup, ReplicaId, Reply, Shard, ShardConfig, SnapshotStore, SnapshotWorker,
-    StateMachine, StoreId, SyncWatch, recover,
+    Outcome, RecoveredGroup, ReplicaId, Reply, Shard, ShardConfig, Shortage, SnapshotStore,
+    SnapshotWorker, StateMachine, StoreId, SyncWatch, recover,
 };
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// A store with its disks.
@@ -48,6 +49,12 @@ pub struct Node {
     pub slow_engine_until: u64,
     /// Its disk has no room until then.
     pub full_until: u64,
+    /// How little room its disk has.
+    pub short: Option<Shortage>,
+    /// Until then.
+    pub short_until: u64,
+    /// Replicas whose state here is damaged.
+    pub damaged: BTreeMap<GroupId, ReplicaId>,
     /// It does not start before then.
     pub away_until: u64,
     /// Groups whose replica here was wiped: placement has created it once and does not again.
@@ -98,10 +105,14 @@ pub struct Process {
     pub apply: Worker<ApplyWorker, ApplyTask, ApplyDone>,
     /// What snapshot threads do.
     pub snapshots: SnapshotWorker,
+    /// What snapshot threads share.
+    pub traffic: Traffic,
     /// Snapshots on their way here.
     pub fetches: BTreeMap<u64, Fetch>,
     /// How many there were.
     pub fetches_begun: u64,
+    /// States that wait to be destroyed, with the shards that are told then; the first is under way.
+    pub destroys: VecDeque<(usize, Applied)>,
     /// The state machine, with a record of what it was given.
     pub watched: Arc<Watched>,
     /// Applied indexes when the running engine sync began.
@@ -166,6 +177,9 @@ impl Node {
             leaves: false,
             slow_engine_until: 0,
             full_until: 0,
+            short: None,
+            short_until: 0,
+            damaged: BTreeMap::new(),
             away_until: 0,
             created: BTreeSet::new(),
             lost: Vec::new(),
@@ -203,8 +217,6 @@ impl Node {
         let recovered = recovered.map_err(|e| e.to_string())?;
         // What a start writes is durable before anything else happens.
         self.log.complete();
-        // Tombstones' states, which are destroyed at every start.
-        drop(watched.take_destroyed());
         let mut shards = Vec::new();
         for shard in 0..config.shards {
             let parts = ShardConfig {
@@ -225,8 +237,10 @@ impl Node {
             disk: SyncWatch::new(config),
             apply: Worker::new(ApplyWorker::new(machine)),
             snapshots,
+            traffic: Traffic::new(config.snapshot_disk_bytes_max),
             fetches: BTreeMap::new(),
             fetches_begun: 0,
+            destroys: VecDeque::new(),
             watched,
             syncing: None,
             applied: recovered
@@ -288,10 +302,11 @@ impl Node {
     /// there.
     pub fn wipe(&mut self) -> Vec<(GroupId, ReplicaId)> {
         let lost = self.log.replicas();
+        self.created.extend(self.log.groups());
         (self.log, self.engine) = (Arc::default(), Arc::default());
         self.snapshots = Arc::default();
-        self.full_until = 0;
-        self.created.extend(lost.iter().map(|(group, _)| *group));
+        (self.full_until, self.short) = (0, None);
+        self.damaged.clear();
         self.lost.clone_from(&lost);
         lost
     }

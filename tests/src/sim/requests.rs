@@ -42,7 +42,8 @@ impl World {
         } else {
             self.clients.leader(client)
         };
-        let attempt = Attempt { operation, node, region, incarnation: None, floor: 0 };
+        let (incarnation, floor, lacks_room) = (None, 0, false);
+        let attempt = Attempt { operation, node, region, incarnation, floor, lacks_room };
         self.clients.attempts.insert(ticket, attempt);
         let delay = self.rng.random_range(50 * MICROS..MILLIS);
         self.after(delay, Event::Request(node, ticket));
@@ -53,8 +54,11 @@ impl World {
         if let Some(until) = self.paused(node) {
             return self.after(until - self.now, Event::Request(node, ticket));
         }
-        let Some(attempt) = self.clients.attempts.get_mut(&ticket) else { return };
+        let Some(attempt) = self.clients.attempts.get(&ticket) else { return };
         let group = self.regions[attempt.region].group;
+        let operation = attempt.operation;
+        let lacks_room = self.leads_without_room(node, group, operation);
+        let Some(attempt) = self.clients.attempts.get_mut(&ticket) else { return };
         let Some(process) = &self.nodes[node].process else {
             self.clients.attempts.remove(&ticket);
             let delay = self.rng.random_range(50 * MICROS..MILLIS);
@@ -63,13 +67,15 @@ impl World {
         };
         attempt.incarnation = Some(self.nodes[node].incarnation);
         attempt.floor = self.invariants.read_floor(group);
+        attempt.lacks_room = lacks_room;
         let Some(live) = self.clients.live.get(&attempt.operation) else {
             self.clients.attempts.remove(&ticket); // The client gave up before it was sent.
             return;
         };
         let reply = process.reply(ticket);
         let request = if live.wish.is_write() {
-            Request::Propose { group, command: live.command.clone(), takes_away: false, reply }
+            let (command, takes_away) = (live.command.clone(), live.wish.takes_away());
+            Request::Propose { group, command, takes_away, reply }
         } else {
             if let ReadMode::Stale { .. } = live.mode {
                 attempt.floor = 0; // Its history tells.
@@ -105,7 +111,8 @@ impl World {
         let process = self.nodes[node].process.as_ref()?;
         let ticket = self.clients.id();
         let incarnation = Some(self.nodes[node].incarnation);
-        let attempt = Attempt { operation: 0, node, region, incarnation, floor: 0 };
+        let (operation, floor, lacks_room) = (0, 0, false);
+        let attempt = Attempt { operation, node, region, incarnation, floor, lacks_room };
         self.clients.attempts.insert(ticket, attempt);
         let request = request(process.reply(ticket));
         let shard = process.shard_of(self.regions[region].group);
@@ -134,18 +141,25 @@ impl World {
                     let problem = self.invariants.acknowledge(node, group, hash);
                     self.violations.extend(problem);
                 }
+                if attempt.lacks_room {
+                    self.written_without_room(node, group, attempt.operation);
+                }
             }
             Ok(Answer::Accepted | Answer::SnapshotMade { .. }) => {
                 self.accepted(node, group, ticket)
             }
             Err(Error::Refused { .. }) => self.counts.add("membership changes refused"),
             Err(Error::NotTransferred { .. }) => self.counts.add("leader transfers refused"),
+            Err(Error::DiskFull { .. }) => self.counts.add("writes refused for want of room"),
             Err(Error::Busy { .. }) => self.counts.add("busy answers"),
             Err(Error::Unknown { .. }) => self.counts.add("unknown outcomes"),
             Err(Error::Failed { .. }) => self.counts.add("answers of failed state machines"),
             Err(Error::Stopped { .. }) => self.counts.add("refusals of stopped replicas"),
             Err(Error::TooOld { .. }) => self.counts.add("reads too old"),
             Err(_) => {}
+        }
+        if outcome.as_ref().is_err_and(|error| !error.is_unknown()) {
+            self.recovery_refused(attempt.region, ticket);
         }
         self.clients.attempts.remove(&ticket);
         let delay = self.rng.random_range(50 * MICROS..MILLIS);
@@ -269,6 +283,8 @@ impl World {
         let client = self.clients.live[&operation].client;
         if matches!(outcome, history::Outcome::Written { .. }) {
             self.counts.add("writes acknowledged");
+            let deleted = self.clients.live[&operation].wish.takes_away();
+            self.counts.add_many("deletes acknowledged", u64::from(deleted));
         }
         self.clients.end(operation, outcome);
         self.pause_client(client);

@@ -11,6 +11,7 @@ use super::counts::Counts;
 use super::swarm::Plan;
 use super::world::{Event, World};
 use crate::history::{Operation, linearizability, revision, set};
+use flotilla_kvserver::kv::RegionMeta;
 use flotilla_raftstore::GroupId;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -99,6 +100,9 @@ impl World {
         if self.plan.clock_interval > 0 {
             self.after(self.plan.clock_interval, Event::Clock);
         }
+        if self.plan.absence_interval > 0 {
+            self.after(self.plan.absence_interval, Event::Absence);
+        }
         if self.plan.change_interval > 0 {
             self.after(self.plan.change_interval, Event::Change);
         }
@@ -107,6 +111,15 @@ impl World {
         }
         if self.plan.wipe_interval > 0 {
             self.after(self.plan.wipe_interval, Event::Wipe);
+        }
+        if self.plan.shortage_interval > 0 {
+            self.after(self.plan.shortage_interval, Event::Shortage);
+        }
+        if self.plan.damage_interval > 0 {
+            self.after(self.plan.damage_interval, Event::Damage);
+        }
+        if let Some(at) = self.plan.loss_at {
+            self.after(at, Event::Lose);
         }
         let storm_end = self.plan.faults_for;
         self.run_until(storm_end, |_| false);
@@ -117,6 +130,7 @@ impl World {
     pub(super) fn recover(&mut self) {
         if self.violations.is_empty() {
             self.heal();
+            self.expect_recoveries();
             self.expect_leaders();
         }
         if self.violations.is_empty() {
@@ -137,10 +151,29 @@ impl World {
             self.run_until(slice, |_| false);
         }
         if self.violations.is_empty() && !led(self) {
-            self.violations.push("liveness: a group has no leader ten election timeouts on".into());
+            let without = (0..regions).filter(|region| self.leader_of(*region).is_none());
+            let groups: String = without.map(|r| self.describe(self.regions[r].group)).collect();
+            let what = "liveness: a group has no leader ten election timeouts on";
+            self.violations.push(format!("{what}:{groups}"));
         }
-        // Some normal work on the healed cluster.
+        self.expect_writes();
+    }
+
+    /// Clients get on in every group, by themselves. Two seconds are some normal work.
+    fn expect_writes(&mut self) {
+        let acknowledged = |world: &World| -> Vec<u64> {
+            let floor = |region: &RegionMeta| world.invariants.read_floor(region.group);
+            world.regions.iter().map(floor).collect()
+        };
+        let before = acknowledged(self);
         self.run_until(self.now + 2 * SECONDS, |_| false);
+        let written = |world: &World| {
+            acknowledged(world).iter().zip(&before).all(|(now, before)| now > before)
+        };
+        if !self.run_until(self.now + 15 * SECONDS, written) && self.violations.is_empty() {
+            let why = "liveness: a group has acknowledged no write since the faults ended";
+            self.violations.push(why.into());
+        }
     }
 
     fn expect_calm(&mut self) {
@@ -166,14 +199,18 @@ impl World {
         }
     }
 
-    /// Waits as long as the replicas that lag go on applying: tiny limits make some of them slow.
+    /// Waits as long as the replicas that lag go on applying or fetching: tiny limits make some of them
+    /// slow.
     fn await_level_replicas(&mut self) {
-        let (mut applied, mut since) = (0, self.now);
+        let until = self.now + 120 * SECONDS;
+        let (mut come, mut since) = (0, self.now);
         while self.violations.is_empty() && !self.replicas_are_level() {
-            if self.invariants.applied_entries() > applied {
-                (applied, since) = (self.invariants.applied_entries(), self.now);
+            let now_come =
+                self.invariants.applied_entries() + self.counts.get("snapshot bytes received");
+            if now_come > come {
+                (come, since) = (now_come, self.now);
             }
-            if self.now > since + 15 * SECONDS {
+            if self.now > until.min(since + 15 * SECONDS) {
                 return;
             }
             let slice = self.now + 100 * MILLIS;
@@ -185,13 +222,14 @@ impl World {
         self.regions.iter().all(|region| self.is_level(region.group))
     }
 
-    /// All members have applied the same, no change is under way, and who left is gone.
+    /// All members have applied the same, no change is under way, and who left or was damaged is gone.
     fn is_level(&self, group: GroupId) -> bool {
         let members = self.invariants.members(group);
         let mut applied = Vec::new();
         for node in 0..self.nodes.len() {
             let member = members.on_store(self.nodes[node].store).map(|r| r.replica);
-            if self.replica_on(node, group) != member {
+            let damaged = self.nodes[node].damaged.contains_key(&group);
+            if damaged || self.replica_on(node, group) != member {
                 return false;
             }
             if member.is_some() {
@@ -204,24 +242,23 @@ impl World {
 
     /// The status of every replica of the groups that are not level.
     fn unlevel(&self) -> String {
-        let mut text = String::new();
-        for region in &self.regions {
-            if self.is_level(region.group) {
-                continue;
-            }
-            text.push_str(&format!("\n  {:?}", self.invariants.members(region.group)));
-            for (node, process) in self.nodes.iter().map(|n| n.process.as_ref()).enumerate() {
-                let statuses = process.map(|p| p.shards[p.shard_of(region.group)].shard.statuses());
-                let status = statuses.iter().flatten().find(|s| s.group == region.group);
-                text.push_str(&format!("\n  store {}: {status:?}", node + 1));
-            }
+        let groups = self.regions.iter().map(|region| region.group);
+        groups.filter(|group| !self.is_level(*group)).map(|group| self.describe(group)).collect()
+    }
+
+    /// The members of a group, and the status of every replica.
+    fn describe(&self, group: GroupId) -> String {
+        let mut text = format!("\n  {:?}", self.invariants.members(group));
+        for node in 0..self.nodes.len() {
+            let status = self.status_on(node, group);
+            text.push_str(&format!("\n  store {}: {status:?}", node + 1));
         }
         text
     }
 
     fn check_histories(&mut self) {
         let mut complaints = Vec::new();
-        for (region, history) in self.clients.histories().enumerate() {
+        for (region, history) in self.clients.histories() {
             let mut verdicts = vec![("revisions", revision::check(&history.operations))];
             let mut by_key: BTreeMap<u64, Vec<Operation>> = BTreeMap::new();
             for operation in &history.operations {

@@ -111,13 +111,17 @@ impl World {
     /// What a round wants of the snapshot threads.
     pub(super) fn snapshot_tasks(&mut self, node: usize, tasks: Vec<SnapshotTask>) {
         for task in tasks {
+            self.trace.remark(|| format!("at store {}: {task:?}", node + 1));
+            let Some(process) = &mut self.nodes[node].process else { return };
+            if !process.traffic.admit(&task) {
+                continue;
+            }
             match task {
                 SnapshotTask::Make { asker, id } => {
                     let delay = self.rng.random_range(50 * MICROS..20 * MILLIS);
                     self.work_after(delay, node, Work::SnapshotMake(asker, id));
                 }
                 SnapshotTask::Fetch { asker, from, manifest } => {
-                    let Some(process) = &mut self.nodes[node].process else { return };
                     let id = manifest.id;
                     let receiving = Receiving::resume(process.snapshots.store(), manifest);
                     let receiving = receiving.expect("a simulated disk has room");
@@ -136,11 +140,8 @@ impl World {
                     self.work_after(delay, node, Work::SnapshotLoad(asker, Box::new(manifest)));
                 }
                 SnapshotTask::Remove(id) => {
-                    if let Some(process) = &mut self.nodes[node].process {
-                        process.fetches.retain(|_, fetch| fetch.id != id);
-                    }
-                    let removed = self.nodes[node].snapshots.remove(id);
-                    removed.expect("a simulated disk forgets");
+                    let delay = self.rng.random_range(50 * MICROS..20 * MILLIS);
+                    self.work_after(delay, node, Work::SnapshotRemove(id));
                 }
             }
         }
@@ -151,6 +152,26 @@ impl World {
         self.tell(node, asker.shard, ShardMessage::Snapshots(vec![note]));
     }
 
+    /// Deletes what nobody wants any more.
+    pub(super) fn snapshot_remove(&self, node: usize, id: SnapshotId) {
+        let Some(process) = &self.nodes[node].process else { return };
+        if process.traffic.begin_removal(id) {
+            self.nodes[node].snapshots.remove(id).expect("a simulated disk forgets");
+            let begun = process.traffic.end(id);
+            assert_eq!(begun, None, "a simulated removal is one step");
+        }
+    }
+
+    /// A snapshot thread is done with one that it made or fetched.
+    fn snapshot_end(&mut self, node: usize, id: SnapshotId, event: SnapshotEvent) {
+        let Some(process) = &self.nodes[node].process else { return };
+        let asker = process.traffic.end(id);
+        self.snapshot_remove(node, id);
+        if let Some(asker) = asker {
+            self.snapshot_note(node, asker, id, event);
+        }
+    }
+
     pub(super) fn snapshot_make(
         &mut self,
         node: usize,
@@ -158,12 +179,20 @@ impl World {
         id: SnapshotId,
     ) -> Result<(), Fatal> {
         let Some(process) = &self.nodes[node].process else { return Ok(()) };
-        let made = process.snapshots.make(id, asker.group, &mut |_| Ok(()))?;
+        let damaged = self.nodes[node].damaged.get(&asker.group) == Some(&asker.replica);
+        let traffic = &process.traffic;
+        let made = match process.snapshots.make(id, asker.group, &mut |_| traffic.check(id)) {
+            Ok(_) if damaged => Err("simulated: the state is damaged".to_owned()),
+            made => made?,
+        };
+        if damaged {
+            self.find_damage(node);
+        }
         self.note("snapshot made: group, ok", node, [asker.group.0, u64::from(made.is_ok()), 0]);
         if made.is_ok() {
             self.counts.add("snapshots made");
         }
-        self.snapshot_note(node, asker, id, SnapshotEvent::Made(made));
+        self.snapshot_end(node, id, SnapshotEvent::Made(made));
         Ok(())
     }
 
@@ -171,6 +200,10 @@ impl World {
     pub(super) fn snapshot_block(&mut self, node: usize, number: u64) -> Result<(), Fatal> {
         let Some(process) = &mut self.nodes[node].process else { return Ok(()) };
         let Some(mut fetch) = process.fetches.remove(&number) else { return Ok(()) };
+        if let Err(unwanted) = process.traffic.check(fetch.id) {
+            self.snapshot_end(node, fetch.id, SnapshotEvent::Received(Err(unwanted.to_string())));
+            return Ok(());
+        }
         let Some(next) = fetch.receiving.next() else {
             // A disk may damage what it has taken.
             let here = &self.nodes[node].snapshots;
@@ -185,7 +218,7 @@ impl World {
                 node,
                 [asker.group.0, u64::from(received.is_ok()), 0],
             );
-            self.snapshot_note(node, asker, id, SnapshotEvent::Received(received));
+            self.snapshot_end(node, id, SnapshotEvent::Received(received));
             return Ok(());
         };
         match self.block_from(fetch.from, node, fetch.id, next) {
@@ -198,9 +231,8 @@ impl World {
             }
             Err(error) if fetch.failures + 1 == ATTEMPTS => {
                 self.counts.add("snapshot fetches failed");
-                let Fetch { asker, id, .. } = fetch;
                 let received = Err(error.to_string());
-                self.snapshot_note(node, asker, id, SnapshotEvent::Received(received));
+                self.snapshot_end(node, fetch.id, SnapshotEvent::Received(received));
             }
             Err(_) => {
                 fetch.failures += 1;

@@ -6,6 +6,7 @@
 //!   time, so what was there takes no part any more, and the operator has it rebuilt under a new id.
 
 use super::clock::{MILLIS, SECONDS};
+use super::disk::DurableLog;
 use super::world::{Event, World};
 use flotilla_raftstore::{
     Change, ChangeRequest, OperationId, ReplicaDesc, ReplicaId, ReplicaRole, StoreId,
@@ -72,7 +73,7 @@ impl World {
             return;
         }
         let node = self.rng.random_range(0..self.nodes.len());
-        let whole = (0..self.regions.len()).all(|region| self.is_whole(region));
+        let whole = (0..self.regions.len()).all(|region| self.may_lose_one(region));
         if whole && self.nodes[node].process.is_some() {
             self.wipe(node);
             self.after(REBUILD_INTERVAL, Event::Rebuild(node));
@@ -93,15 +94,26 @@ impl World {
         self.invariants.wiped(node, &lost);
     }
 
-    /// All members of a region's group vote, and each is on its store's disk: any one of them can be
-    /// lost.
+    /// Any one of the members of a region's group can be lost.
+    pub(super) fn may_lose_one(&self, region: usize) -> bool {
+        let members = self.invariants.members(self.regions[region].group);
+        members.replicas.len() >= 3 && self.is_whole(region)
+    }
+
+    /// All members of a region's group vote, and each is on its store's disk, sound, and knows that they are the
+    /// members: who does not may need the vote of one that has left.
     pub(super) fn is_whole(&self, region: usize) -> bool {
         let group = self.regions[region].group;
         let desc = self.invariants.members(group);
         let is_there = |member: &ReplicaDesc| {
             let StoreId(store) = member.store;
-            let log = &self.nodes[(store - 1) as usize].log;
-            member.role == ReplicaRole::Voter && log.replica(group) == Some(member.replica)
+            let node = &self.nodes[(store - 1) as usize];
+            let sound = !node.damaged.contains_key(&group);
+            let version = |log: &DurableLog| log.record.as_ref().map(|r| r.desc.membership.version);
+            sound
+                && member.role == ReplicaRole::Voter
+                && node.log.replica(group) == Some(member.replica)
+                && node.log.with_group(group, version).flatten() == Some(desc.membership.version)
         };
         desc.membership.pending.is_none() && desc.replicas.iter().all(is_there)
     }
@@ -111,12 +123,15 @@ impl World {
         let damaged: Vec<usize> =
             (0..self.regions.len()).filter(|region| !self.is_whole(*region)).collect();
         if damaged.is_empty() {
-            let lost = std::mem::take(&mut self.nodes[node].lost);
+            let mut lost = std::mem::take(&mut self.nodes[node].lost);
+            lost.retain(|(group, _)| self.invariants.recovery(*group) != Some(true));
             self.counts.add_many("replicas rebuilt after a wipe", lost.len() as u64);
             return;
         }
-        for region in damaged {
-            self.ask_to_rebuild(region, node);
+        if !self.is_recovering() {
+            for region in damaged {
+                self.ask_to_rebuild(region, node);
+            }
         }
         self.after(REBUILD_INTERVAL, Event::Rebuild(node));
     }

@@ -96,10 +96,22 @@ pub struct Plan {
     pub read_modes: bool,
     /// Mean time between changes of clocks, in nanoseconds; 0 = all clocks are true.
     pub clock_interval: u64,
+    /// Mean time between followers that are away while another one hears no leader, in nanoseconds; 0 = none.
+    pub absence_interval: u64,
     /// Mean time between disks that are full or slow, in nanoseconds; 0 = there is always room.
     pub disk_interval: u64,
     /// Mean time between stores that lose their disks, in nanoseconds; 0 = they keep them.
     pub wipe_interval: u64,
+    /// Mean time between disks that run short of room, in nanoseconds; 0 = they never do.
+    pub shortage_interval: u64,
+    /// Mean time between states that are damaged, in nanoseconds; 0 = none is.
+    pub damage_interval: u64,
+    /// When a majority of the stores is lost for good, in nanoseconds.
+    pub loss_at: Option<u64>,
+    /// What is left is stopped, and recovered in its logs.
+    pub recover_offline: bool,
+    /// Recovered groups get as many members as they had.
+    pub lost_are_replaced: bool,
 }
 
 impl Plan {
@@ -136,8 +148,14 @@ impl Plan {
             snapshot_load_cuts: 0.0,
             read_modes: false,
             clock_interval: 0,
+            absence_interval: 0,
             disk_interval: 0,
             wipe_interval: 0,
+            shortage_interval: 0,
+            damage_interval: 0,
+            loss_at: None,
+            recover_offline: false,
+            lost_are_replaced: false,
         };
         let plan = if rng.random_bool(0.25) { plan.with_changes(rng) } else { plan };
         let plan = plan.with_snapshots().with_reads().with_limits().with_storage_faults();
@@ -150,10 +168,36 @@ impl Plan {
         }
         if plan.change_interval == 0 && rng.random_bool(0.2) {
             let change_interval = rng.random_range(SECONDS..8 * SECONDS);
-            // An operator who forbids some to lead must not lose the others.
-            return Plan { change_interval, members_stay: true, wipe_interval: 0, ..plan };
+            plan = Plan { change_interval, members_stay: true, ..plan };
         }
-        plan
+        plan.with_losses()
+    }
+
+    /// In a third of the seeds disks run short of room. Where the members change for no other reason,
+    /// states are damaged in a third, and in another a majority is lost for good. Drawn apart.
+    fn with_losses(mut self) -> Self {
+        let rng = &mut SmallRng::seed_from_u64(self.seed ^ 0x10_55e5);
+        if rng.random_bool(0.33) {
+            self.shortage_interval = rng.random_range(2..10) * SECONDS;
+        }
+        let what = rng.random_range(0..3);
+        if self.change_interval > 0 && !self.members_stay {
+            return self;
+        }
+        match what {
+            0 => self.damage_interval = rng.random_range(2..10) * SECONDS,
+            1 => {
+                self.loss_at = Some(rng.random_range(2 * SECONDS..self.faults_for / 2));
+                self.recover_offline = rng.random_bool(0.4);
+                self.lost_are_replaced = rng.random_bool(0.7);
+                // With two of five left the operator has a choice.
+                if rng.random_bool(0.4) {
+                    (self.stores, self.members) = (5, 5);
+                }
+            }
+            _ => {}
+        }
+        self
     }
 
     /// In two thirds of the seeds logs are cut so early that snapshots are needed all the time. Drawn
@@ -175,12 +219,15 @@ impl Plan {
     }
 
     /// In two thirds of the seeds reads are of all kinds; in half of those clocks differ and are
-    /// disturbed.
+    /// disturbed, and in a third the lease is put to the test by followers that are away.
     fn with_reads(mut self) -> Self {
         let rng = &mut SmallRng::seed_from_u64(self.seed ^ 0x1ea5_e000);
         self.read_modes = rng.random_bool(0.66);
         if self.read_modes && rng.random_bool(0.5) {
             self.clock_interval = rng.random_range(200 * MILLIS..4 * SECONDS);
+        }
+        if self.read_modes && rng.random_bool(0.33) {
+            self.absence_interval = rng.random_range(2..8) * SECONDS;
         }
         self
     }

@@ -18,7 +18,11 @@ impl Base for SimBase {
                 let copy = Bytes::copy_from_slice;
                 let change =
                     move |(key, value): (&[u8], Option<&[u8]>)| (copy(key), value.map(copy));
-                records.sorted().map(change).map(move |(key, value)| Change { column, key, value })
+                records.sorted(&Pace::full()).map(change).map(move |(key, value)| Change {
+                    column,
+                    key,
+                    value,
+                })
             });
             GroupChanges { group: group.group, changes: changes.collect() }
         });

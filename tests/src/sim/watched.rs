@@ -9,7 +9,7 @@ use flotilla_raftstore::{
     StateMachine,
 };
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hasher;
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -40,7 +40,6 @@ pub struct Watched {
     /// Applied entries wait in a table for the engine's next write of their group.
     table: bool,
     applied: Mutex<Vec<AppliedEntry>>,
-    destroyed: Mutex<Vec<GroupId>>,
     /// Members as the callback told them.
     told: Mutex<Vec<GroupDesc>>,
     parts: Mutex<Parts>,
@@ -56,6 +55,9 @@ struct Parts {
     failure_due: Option<u64>,
     /// The entries at which groups failed, and whether that was told.
     failed: BTreeMap<GroupId, (u64, bool)>,
+    /// Groups whose state is damaged, and those whose state machine was told.
+    damaged: BTreeSet<GroupId>,
+    quarantined: BTreeSet<GroupId>,
     violations: Vec<String>,
 }
 
@@ -70,7 +72,7 @@ impl Parts {
         if !before.is_idle() || next.term() < before.term() {
             self.complain(group, &format!("told {next:?}"));
         }
-        if self.failed.contains_key(&group) {
+        if self.failed.contains_key(&group) || self.quarantined.contains(&group) {
             self.complain(group, &format!("told {next:?} of a replica that has stopped"));
         }
         self.standing.insert(group, next);
@@ -95,8 +97,8 @@ impl Watched {
     /// Watches `inner`, which writes to `engine`, through a table or not.
     #[must_use]
     pub fn new(inner: Arc<KvStateMachine>, engine: Arc<SimEngine>, table: bool) -> Self {
-        let (applied, destroyed, told) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Watched { inner, engine, table, applied, destroyed, told, parts: Mutex::default() }
+        let (applied, told, parts) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Watched { inner, engine, table, applied, told, parts }
     }
 
     fn note_applied(&self, batch: &[GroupApply]) {
@@ -167,10 +169,9 @@ impl Watched {
         passed
     }
 
-    /// Groups destroyed since the last call.
-    #[must_use]
-    pub fn take_destroyed(&self) -> Vec<GroupId> {
-        std::mem::take(&mut self.destroyed.lock())
+    /// The state of a group is damaged, and somebody reads it.
+    pub fn damage(&self, group: GroupId) {
+        self.parts.lock().damaged.insert(group);
     }
 
     /// Members that the callback told since the last call, in order.
@@ -222,12 +223,13 @@ impl StateMachine for Watched {
     fn destroy(&self, group: GroupId) -> Result<(), Fatal> {
         self.inner.destroy(group)?;
         self.engine.settle(group);
-        self.destroyed.lock().push(group);
         let mut parts = self.parts.lock();
         if !parts.standing.remove(&group).unwrap_or_default().is_idle() {
             parts.complain(group, "destroyed before its part has ended");
         }
         parts.failed.remove(&group);
+        parts.damaged.remove(&group);
+        parts.quarantined.remove(&group);
         Ok(())
     }
 
@@ -282,6 +284,9 @@ impl StateMachine for Watched {
         let expected = match (parts.failed.get_mut(&group), error) {
             (Some((at, told)), Error::Stopped { index, .. }) => {
                 at == index && !std::mem::replace(told, true)
+            }
+            (None, Error::Quarantined { .. }) => {
+                parts.damaged.contains(&group) && parts.quarantined.insert(group)
             }
             _ => false,
         };

@@ -10,6 +10,7 @@ use super::clock::{Clocks, MICROS, MILLIS};
 use super::codec;
 use super::counts::Counts;
 use super::disk::NO_SPACE;
+use super::lost::Loss;
 use super::net::Net;
 use super::node::Node;
 use super::swarm::Plan;
@@ -50,6 +51,12 @@ pub enum Work {
     SnapshotBlock(u64),
     /// A snapshot thread gives one to the state machine.
     SnapshotLoad(Asker, Box<Manifest>),
+    /// A snapshot thread deletes one.
+    SnapshotRemove(SnapshotId),
+    /// The thread that destroys states is done with the first that waits.
+    Destroy,
+    /// Somebody reads what is damaged.
+    FindDamage,
     /// The reader thread does these reads.
     Fetch(Vec<FetchTask>),
     /// A service thread reads the engine after the barrier of this ticket.
@@ -83,10 +90,24 @@ pub enum Event {
     ApplyFails,
     /// The next thing that happens to a clock.
     Clock,
+    /// The next follower that is away while another one hears no leader.
+    Absence,
+    /// It goes: node, and the leader that does not reach it when it is back.
+    Away(usize, usize),
     /// The next thing that happens to a disk.
     Disk,
     /// A node's disk has room again.
     Space(usize),
+    /// The next disk that runs short of room.
+    Shortage,
+    /// A node's disk is not short of room any more.
+    Room(usize),
+    /// The next state that is damaged.
+    Damage,
+    /// A majority is lost for good.
+    Lose,
+    /// The operator looks after those who lost their majority.
+    Operate,
     /// The next store that loses its disks.
     Wipe,
     /// The operator looks after a node that was wiped.
@@ -138,6 +159,8 @@ pub struct World {
     pub(super) invariants: Invariants,
     /// What was asked about members.
     pub(super) changes: Changes,
+    /// The majority that was lost.
+    pub(super) loss: Option<Loss>,
     /// Faults go on.
     pub(super) stormy: bool,
     /// Bytes of messages with entries that came to each node.
@@ -172,6 +195,7 @@ impl World {
             clients: Clients::new(&plan, &regions),
             invariants: Invariants::new(&plan, &regions),
             changes: Changes::default(),
+            loss: None,
             stormy: true,
             log_bytes_received: vec![0; plan.stores as usize],
             clocks: plan.clocks(),
@@ -245,6 +269,13 @@ impl World {
             Event::Clock => self.next_clock(),
             Event::Disk => self.next_disk_fault(),
             Event::Space(node) => self.space(node),
+            Event::Shortage => self.next_shortage(),
+            Event::Room(node) => self.room(node),
+            Event::Damage => self.next_damage(),
+            Event::Lose => self.lose_majority(),
+            Event::Operate => self.operate(),
+            Event::Absence => self.next_absence(),
+            Event::Away(node, leader) => self.away(node, leader),
             Event::Wipe => self.next_wipe(),
             Event::Rebuild(node) => self.rebuild(node),
             Event::Change => self.next_change(),
@@ -311,6 +342,10 @@ impl World {
         for shard in 0..self.config.shards {
             self.wake(node, shard);
         }
+        if self.nodes[node].short.is_some() {
+            self.tell_room(node);
+        }
+        self.keep_damage(node);
         let tick = self.rng.random_range(0..self.config.tick_interval_ms * MILLIS);
         self.work_after(tick, node, Work::Tick);
         let sync = self.rng.random_range(0..self.config.sync_interval_ms * MILLIS);

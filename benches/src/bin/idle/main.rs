@@ -1,8 +1,8 @@
 //! `idle`: what groups cost to which nothing happens.
 //!
 //! For each number of groups: three stores and a placement on this machine, the time until every group
-//! has a leader, then, once the groups sleep, the processor time of each process over a window, and
-//! its memory, beside those of a cluster of a single group.
+//! has a leader, then, once the groups sleep, the processor time of each process over a window, its
+//! memory then and the most since its start, beside those of a cluster of a single group.
 //!
 //! Exit codes: 0 done, 1 no result, 2 wrong usage.
 
@@ -41,6 +41,8 @@ struct Cost {
     /// Of one core.
     percent: f64,
     mib: u64,
+    /// Since the start: while all groups elected, and slept not yet.
+    mib_most: u64,
 }
 
 struct Row {
@@ -62,8 +64,11 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<(), Error> {
     let interrupt = Interrupt::listen()?;
     println!("{}\n", machine::describe(None));
-    println!("| groups | all led after | process | CPU of a core | memory | a replica |");
-    println!("|--:|--:|---|--:|--:|--:|");
+    println!(
+        "| groups | all led after | process | CPU of a core \
+         | memory | a replica | at most | a replica |"
+    );
+    println!("|--:|--:|---|--:|--:|--:|--:|--:|");
     let base = measure(1, cli, &interrupt)?;
     print(&base, None);
     for groups in &cli.groups {
@@ -93,10 +98,15 @@ fn measure(groups: u64, cli: &Cli, interrupt: &Interrupt) -> Result<Row, Error> 
     interrupt.sleep(Duration::from_secs(cli.seconds))?;
     let used = Sample::take(&servers).since(&before, &servers);
     let window = from.elapsed().as_secs_f64();
+    let now = |name: &str| {
+        let server = servers.iter().find(|server| server.name == name)?;
+        processes::resident_mib(server.pid)
+    };
     let cost = |usage: processes::Usage| Cost {
         percent: usage.cpu_s / window * 100.0,
+        mib: now(&usage.name).unwrap_or(usage.rss_mib),
+        mib_most: usage.rss_mib,
         name: usage.name,
-        mib: usage.rss_mib,
     };
     let costs = used.into_iter().map(cost).collect();
     playground.stop()?;
@@ -106,18 +116,22 @@ fn measure(groups: u64, cli: &Cli, interrupt: &Interrupt) -> Result<Row, Error> 
 fn print(row: &Row, base: Option<&Row>) {
     for cost in &row.costs {
         let alone = base.and_then(|base| base.costs.iter().find(|other| other.name == cost.name));
-        let replica = alone.filter(|_| cost.name.starts_with("store")).map(|alone| {
-            let kib = cost.mib.saturating_sub(alone.mib) << 10;
-            format!("{:.1} KiB", kib as f64 / row.groups as f64)
-        });
+        let alone = alone.filter(|_| cost.name.starts_with("store"));
+        let replica = |mib: fn(&Cost) -> u64| {
+            let kib = |alone: &Cost| mib(cost).saturating_sub(mib(alone)) << 10;
+            let text = |alone: &Cost| format!("{:.1} KiB", kib(alone) as f64 / row.groups as f64);
+            alone.map(text).unwrap_or_default()
+        };
         println!(
-            "| {} | {:.1} s | {} | {:.2} % | {} MiB | {} |",
+            "| {} | {:.1} s | {} | {:.2} % | {} MiB | {} | {} MiB | {} |",
             row.groups,
             row.start.as_secs_f64(),
             cost.name,
             cost.percent,
             cost.mib,
-            replica.unwrap_or_default()
+            replica(|cost| cost.mib),
+            cost.mib_most,
+            replica(|cost| cost.mib_most)
         );
     }
 }

@@ -18,7 +18,7 @@
 
 use super::rocks::RocksView;
 use super::table::{Base, GroupCheckpoint, Pace, Sorted};
-use super::{Column, OpenError, Page, Pair, RocksEngine, View};
+use super::{Column, Deleted, KeyRange, OpenError, Page, Pair, RocksEngine, View};
 use crate::kv::keys;
 use bytes::{Buf, Bytes};
 use flotilla_raftstore::{Fatal, GroupId};
@@ -26,7 +26,7 @@ use parking_lot::{Mutex, RwLock};
 use rocksdb::{IngestExternalFileOptions, Options, SstFileWriter, WriteBatch};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -42,6 +42,8 @@ const LOGGED_BYTES_MAX: usize = 256 << 10;
 const DELETED: u32 = u32::MAX;
 /// More files than this in the first level slow down reads: a checkpoint waits for compactions.
 const LEVEL_0_FILES_MAX: u64 = 24;
+/// Of the file, between two looks at the clock: a third of a millisecond.
+const READ_BYTES: usize = 128 << 10;
 /// Records between two looks at the clock.
 const STEP: usize = 64;
 const LEVEL_0_POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -111,7 +113,10 @@ impl RocksBase {
         // RocksDB's writer drops what it wrote from the system's cache. Reads will want it, and
         // until it is taken over they do not wait for it.
         let mut file = File::open(&self.file).map_err(|e| fatal(&e))?;
-        io::copy(&mut file, &mut io::sink()).map_err(|e| fatal(&e))?;
+        let mut piece = vec![0; READ_BYTES];
+        while file.read(&mut piece).map_err(|e| fatal(&e))? > 0 {
+            pace.step();
+        }
         Ok(())
     }
 
@@ -127,7 +132,7 @@ impl RocksBase {
             fold_into(&mut batch, &self.engine, std::mem::take(&mut changed));
         }
         let (data_family, system_family) = self.engine.families();
-        let system = groups.iter().map(|group| group.system.sorted());
+        let system = groups.iter().map(|group| group.system.sorted(&Pace::full()));
         let data = data.into_iter().flatten().map(|record| (data_family, record));
         for (family, (key, value)) in system.flatten().map(|r| (system_family, r)).chain(data) {
             match value {
@@ -148,7 +153,9 @@ impl RocksBase {
         let mut changed = self.changed.lock();
         for group in groups {
             let copy = Bytes::copy_from_slice;
-            changed.extend(group.system.sorted().map(|(key, value)| (copy(key), value.map(copy))));
+            changed.extend(
+                group.system.sorted(&Pace::full()).map(|(key, value)| (copy(key), value.map(copy))),
+            );
         }
         self.wait_for_compactions()?;
         self.write_file(&encode(&changed), data, pace)
@@ -188,7 +195,7 @@ impl Base for RocksBase {
         }
         let mut system = self.system.write();
         for group in groups {
-            for (key, value) in group.system.sorted() {
+            for (key, value) in group.system.sorted(&Pace::full()) {
                 match value {
                     Some(value) => {
                         system.insert(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value))
@@ -240,9 +247,16 @@ impl Base for RocksBase {
         self.engine.erase_range(start, end)
     }
 
-    fn reclaim(&self, start: &[u8], end: &[u8]) -> Result<(), Fatal> {
-        self.engine.compact(start.max(LOWEST_KEY), end);
-        Ok(())
+    fn reclaim(&self, start: &[u8], end: &[u8]) -> Result<bool, Fatal> {
+        self.engine.compact(start.max(LOWEST_KEY), end)
+    }
+
+    fn deleted(&self, ranges: &[KeyRange]) -> Result<Vec<Deleted>, Fatal> {
+        self.engine.deleted_in(ranges)
+    }
+
+    fn close(&self) {
+        self.engine.cancel();
     }
 
     fn groups(&self) -> Result<Vec<GroupId>, Fatal> {
@@ -293,11 +307,7 @@ impl View for PinnedView<'_> {
 
 /// The groups' data as one ascending sequence: their ranges are apart.
 fn in_order<'a>(groups: &[GroupCheckpoint<'a>], pace: &Pace<'_>) -> Result<Vec<Sorted<'a>>, Fatal> {
-    let sort = |group: &GroupCheckpoint<'a>| {
-        let sorted = group.data.sorted();
-        pace.step();
-        (sorted, group.group)
-    };
+    let sort = |group: &GroupCheckpoint<'a>| (group.data.sorted(pace), group.group);
     let mut sorted: Vec<_> = groups.iter().map(sort).collect();
     sorted.retain(|(records, _)| records.bounds().is_some());
     sorted.sort_by(|(a, _), (b, _)| a.bounds().cmp(&b.bounds()));

@@ -12,13 +12,15 @@
 //! A hash index beside them spares a get the way through the order, where every step misses the
 //! processor's cache.
 
-use super::table::{Records, Sorted, hash_of};
+use super::table::{Pace, Records, Sorted, hash_of};
 use super::{Column, OpenError};
 use flotilla_raftstore::GroupId;
 use hashbrown::HashTable;
 use std::ops::Range;
 use std::path::Path;
 
+/// Records between two looks at the clock.
+const STEP: usize = 64;
 const FORMAT: u32 = 1;
 const MAGIC: &[u8; 8] = b"FLOTDUMP";
 const HEAD_BYTES: usize = 8 + 4 + 8;
@@ -48,14 +50,14 @@ impl Content {
         content
     }
 
-    /// What is here with the changes on top.
-    pub fn merge(&self, data: &Records, system: &Records) -> Content {
+    /// What is here with the changes on top. Works in steps of `pace`.
+    pub fn merge(&self, data: &Records, system: &Records, pace: &Pace<'_>) -> Content {
         let room = self.bytes.len() + data.bytes() + system.bytes();
         let mut next = Content::begin(self.group, room);
-        next.push_merged(self, Column::Data, data.sorted());
-        next.push_merged(self, Column::System, system.sorted());
+        next.push_merged(self, Column::Data, data.sorted(pace), pace);
+        next.push_merged(self, Column::System, system.sorted(pace), pace);
         next.finish();
-        next.make_index();
+        next.make_index(pace);
         next
     }
 
@@ -136,7 +138,7 @@ impl Content {
                 return Err(damaged("it holds a key twice"));
             }
         }
-        content.make_index();
+        content.make_index(&Pace::full());
         Ok(content)
     }
 
@@ -155,22 +157,28 @@ impl Content {
         self.bytes.extend_from_slice(&crc32c::crc32c(&self.bytes).to_le_bytes());
     }
 
-    fn make_index(&mut self) {
+    fn make_index(&mut self, pace: &Pace<'_>) {
         let hash = |place: &usize| hash_of(self.key(*place));
         let mut index = HashTable::with_capacity(self.data.len());
-        for place in &self.data {
-            index.insert_unique(hash(place), *place, hash);
+        for places in self.data.chunks(STEP) {
+            for place in places {
+                index.insert_unique(hash(place), *place, hash);
+            }
+            pace.step();
         }
         self.index = index;
     }
 
     /// Pushes the column's records of `old` with the changes: what lies between two of these is
     /// copied at once.
-    fn push_merged(&mut self, old: &Content, column: Column, changes: Sorted<'_>) {
+    fn push_merged(&mut self, old: &Content, column: Column, changes: Sorted<'_>, pace: &Pace<'_>) {
         let places = old.places(column);
         self.places_mut(column).reserve_exact(places.len() + changes.size_hint().0);
         let mut copied = 0;
-        for (key, value) in changes {
+        for (i, (key, value)) in changes.enumerate() {
+            if i % STEP == 0 {
+                pace.step();
+            }
             let at = old.seek(column, copied, key);
             self.push_range(old, column, copied..at);
             if let Some(value) = value {
@@ -321,7 +329,7 @@ mod tests {
                         None => model.remove(&(COLUMNS[at], key)),
                     };
                 }
-                content = content.merge(&changes[0], &changes[1]);
+                content = content.merge(&changes[0], &changes[1], &Pace::full());
                 assert_eq!(all(&content), model);
                 assert_eq!(all(&parse(content.bytes.clone()).unwrap()), model);
                 for column in COLUMNS {
@@ -350,7 +358,10 @@ mod tests {
         let [data, system] =
             COLUMNS.map(|column| content.scan(column, b"").map(|(key, _)| key).collect::<Vec<_>>());
         assert_eq!((data, system), (vec![&b"a"[..], b"b"], vec![&b"b"[..], b"c"]));
-        assert_eq!(content.bytes, content.merge(&Records::default(), &Records::default()).bytes);
+        assert_eq!(
+            content.bytes,
+            content.merge(&Records::default(), &Records::default(), &Pace::full()).bytes
+        );
 
         let mut twice = Content::begin(GROUP, 0);
         twice.push(Column::Data, b"a", b"1");

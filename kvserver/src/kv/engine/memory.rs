@@ -57,7 +57,7 @@ impl Base for MemoryBase {
     fn checkpoint(&self, groups: &[GroupCheckpoint<'_>], pace: &Pace<'_>) -> Result<(), Fatal> {
         for GroupCheckpoint { group, data, system } in groups {
             let old = self.content(*group).unwrap_or_else(|| Arc::new(Content::empty(*group)));
-            let next = old.merge(data, system);
+            let next = old.merge(data, system, pace);
             dump::write(&self.dir, &next).map_err(|e| {
                 Fatal::new(format!("dump group {group} to {}", self.dir.display()), e)
             })?;

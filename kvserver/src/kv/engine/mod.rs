@@ -17,6 +17,7 @@ pub mod table;
 
 pub use checkpoint::RocksBase;
 pub use memory::MemoryBase;
+pub(super) use rocks::COMPACTION_BYTES_MAX;
 pub use rocks::RocksEngine;
 pub use table::TableEngine;
 
@@ -61,6 +62,20 @@ pub enum OpenError {
         /// What is wrong, and where.
         reason: String,
     },
+    /// Damaged records cannot be left out: the others have to be written once more.
+    #[error(
+        "KV data {}: to leave out what was found damaged needs {needed_mib} MiB, {free_mib} MiB are free; make \
+         room on its disk and start the store again",
+        .dir.display()
+    )]
+    NoRoom {
+        /// The folder.
+        dir: PathBuf,
+        /// What all sound records take, MiB.
+        needed_mib: u64,
+        /// What is free, MiB.
+        free_mib: u64,
+    },
     /// The system refused.
     #[error("KV data {}: {reason}", .dir.display())]
     Io {
@@ -72,7 +87,7 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    fn io(dir: &Path, reason: impl std::fmt::Display) -> Self {
+    pub(super) fn io(dir: &Path, reason: impl std::fmt::Display) -> Self {
         OpenError::Io { dir: dir.to_owned(), reason: reason.to_string() }
     }
 
@@ -128,6 +143,20 @@ pub struct GroupChanges {
 /// A record seen by a scan.
 pub type Pair = (Bytes, Bytes);
 
+/// From the first key up to the second one, or to the end of all if that is empty.
+pub type KeyRange = (Bytes, Bytes);
+
+/// What deleted records leave behind in a range, by estimate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Deleted {
+    /// Records that are deleted and take room still.
+    pub deleted: u64,
+    /// All records, with those.
+    pub records: u64,
+    /// What all of them take on the disk.
+    pub bytes: u64,
+}
+
 /// Storage of the KV state machine.
 ///
 /// To be correct, an implementation must apply each [`GroupChanges`] atomically, for views and
@@ -155,11 +184,22 @@ pub trait Engine: Send + Sync {
         erase_by_reading(self, group, start, end)
     }
 
-    /// Gives the room that deleted records of `[start, end)` take back to the file system. Blocks on the
-    /// disk; runs beside everything else. Default: deleted records take none.
-    fn reclaim(&self, _start: &[u8], _end: &[u8]) -> Result<(), Fatal> {
-        Ok(())
+    /// Gives the room that deleted records of `[start, end)` take back to the file system; `false` when it was
+    /// not done to the end. Blocks on the disk, for long; runs beside everything else, and ends soon
+    /// after [`Engine::close`]. Default: deleted records take none.
+    fn reclaim(&self, _start: &[u8], _end: &[u8]) -> Result<bool, Fatal> {
+        Ok(true)
     }
+
+    /// What is deleted in each of `ranges`, ascending and apart, as far as it is in files: that much is
+    /// known after a restart. Default: nothing.
+    fn deleted(&self, ranges: &[KeyRange]) -> Result<Vec<Deleted>, Fatal> {
+        Ok(vec![Deleted::default(); ranges.len()])
+    }
+
+    /// The process is about to end: what takes long and can be done another time is left. Nothing is written
+    /// afterwards.
+    fn close(&self) {}
 
     /// Every group that has a `System` record, ascending. Read at start.
     fn groups(&self) -> Result<Vec<GroupId>, Fatal>;
@@ -264,3 +304,7 @@ impl Page {
 #[cfg(test)]
 #[path = "engine_test.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "reclaim_test.rs"]
+mod reclaim_tests;

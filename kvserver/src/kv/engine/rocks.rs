@@ -13,15 +13,17 @@
 //! default one names, or in `data`.
 
 use super::checkpoint;
-use super::{Column, Engine, GroupChanges, OpenError, Page, Pair, View, erase_by_reading};
+use super::{
+    Column, Deleted, Engine, GroupChanges, KeyRange, OpenError, Page, Pair, View, erase_by_reading,
+};
 use crate::kv::command::KEY_BYTES_MAX;
 use crate::kv::keys;
 use bytes::Bytes;
 use flotilla_raftstore::{Fatal, GroupId};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
-    DBCompressionType, DBRecoveryMode, ErrorKind, LogLevel, Options, ReadOptions, Snapshot,
-    WriteBatch, WriteOptions,
+    DBCompressionType, DBRecoveryMode, ErrorKind, LiveFile, LogLevel, Options, ReadOptions,
+    Snapshot, WriteBatch, WriteOptions,
 };
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -54,6 +56,8 @@ pub struct RocksEngine {
     data: String,
     /// Damage was noted in this run.
     noted: AtomicBool,
+    /// No compaction goes on.
+    cancelled: AtomicBool,
 }
 
 impl RocksEngine {
@@ -90,8 +94,8 @@ impl RocksEngine {
         for name in names.iter().filter(|name| is_data(name) && **name != data) {
             db.drop_cf(name).map_err(|e| open_error(dir, e))?;
         }
-        let (dir, noted) = (dir.to_owned(), AtomicBool::new(false));
-        let engine = RocksEngine { db, dir, cache, data, noted };
+        let (noted, cancelled) = Default::default();
+        let engine = RocksEngine { db, dir: dir.to_owned(), cache, data, noted, cancelled };
         checkpoint::fold(&engine, &engine.dir)?;
         Ok(engine)
     }
@@ -103,7 +107,7 @@ impl RocksEngine {
 
     /// An error while the data were read or written. What is damaged is noted for the next start.
     fn failed(&self, what: &str, error: &rocksdb::Error) -> Fatal {
-        if error.kind() != ErrorKind::Corruption {
+        if !is_damage(error) {
             return Fatal::new(what, error);
         }
         if !self.noted.swap(true, Ordering::Relaxed) {
@@ -171,9 +175,14 @@ impl RocksEngine {
         }
     }
 
-    /// Reads all records of `[start, end)` in `data`.
-    pub fn read_through(&self, start: &[u8], end: &[u8]) -> Result<(), Fatal> {
-        self.scan_data(start, end, &mut |_, _| true)
+    /// Reads all records of `[start, end)` in `data`; how many bytes they are.
+    pub fn read_through(&self, start: &[u8], end: &[u8]) -> Result<u64, Fatal> {
+        let mut bytes = 0;
+        self.scan_data(start, end, &mut |key, value| {
+            bytes += (key.len() + value.len()) as u64;
+            true
+        })?;
+        Ok(bytes)
     }
 
     /// Deletes the records of `[start, end)` without reading them, durably.
@@ -185,12 +194,50 @@ impl RocksEngine {
         self.write_synced(batch)
     }
 
-    /// Compacts the records of `[start, end)` down to the last level, where deletes leave nothing.
-    pub(super) fn compact(&self, start: &[u8], end: &[u8]) {
+    /// Compacts the records of `[start, end)` down to the last level, where deletes leave nothing; `false`
+    /// when that failed or was cancelled.
+    pub(super) fn compact(&self, start: &[u8], end: &[u8]) -> Result<bool, Fatal> {
+        // RocksDB's C interface does not say how it went.
+        let failures = || self.data_property("rocksdb.background-errors");
+        let before = failures()?;
         let mut options = CompactOptions::default();
         options.set_exclusive_manual_compaction(false);
         let end = (!end.is_empty()).then_some(end);
         self.db.compact_range_cf_opt(self.family(Column::Data), Some(start), end, &options);
+        Ok(failures()? == before && !self.cancelled.load(Ordering::Relaxed))
+    }
+
+    /// Ends compactions, now and for good. Nothing is to be written afterwards.
+    pub(super) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+        self.db.cancel_all_background_work(false);
+    }
+
+    /// By the figures of the files, which RocksDB reads little by little. What of a file is in which of the
+    /// ranges that it overlaps is not known: each gets an equal part.
+    pub(super) fn deleted_in(&self, ranges: &[KeyRange]) -> Result<Vec<Deleted>, Fatal> {
+        Ok(self.files_of(ranges)?.iter().map(Files::deleted).collect())
+    }
+
+    /// Bytes that the files have of `ranges`, ascending, as they are on the disk.
+    pub fn file_bytes(&self, ranges: &[KeyRange]) -> Result<u64, Fatal> {
+        Ok(self.files_of(ranges)?.iter().map(|files| files.bytes).sum())
+    }
+
+    fn files_of(&self, ranges: &[KeyRange]) -> Result<Vec<Files>, Fatal> {
+        let files =
+            self.db.live_files().map_err(|e| Fatal::new("list the KV database's files", e))?;
+        let mut found = vec![Files::default(); ranges.len()];
+        for file in files.iter().filter(|file| file.column_family_name == self.data) {
+            let (Some(first), Some(last)) = (&file.start_key, &file.end_key) else { continue };
+            // The range that ends behind the file's first key, to the last one that begins in it.
+            let from = ranges.partition_point(|(_, end)| !end.is_empty() && end[..] <= first[..]);
+            let to = ranges.partition_point(|(start, _)| start[..] <= last[..]);
+            let hit = found.get_mut(from..to).unwrap_or_default();
+            let parts = hit.len() as u64;
+            hit.iter_mut().for_each(|range| range.add(file, parts));
+        }
+        Ok(found)
     }
 
     fn family(&self, column: Column) -> &ColumnFamily {
@@ -308,6 +355,40 @@ impl RocksEngine {
     }
 }
 
+/// What is known of the files of a range.
+#[derive(Clone, Copy, Default)]
+struct Files {
+    bytes: u64,
+    deleted: u64,
+    /// Of files of which it is known.
+    live: u64,
+    live_bytes: u64,
+}
+
+impl Files {
+    /// One of `parts` equal parts of `file`.
+    fn add(&mut self, file: &LiveFile, parts: u64) {
+        let part = |whole: u64| whole.div_ceil(parts);
+        let bytes = part(file.size as u64);
+        self.bytes += bytes;
+        self.deleted += part(file.num_deletions);
+        let live = part(file.num_entries.saturating_sub(file.num_deletions));
+        if live > 0 {
+            self.live += live;
+            self.live_bytes += bytes;
+        }
+    }
+
+    fn deleted(&self) -> Deleted {
+        // Files that nobody has looked into have as many records for their size as others.
+        let records = u128::from(self.bytes) * u128::from(self.live);
+        let live = records.checked_div(u128::from(self.live_bytes)).unwrap_or_default();
+        let live = u64::try_from(live).unwrap_or(u64::MAX);
+        let records = live.saturating_add(self.deleted);
+        Deleted { deleted: self.deleted, records, bytes: self.bytes }
+    }
+}
+
 /// Whether a column family is of data, present or former.
 fn is_data(name: &str) -> bool {
     name.starts_with(DATA)
@@ -362,9 +443,16 @@ impl Engine for RocksEngine {
         }
     }
 
-    fn reclaim(&self, start: &[u8], end: &[u8]) -> Result<(), Fatal> {
-        self.compact(start, end);
-        Ok(())
+    fn reclaim(&self, start: &[u8], end: &[u8]) -> Result<bool, Fatal> {
+        self.compact(start, end)
+    }
+
+    fn deleted(&self, ranges: &[KeyRange]) -> Result<Vec<Deleted>, Fatal> {
+        self.deleted_in(ranges)
+    }
+
+    fn close(&self) {
+        self.cancel();
     }
 
     /// RocksDB slows writers down or stops them when its flushes and compactions lag.
@@ -388,7 +476,7 @@ impl Engine for RocksEngine {
             };
             records.seek(next.to_be_bytes());
         }
-        records.status().map_err(|e| Fatal::new("read the system records", e))?;
+        records.status().map_err(|e| self.failed("read the system records", &e))?;
         Ok(groups)
     }
 }
@@ -432,6 +520,8 @@ const BLOCK_CACHE_BYTES: usize = 128 << 20;
 const WRITE_BUFFER_BYTES: usize = 16 << 20;
 /// Bytes of one write of a rewrite.
 const REWRITE_BYTES: usize = 1 << 20;
+/// What one compaction takes in, about; RocksDB's default.
+pub(crate) const COMPACTION_BYTES_MAX: u64 = 25 * (64 << 20);
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
 const BYTES_PER_SYNC: u64 = 1 << 20;
 
@@ -464,6 +554,7 @@ fn family_options(name: &str, cache: &Cache) -> Options {
     // The first two levels are rewritten soon: compressing them costs more than it saves.
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_min_level_to_compress(2);
+    options.set_max_compaction_bytes(COMPACTION_BYTES_MAX);
     if is_data(name) {
         options.set_write_buffer_size(WRITE_BUFFER_BYTES);
         options.set_max_write_buffer_number(4);
@@ -497,16 +588,56 @@ fn check_format(db: &DB, dir: &Path) -> Result<(), OpenError> {
     }
 }
 
+/// Whether what was read is damaged: a checksum is wrong, or the device cannot read a part of a file
+/// that it was given.
+fn is_damage(error: &rocksdb::Error) -> bool {
+    match error.kind() {
+        ErrorKind::Corruption => true,
+        ErrorKind::IOError => is_unreadable(error.as_ref()),
+        _ => false,
+    }
+}
+
+/// The system's words for: the device cannot read it, or the file system's own checksum is wrong. Only of reads
+/// of tables: after a write or a sync that failed nothing is known of what is on the disk.
+fn is_unreadable(text: &str) -> bool {
+    const WORDS: [&str; 4] =
+        ["Input/output error", "No data available", "Structure needs cleaning", "Bad message"];
+    text.contains("While pread") && WORDS.iter().any(|words| text.contains(words))
+}
+
 fn open_error(dir: &Path, error: rocksdb::Error) -> OpenError {
     let text = error.to_string();
     match error.kind() {
+        _ if is_damage(&error) => OpenError::damaged(dir, text),
         ErrorKind::IOError
             if text.contains("LOCK") && text.to_lowercase().contains("lock hold")
                 || text.contains("While lock file") =>
         {
             OpenError::InUse { dir: dir.to_owned() }
         }
-        ErrorKind::Corruption => OpenError::damaged(dir, text),
         _ => OpenError::io(dir, text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_device_cannot_read_is_damaged_and_a_failed_write_is_not() {
+        let read = "IO error: While pread offset 4096 len 16389: /data/000012.sst: ";
+        for words in ["Input/output error", "No data available", "Structure needs cleaning"] {
+            assert!(is_unreadable(&format!("{read}{words}")), "{words}");
+        }
+        assert!(!is_unreadable(&format!("{read}Cannot allocate memory")));
+        for what in
+            ["While fdatasync", "While fsync", "While appending to file", "While open a file"]
+        {
+            assert!(
+                !is_unreadable(&format!("IO error: {what}: /data/a: Input/output error")),
+                "{what}"
+            );
+        }
     }
 }

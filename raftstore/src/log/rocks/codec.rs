@@ -233,7 +233,7 @@ pub fn decode_record(key: &[u8], group: GroupId, value: &[u8]) -> Result<GroupRe
     let removed = body.get_u8() != 0;
     desc.membership = get_membership(&mut body)?;
     exactly(0, body)?;
-    Ok(GroupRecord { desc, replica, removed })
+    Ok(GroupRecord { removed, ..GroupRecord::new(desc, replica) })
 }
 
 fn exactly(bytes: usize, body: &[u8]) -> Result<&[u8], String> {
@@ -248,6 +248,7 @@ fn exactly(bytes: usize, body: &[u8]) -> Result<&[u8], String> {
 mod tests {
     use super::*;
     use crate::types::{ReplicaDesc, ReplicaRole, StoreId};
+    use std::sync::Arc;
 
     #[test]
     fn keys_sort_by_group_and_index_and_decode_to_themselves() {
@@ -304,7 +305,7 @@ mod tests {
         let key = Key::Directory(group).encode();
         let old = encoder.record_1(&key, &record).to_vec();
         assert_eq!(decode_record(&key, group, &old), Ok(record.clone()));
-        record.desc.membership.version = 7;
+        Arc::make_mut(&mut record.desc).membership.version = 7;
         record.removed = true;
         let value = encoder.record(&key, &record).to_vec();
         assert_eq!(decode_record(&key, group, &value), Ok(record));

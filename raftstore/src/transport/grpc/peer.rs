@@ -9,7 +9,7 @@
 
 use super::frame::{self, Link};
 use super::pb::{self, packet::Body, peer_client::PeerClient};
-use super::queue::Queue;
+use super::queue::{Queue, ROOM_KEPT};
 use super::{GrpcConfig, PROTOCOL, Shared};
 use crate::transport::Envelope;
 use crate::types::StoreId;
@@ -238,6 +238,7 @@ impl Stream for Packets {
         }
         let frame = frame::encode(this.link, &this.batch);
         this.batch.clear();
+        this.batch.shrink_to(ROOM_KEPT);
         this.peer.frames_sent.fetch_add(1, Ordering::Relaxed);
         Poll::Ready(Some(pb::Packet { body: Some(Body::Frame(frame)) }))
     }

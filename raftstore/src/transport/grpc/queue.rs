@@ -14,6 +14,9 @@ use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
 
+/// Envelopes for which an empty lane or frame has room.
+pub(super) const ROOM_KEPT: usize = 1 << 10;
+
 /// Limits in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueLimits {
@@ -196,6 +199,12 @@ impl State {
             let envelope = self.bulk.pop_front().expect("invariant: front() was there");
             self.forget_bulk(&envelope);
             batch.push(envelope);
+        }
+        // A burst of very many groups leaves no room behind.
+        for lane in [&mut self.small, &mut self.bulk] {
+            if lane.is_empty() {
+                lane.shrink_to(ROOM_KEPT);
+            }
         }
         let has_room = self.bulk_bytes <= limits.bulk_bytes_max / 2
             && self.small_bytes <= limits.small_bytes_max / 2;

@@ -1,8 +1,11 @@
 //! Disks that are full, fail, or are gone.
 
-use super::{Course, expect};
+use super::{Course, expect, three_stores};
 use crate::sim::clock::SECONDS;
+use crate::sim::room::{HARDLY_ANY, LITTLE};
+use crate::sim::swarm::Plan;
 use crate::sim::world::{Event, World};
+use flotilla_raftstore::{Change, ChangeRequest, Priority, Role};
 
 /// Leaders find no room, one after another, and then everybody at once.
 pub(super) fn full(world: &mut World) -> Course {
@@ -31,6 +34,73 @@ pub(super) fn full(world: &mut World) -> Course {
     let refused = world.counts.get("log writes refused by a full disk")
         + world.counts.get("engine writes refused by a full disk");
     expect(refused >= 5, &format!("{refused} writes were refused"))
+}
+
+/// Many clients: most of them soon wait with a put.
+pub(super) fn nearly_full_plan(seed: u64) -> Plan {
+    Plan { clients: 8, ..three_stores(seed) }
+}
+
+/// One store has little room, then all have: first little, then hardly any.
+pub(super) fn nearly_full(world: &mut World) -> Course {
+    let node = world.leader(0)?;
+    world.run_short(node, LITTLE, 15 * SECONDS);
+    world
+        .await_that("whoever has room leads", 10 * SECONDS, |world| !world.leads_something(node))?;
+    world.await_writes()?;
+    world.await_that("it has room again", 16 * SECONDS, |w| w.nodes[node].short.is_none())?;
+    for (left, priority) in [(LITTLE, 2), (HARDLY_ANY, 3)] {
+        (0..world.nodes.len()).for_each(|node| world.run_short(node, left, 100 * SECONDS));
+        world.pass(3 * SECONDS)?;
+        let puts = |world: &World| {
+            world.counts.get("writes acknowledged") - world.counts.get("deletes acknowledged")
+        };
+        let before = (puts(world), world.counts.clone());
+        let more = |world: &World, what: &str| world.counts.get(what) > before.1.get(what);
+        let (leader, group) = (world.leader(0)?, world.regions[0].group);
+        let desc = world.desc_on(leader, group).ok_or("it leads nothing")?;
+        let (replica, version) = (desc.replicas[0].replica, desc.membership.version);
+        let changes = vec![Change::SetPriority { replica, priority: Priority(priority) }];
+        let operation = world.changes.next_operation();
+        let request = ChangeRequest { operation, changes, force: false };
+        world.ask(0, leader, &desc, request, false);
+        world.await_that("deletes, reads and members go on", 60 * SECONDS, |world| {
+            let members = world.invariants.members(group).membership.version > version;
+            let all = ["deletes acknowledged", "reads answered", "writes refused for want of room"];
+            members && all.iter().all(|what| more(world, what))
+        })?;
+        expect(puts(world) == before.0, "puts are acknowledged where nobody has room")?;
+        for node in 0..world.nodes.len() {
+            world.nodes[node].short_until = world.now;
+            world.room(node);
+        }
+        world.await_writes()?;
+    }
+    Ok(())
+}
+
+/// A leader's state, then a follower's.
+pub(super) fn damaged(world: &mut World) -> Course {
+    for leads in [true, false] {
+        let (leader, group) = (world.leader(0)?, world.regions[0].group);
+        let node = if leads { leader } else { (leader + 1) % world.nodes.len() };
+        let damaged = world.replica_on(node, group).ok_or("nothing is there")?;
+        world.damage(node, group);
+        world.await_that("it takes no part", 5 * SECONDS, |world| {
+            world.status_on(node, group).is_none_or(|status| status.role == Role::Quarantined)
+        })?;
+        world.await_leaders()?;
+        world.await_writes()?;
+        world.await_that("a new replica is in its place", 40 * SECONDS, |world| {
+            let members = world.invariants.members(group);
+            let voter = members.on_store(world.nodes[node].store).is_some_and(|r| r.role.votes());
+            voter && members.replica(damaged).is_none()
+        })?;
+        let sound = world.replicas(node).iter().filter(|r| r.role != Role::Quarantined).count();
+        expect(sound == world.regions.len(), "more than one replica was lost")?;
+        world.await_writes()?;
+    }
+    Ok(())
 }
 
 /// The log's sync and the engine's fail in turns.

@@ -3,7 +3,6 @@
 use super::{Course, expect};
 use crate::sim::clock::SECONDS;
 use crate::sim::world::World;
-use flotilla_raftstore::{OperationId, RecoverRequest, ReplicaId, Request, StoreId};
 
 /// How long two of the lost stores are away. Then they come back as they were.
 const AWAY: u64 = 40 * SECONDS;
@@ -11,10 +10,36 @@ const AWAY: u64 = 40 * SECONDS;
 /// Bug 30. Two of five stores fail, then a third with all that it had; the operator has one of the two that
 /// are left go on alone in every group. Then the lost ones are back: they find that they have left.
 pub(super) fn majority(world: &mut World) -> Course {
+    lose(world, false)
+}
+
+/// The same with the stores that are left stopped meanwhile.
+pub(super) fn majority_of_stopped(world: &mut World) -> Course {
+    lose(world, true)
+}
+
+/// The stores that are given up are there after all, and lead: orders about their groups are refused, and the
+/// groups go on.
+pub(super) fn majority_that_lives(world: &mut World) -> Course {
+    let leader = world.leader(0)?;
+    let (mut lost, mut left) = (vec![leader], world.shuffled());
+    left.retain(|node| *node != leader);
+    lost.extend(left.pop());
+    let before = world.leaders();
+    world.give_up(lost, left, false);
+    world.operate();
+    world.pass(4 * SECONDS)?;
+    expect(world.leaders() == before, "a group has lost its leader")?;
+    let refused = world.counts.get("orders to recover refused");
+    expect(refused > 2, &format!("{refused} orders were refused"))?;
+    world.await_writes()
+}
+
+fn lose(world: &mut World, offline: bool) -> Course {
     let nodes = world.shuffled();
     let (lost, left) = nodes.split_at(3);
     let (old, empty) = (&lost[..2], lost[2]);
-    old.iter().for_each(|node| world.crash(*node, false, AWAY));
+    old.iter().for_each(|node| world.take_away(*node, AWAY));
     let back = world.now + AWAY;
     // From here on whatever is acknowledged is on all of the others.
     world.await_leaders_among(&nodes[2..])?;
@@ -24,18 +49,11 @@ pub(super) fn majority(world: &mut World) -> Course {
     world.pass(4 * SECONDS)?;
     expect(!left.iter().any(|node| world.leads_something(*node)), "a minority leads")?;
 
-    let stores: Vec<StoreId> = lost.iter().map(|node| world.nodes[*node].store).collect();
-    for region in 0..world.regions.len() {
-        let group = world.regions[region].group;
-        let end = |node: &usize| {
-            world.status_on(*node, group).map(|status| (status.last_term, status.last_index))
-        };
-        let best = left.iter().copied().max_by_key(end).expect("two are left");
-        let operation = OperationId((1 << 100) + region as u128);
-        let request = RecoverRequest { operation, lost: stores.clone(), replica_max: ReplicaId(0) };
-        world.invariants.recovers(group);
-        world.order(region, best, |reply| Request::Recover { group, request, reply });
-    }
+    world.give_up(lost.to_vec(), left.to_vec(), offline);
+    world.operate();
+    world.await_that("what is left goes on", 10 * SECONDS, |world| world.all_recovered())?;
+    let stopped = world.counts.get("groups recovered on stopped stores");
+    expect(offline == (stopped > 0), &format!("{stopped} were recovered on stopped stores"))?;
     world.await_leaders_among(left)?;
     world.await_writes()?;
     world.await_that("a new replica votes beside the one that went on", 20 * SECONDS, |world| {

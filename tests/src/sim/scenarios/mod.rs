@@ -102,6 +102,18 @@ pub const SCENARIOS: &[Scenario] = &[
         course: disks::full,
     },
     Scenario {
+        name: "nearly-full",
+        about: "disks have little room: leaders leave, puts are refused, all else goes on, and puts again with room",
+        plan: disks::nearly_full_plan,
+        course: disks::nearly_full,
+    },
+    Scenario {
+        name: "damaged",
+        about: "the state of one replica is damaged: it alone stops, and is rebuilt by itself",
+        plan: three_stores,
+        course: disks::damaged,
+    },
+    Scenario {
         name: "failing-disk",
         about: "a sync of a leader's log or engine fails: its process ends at once and starts again",
         plan: three_stores,
@@ -118,6 +130,18 @@ pub const SCENARIOS: &[Scenario] = &[
         about: "what is left goes on by order, and the old majority ends when it is back",
         plan: five_stores,
         course: lost::majority,
+    },
+    Scenario {
+        name: "lost-stopped",
+        about: "the same in the logs of stopped stores",
+        plan: five_stores,
+        course: lost::majority_of_stopped,
+    },
+    Scenario {
+        name: "lost-alive",
+        about: "stores that are given up lead still: nothing is recovered, and their groups go on",
+        plan: three_stores,
+        course: lost::majority_that_lives,
     },
 ];
 
@@ -158,8 +182,13 @@ fn calm(seed: u64) -> Plan {
         snapshot_load_cuts: 0.0,
         read_modes: true,
         clock_interval: 0,
+        absence_interval: 0,
         disk_interval: 0,
         wipe_interval: 0,
+        shortage_interval: 0,
+        damage_interval: 0,
+        loss_at: None,
+        lost_are_replaced: false,
         ..Plan::draw(seed)
     }
 }
@@ -341,6 +370,17 @@ mod tests {
         holds("full-disk");
     }
 
+    /// Bug 35.
+    #[test]
+    fn nearly_full_disks_refuse_what_takes_room() {
+        holds("nearly-full");
+    }
+
+    #[test]
+    fn a_damaged_state_costs_one_replica() {
+        holds("damaged");
+    }
+
     #[test]
     fn a_failed_sync_ends_its_process() {
         holds("failing-disk");
@@ -356,6 +396,13 @@ mod tests {
     #[test]
     fn a_recovered_minority_meets_the_old_majority() {
         holds("lost-majority");
+        holds("lost-stopped");
+    }
+
+    /// Its groups are led, and so is nothing to be recovered.
+    #[test]
+    fn a_majority_that_is_given_up_and_lives_goes_on() {
+        holds("lost-alive");
     }
 
     /// A course that does not bite fails.

@@ -66,8 +66,9 @@ stores away from then on. Groups that still have a majority are not touched: tak
 of them with `remove-replica`.
 
 Every group is shown, since the stores are turned away for all of them; with a group only that one is
-recovered. --dry-run does nothing. The same command again, with the same --id, is not done twice. Where
-too little runs to be asked see `kvserver recover`; afterwards this command turns the lost stores away.
+recovered. Replicas that are left and damaged are shown, too: they cannot go on. --dry-run does
+nothing. The same command again, with the same --id, is not done twice. Where too little runs to be
+asked see `kvserver recover`; afterwards this command turns the lost stores away.
 
 Examples:
   kv admin group recover --lost-stores 1,2 --dry-run
@@ -76,8 +77,8 @@ Examples:
     Recover(Recover),
     /// Say how much a replica is wanted as the leader
     #[command(after_help = "\
-PRIORITY: -1 off, 0 never leads, 1 and more: the largest comes first. A leader that is not the
-preferred one hands over once that has caught up.
+PRIORITY: -1 off, 0 does not lead (unless nobody else can be elected), 1 and more: the largest
+comes first. A leader that is not the preferred one hands over once that has caught up.
 
 Example:
   kv admin group set-priority 1 10 --store 2")]
@@ -87,7 +88,7 @@ Example:
 #[derive(Args, Debug)]
 pub struct Group {
     /// The group's number
-    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(value_parser = parse_group)]
     pub group: u64,
 }
 
@@ -105,7 +106,7 @@ pub struct SnapshotOf {
     #[command(flatten)]
     pub group: Group,
     /// The store whose replica makes it; the leader's when not given
-    #[arg(long, value_name = "STORE", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "STORE", value_parser = parse_store)]
     pub store: Option<u64>,
 }
 
@@ -113,10 +114,10 @@ pub struct SnapshotOf {
 #[group(required = true, multiple = false)]
 pub struct Which {
     /// The replica's id
-    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "ID", value_parser = parse_replica)]
     pub replica: Option<u64>,
     /// The store that holds it
-    #[arg(long, value_name = "STORE", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "STORE", value_parser = parse_store)]
     pub store: Option<u64>,
 }
 
@@ -136,10 +137,10 @@ pub struct AddReplica {
     #[command(flatten)]
     pub group: Group,
     /// The store that is to hold it
-    #[arg(long, value_name = "STORE", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "STORE", value_parser = parse_store)]
     pub store: u64,
     /// The replica's id; above all of the cluster when not given
-    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "ID", value_parser = parse_replica)]
     pub replica: Option<u64>,
     /// It learns only, and does not vote
     #[arg(long)]
@@ -170,11 +171,11 @@ pub struct ChangeMany {
 #[derive(Args, Debug)]
 pub struct Recover {
     /// The group's number; every group when not given
-    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(value_parser = parse_group)]
     pub group: Option<u64>,
     /// The stores that never come back, separated by commas
     #[arg(long, required = true, value_name = "STORE,…", value_delimiter = ',',
-          value_parser = clap::value_parser!(u64).range(1..))]
+          value_parser = parse_lost_store)]
     pub lost_stores: Vec<u64>,
     /// Print what would be done, and what may be lost, and do nothing
     #[arg(long)]
@@ -182,7 +183,8 @@ pub struct Recover {
     /// The operation's id, up to 32 hexadecimal digits; random when not given, and printed
     #[arg(long, value_name = "HEX", value_parser = parse_operation)]
     pub id: Option<u128>,
-    /// Give the stores up even if one of them still seems to be there
+    /// Give the stores up even if one of them still seems to be there, and go on without damaged
+    /// replicas, which may hold more
     #[arg(long)]
     pub force: bool,
 }
@@ -191,13 +193,35 @@ pub struct Recover {
 pub struct SetPriority {
     #[command(flatten)]
     pub group: Group,
-    /// -1 off, 0 never leads, 1 and more
+    /// -1 off, 0 does not lead, 1 and more
     #[arg(allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-1..))]
     pub priority: i32,
     #[command(flatten)]
     pub which: Which,
     #[command(flatten)]
     pub operation: Operation,
+}
+
+/// A number from 1 on; else `what` it should be.
+fn number(text: &str, what: &str) -> Result<u64, String> {
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number.ok_or_else(|| what.to_owned())
+}
+
+fn parse_group(text: &str) -> Result<u64, String> {
+    number(text, "it is a group's number: `kv regions` shows them")
+}
+
+fn parse_store(text: &str) -> Result<u64, String> {
+    number(text, "it is a store's number: `kv stores` shows them")
+}
+
+fn parse_lost_store(text: &str) -> Result<u64, String> {
+    number(text, "they are stores' numbers, as in --lost-stores 2,3: `kv stores` shows them")
+}
+
+fn parse_replica(text: &str) -> Result<u64, String> {
+    number(text, "it is a replica's id: `kv admin group describe` shows them")
 }
 
 /// Up to 32 hexadecimal digits.
@@ -207,10 +231,7 @@ pub fn parse_operation(text: &str) -> Result<u128, String> {
 }
 
 fn parse_part(text: &str) -> Result<What, String> {
-    let number = |text: &str| match text.parse::<u64>() {
-        Ok(number) if number > 0 => Ok(number),
-        _ => Err(format!("'{text}' is not an id: 1 and more are")),
-    };
+    let number = |text: &str| number(text, &format!("'{text}' is not an id: 1 and more are"));
     let (what, whom) = text.split_once('/').ok_or("it is WHAT/WHOM, as in remove/3")?;
     let pair = || whom.split_once('@').ok_or(format!("{what}/ takes two numbers, as in 12@4"));
     let newcomer = || -> Result<pb::Newcomer, String> {

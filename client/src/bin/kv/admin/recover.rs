@@ -1,7 +1,7 @@
 //! `admin group recover`: shows the plan, and carries it out group by group.
 
-use flotilla_client::recover::{Fate, Plan, Survivor};
-use flotilla_client::{Client, Error};
+use flotilla_client::recover::{Fate, Plan, Survivor, Unable};
+use flotilla_client::{Client, Error, Refusal};
 use serde_json::json;
 
 use super::args::Recover;
@@ -54,25 +54,36 @@ pub async fn carry_out(
     }
     let operation = format!("{operation:032x}");
     let mut failed: Option<Error> = None;
-    let wanted = |fate: &&Fate| fate.survivor.is_some() && (group == 0 || fate.group == group);
-    for fate in plan.fates.iter().filter(wanted) {
+    let listed = |fate: &&Fate| group == 0 || fate.group == group;
+    if group != 0 && !plan.fates.iter().any(|fate| listed(&fate)) && !out.json {
+        out.line(&format!("nothing to recover in group {group}: it is not among those shown"))?;
+    }
+    for fate in plan.fates.iter().filter(listed) {
         // One that cannot be is no reason to leave the others as they are.
-        let outcome = admin.recover(&plan, fate, &operation).await;
-        let survivor = fate.survivor.as_ref().expect("those without one are left out");
-        let (group, replica, store) = (fate.group, survivor.replica, survivor.store);
+        let outcome = match refusal(fate, force) {
+            None => admin.recover(&plan, fate, &operation).await,
+            Some(message) => Err(Error::NotApplied { kind: Refusal::Refused, message }),
+        };
         match &outcome {
             Ok(()) if out.json => {
-                out.object(&json!({"group": group, "replica": replica, "store": store,
-                                   "last_index": survivor.last_index, "operation": operation}))?;
+                let mut line = object(fate);
+                line["operation"] = json!(operation);
+                out.object(&line)?;
             }
-            Ok(()) => out.line(&format!(
-                "ok group={group} replica={replica} store={store} operation={operation}"
-            ))?,
+            Ok(()) => {
+                let Survivor { replica, store, .. } =
+                    fate.survivor.as_ref().expect("without one it is refused");
+                out.line(&format!(
+                    "ok group={} replica={replica} store={store} operation={operation}",
+                    fate.group
+                ))?;
+            }
             Err(error) if out.json => {
-                out.object(&json!({"group": group, "replica": replica, "store": store,
-                                   "error": error.message()}))?;
+                let mut line = object(fate);
+                line["error"] = json!(error.message());
+                out.object(&line)?;
             }
-            Err(error) => out.line(&format!("failed group={group}: {}", error.message()))?,
+            Err(error) => out.line(&format!("failed group={}: {}", fate.group, error.message()))?,
         }
         failed = failed.or(outcome.err());
     }
@@ -80,6 +91,23 @@ pub async fn carry_out(
         Some(error) => Err(Failure::During(format!("operation {operation}"), error)),
         None => Ok(()),
     }
+}
+
+/// Why a group is not recovered: nobody is left to go on, or whoever is would do so without replicas that are
+/// damaged, whose logs may end later.
+fn refusal(fate: &Fate, force: bool) -> Option<String> {
+    let unable = fate.unable.first().map(|Unable { replica, store, why }| {
+        format!("replica {replica} at store {store} cannot go on ({why})")
+    });
+    let reason = match (&fate.survivor, unable) {
+        (None, None) => "no replica is left: its data is gone".to_owned(),
+        (None, Some(unable)) => format!("{unable}, and no sound one is left: mend it"),
+        (Some(_), Some(unable)) if !force => format!(
+            "{unable} and may hold writes that the others lack; mend it, or go on without it with --force"
+        ),
+        (Some(_), _) => return None,
+    };
+    Some(format!("group {}: {reason}", fate.group))
 }
 
 fn show(plan: &Plan, out: &mut Output) -> Result<(), Failure> {
@@ -113,6 +141,14 @@ fn show(plan: &Plan, out: &mut Output) -> Result<(), Failure> {
         rows.add_row(row);
     }
     print(&rows, out)?;
+    for fate in &plan.fates {
+        for Unable { replica, store, why } in &fate.unable {
+            let group = fate.group;
+            out.line(&format!(
+                "cannot go on: group={group} replica={replica} store={store}: {why}"
+            ))?;
+        }
+    }
     out.line(
         "what only the lost stores had is lost: writes that were acknowledged behind the end of these logs",
     )?;
@@ -120,7 +156,7 @@ fn show(plan: &Plan, out: &mut Output) -> Result<(), Failure> {
 }
 
 fn object(fate: &Fate) -> serde_json::Value {
-    let Fate { group, region, voters, left, survivor } = fate;
+    let Fate { group, region, voters, left, survivor, unable } = fate;
     let mut object =
         json!({"group": group, "region": region, "voters": voters, "voters_left": left});
     let fields = object.as_object_mut().expect("an object");
@@ -134,5 +170,9 @@ fn object(fate: &Fate) -> serde_json::Value {
         }
         None => drop(fields.insert("gone".into(), json!(true))),
     }
+    let unable = unable.iter().map(
+        |Unable { replica, store, why }| json!({"replica": replica, "store": store, "why": why}),
+    );
+    fields.insert("unable".into(), unable.collect());
     object
 }

@@ -2,7 +2,7 @@
 
 use super::pace::Pace;
 use super::records::Records;
-use crate::kv::engine::{Column, View};
+use crate::kv::engine::{Column, Deleted, KeyRange, View};
 use bytes::Bytes;
 use flotilla_raftstore::{Fatal, GroupId};
 
@@ -42,9 +42,17 @@ pub trait Base: Send + Sync {
     }
 
     /// See [`crate::kv::engine::Engine::reclaim`].
-    fn reclaim(&self, _start: &[u8], _end: &[u8]) -> Result<(), Fatal> {
-        Ok(())
+    fn reclaim(&self, _start: &[u8], _end: &[u8]) -> Result<bool, Fatal> {
+        Ok(true)
     }
+
+    /// See [`crate::kv::engine::Engine::deleted`].
+    fn deleted(&self, ranges: &[KeyRange]) -> Result<Vec<Deleted>, Fatal> {
+        Ok(vec![Deleted::default(); ranges.len()])
+    }
+
+    /// See [`crate::kv::engine::Engine::close`].
+    fn close(&self) {}
 
     /// Every group that has a `System` record, ascending.
     fn groups(&self) -> Result<Vec<GroupId>, Fatal>;

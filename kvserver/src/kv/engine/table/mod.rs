@@ -9,7 +9,8 @@
 //! 2. A checkpoint seals: it swaps the active records of each group for empty ones, under the
 //!    group's lock. What it takes of a group is one moment of it.
 //! 3. It gives them to the base (`base.rs`), which makes them durable atomically, in key order.
-//! 4. Only then it drops the sealed records; reads (`view.rs`) look at active, sealed, base.
+//! 4. Only then the sealed records go; reads (`view.rs`) look at active, sealed, base. Their memory is
+//!    kept, empty, for the next step 2, as long as the group is written to.
 //!
 //! `sync` makes a checkpoint; so does a thread of the engine as soon as the active records take
 //! half of the allowed bytes. A write that finds the table full waits for the checkpoint under
@@ -30,7 +31,7 @@ pub use pace::Pace;
 pub(super) use records::hash_of;
 pub use records::{Records, Sorted};
 
-use super::{Change, Column, Engine, GroupChanges, View, erase_by_reading};
+use super::{Change, Column, Deleted, Engine, GroupChanges, KeyRange, View, erase_by_reading};
 use bytes::Bytes;
 use flotilla_raftstore::{Fatal, GroupId, mutant};
 use metrics::Metrics;
@@ -62,6 +63,9 @@ struct Group {
     active: Columns,
     /// In the checkpoint under way, or in one that failed.
     sealed: Option<Arc<Columns>>,
+    /// The last checkpoint's, empty, for the next one: its memory is in place already. Fresh memory
+    /// for all groups at once would hold up those who write for tens of milliseconds.
+    spare: Option<Columns>,
     /// Changes in `active`.
     changes: u64,
 }
@@ -200,8 +204,16 @@ impl Engine for TableEngine {
         }
     }
 
-    fn reclaim(&self, start: &[u8], end: &[u8]) -> Result<(), Fatal> {
+    fn reclaim(&self, start: &[u8], end: &[u8]) -> Result<bool, Fatal> {
         self.table.base.reclaim(start, end)
+    }
+
+    fn deleted(&self, ranges: &[KeyRange]) -> Result<Vec<Deleted>, Fatal> {
+        self.table.base.deleted(ranges)
+    }
+
+    fn close(&self) {
+        self.table.base.close();
     }
 
     fn groups(&self) -> Result<Vec<GroupId>, Fatal> {
@@ -337,20 +349,24 @@ impl Table {
         Ok(())
     }
 
-    /// Swaps the records of every group that was written to.
+    /// Swaps the records of every group that was written to. The others keep no memory.
     fn seal(&self) -> Vec<(GroupId, Arc<Columns>)> {
         let mut sealed = Vec::new();
+        // Freed outside of the locks.
+        let (mut idle, mut unused) = (Vec::new(), Vec::new());
         let (mut bytes, mut changes) = (0, 0);
         for stripe in &self.stripes {
-            for (id, group) in stripe.write().iter_mut() {
-                if group.active.data.is_empty() && group.active.system.is_empty() {
-                    continue;
-                }
+            let mut stripe = stripe.write();
+            idle.extend(stripe.extract_if(.., |_, group| group.active.is_empty()));
+            for (id, group) in stripe.iter_mut() {
                 bytes += group.bytes();
                 changes += std::mem::take(&mut group.changes);
-                let next = Columns {
-                    data: Records::with_room_of(&group.active.data),
-                    system: Records::with_room_of(&group.active.system),
+                let next = match group.spare.take() {
+                    Some(spare) if spare.suits(&group.active) => spare,
+                    other => {
+                        unused.extend(other);
+                        Columns::with_room_of(&group.active)
+                    }
                 };
                 let columns = Arc::new(std::mem::replace(&mut group.active, next));
                 group.sealed = Some(Arc::clone(&columns));
@@ -362,15 +378,47 @@ impl Table {
         sealed
     }
 
-    /// The base has the records: frees them, outside of the locks.
+    /// The base has the records. Groups with data keep their memory, others nothing.
     fn drop_sealed(&self, sealed: Vec<(GroupId, Arc<Columns>)>) {
-        for (id, _) in &sealed {
-            if let Some(group) = self.stripe(*id).write().get_mut(id) {
-                group.sealed = None;
+        // Freed outside of the locks.
+        let mut idle = Vec::new();
+        for (id, columns) in sealed {
+            let mut stripe = self.stripe(id).write();
+            let Some(group) = stripe.get_mut(&id) else { continue };
+            group.sealed = None;
+            // No view has it: they hold the stripe's lock.
+            let columns = Arc::into_inner(columns).filter(|columns| !columns.data.is_empty());
+            group.spare = columns.map(|mut columns| {
+                columns.data.clear();
+                columns.system.clear();
+                columns
+            });
+            if group.spare.is_none() && group.active.is_empty() {
+                idle.extend(stripe.remove(&id));
             }
         }
-        drop(sealed);
         self.bytes.fetch_sub(self.sealed_bytes.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
+impl Columns {
+    /// For the writes after those of `other`; a state now and then needs no room ahead.
+    fn with_room_of(other: &Columns) -> Columns {
+        if other.data.is_empty() {
+            return Columns::default();
+        }
+        Columns {
+            data: Records::with_room_of(&other.data),
+            system: Records::with_room_of(&other.system),
+        }
+    }
+
+    fn suits(&self, other: &Columns) -> bool {
+        self.data.suits(&other.data)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.data.is_empty() && self.system.is_empty()
     }
 }
 

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 /// Work between two rests.
-const SLICE: Duration = Duration::from_millis(1);
+const SLICE: Duration = Duration::from_micros(300);
 /// A rest is so many times as long as the work before it: a checkpoint takes a sixth of a core.
 const REST: u32 = 5;
 /// No rest is longer: the thread may have been away from its core while it worked.

@@ -1,7 +1,7 @@
 //! A hash table of records for overwrites: a log of bytes and an index of places in it.
 //!
 //! A put of a known key with a value of the same length is one look-up and a copy; any other put
-//! appends to the log. Nothing is freed before the whole table is: a table lives for one
+//! appends to the log. Nothing is given up before the whole table is: its records live for one
 //! checkpoint only. Deletes are records too, so that they hide what is below the table.
 //!
 //! ```text
@@ -11,6 +11,7 @@
 //! Order is made when a scan or a checkpoint asks for it. The log makes that cheap: keys that
 //! came since the last scan are those behind the place up to which it had looked.
 
+use super::pace::Pace;
 use hashbrown::HashTable;
 use parking_lot::Mutex;
 use rustc_hash::FxBuildHasher;
@@ -21,6 +22,8 @@ const HEAD_BYTES: usize = 8;
 const DELETED: u32 = 1 << 31;
 /// Of a record's share of the index, which doubles when it is full.
 const SLOT_BYTES: usize = 16;
+/// Records that are sorted, or looked at, between two steps of a pace: a third of a millisecond.
+const STEP: usize = 2 << 10;
 
 /// Where a record begins in the log.
 pub(super) type Place = u32;
@@ -59,6 +62,20 @@ impl Records {
             log: Vec::with_capacity(other.log.len()),
             runs: Mutex::default(),
         }
+    }
+
+    /// Forgets everything and keeps the room.
+    pub(super) fn clear(&mut self) {
+        self.index.clear();
+        self.log.clear();
+        *self.runs.get_mut() = Runs::default();
+    }
+
+    /// Whether there is room for as much as `other` holds, and not for more than three times as much.
+    pub(super) fn suits(&self, other: &Records) -> bool {
+        let suits = |room: usize, held: usize| (held..=held.saturating_mul(3)).contains(&room);
+        suits(self.index.capacity(), other.index.len())
+            && suits(self.log.capacity(), other.log.len())
     }
 
     /// Whether nothing was ever set.
@@ -108,11 +125,11 @@ impl Records {
         self.index.insert_unique(spread(hash), slot, |slot| spread(slot.hash));
     }
 
-    /// Every record, ascending.
+    /// Every record, ascending. Sorts in steps of `pace`.
     #[must_use]
-    pub fn sorted(&self) -> Sorted<'_> {
+    pub fn sorted(&self, pace: &Pace<'_>) -> Sorted<'_> {
         let places = self.index.iter().map(|slot| slot.place).collect();
-        Sorted { records: self, places: self.sort(places).into_iter() }
+        Sorted { records: self, places: self.sort(places, pace).into_iter() }
     }
 
     /// Runs that together have every key, each ascending, for a scan.
@@ -125,7 +142,7 @@ impl Records {
             runs.covered += HEAD_BYTES + self.key(place).len() + room_at(&self.log, place);
         }
         if !fresh.is_empty() {
-            let mut run = self.sort(fresh);
+            let mut run = self.sort(fresh, &Pace::full());
             run.dedup_by(|a, b| self.key(*a) == self.key(*b));
             while let Some(before) = runs.runs.pop_if(|before| before.len() <= 2 * run.len()) {
                 run = self.merge(&before, &run);
@@ -146,18 +163,41 @@ impl Records {
     }
 
     /// Ascending by key. Most comparisons are of eight bytes behind what all keys begin with.
-    fn sort(&self, places: Vec<Place>) -> Vec<Place> {
+    fn sort(&self, places: Vec<Place>, pace: &Pace<'_>) -> Vec<Place> {
         let Some(first) = places.first().map(|place| self.key(*place)) else {
             return places;
         };
-        let same = |key: &[u8]| first.iter().zip(key).take_while(|(a, b)| a == b).count();
-        let common = places.iter().map(|place| same(self.key(*place))).min().unwrap_or(0);
-        let mut keyed: Vec<(u64, Place)> = places
-            .into_iter()
-            .map(|place| (eight_bytes(&self.key(place)[common..]), place))
-            .collect();
-        keyed.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| self.key(a.1).cmp(self.key(b.1))));
+        let mut common = first.len();
+        for chunk in places.chunks(STEP) {
+            for place in chunk {
+                let pairs = first[..common].iter().zip(self.key(*place));
+                common = pairs.take_while(|(a, b)| a == b).count();
+            }
+            pace.step();
+        }
+        let mut keyed: Vec<(u64, Place)> = Vec::with_capacity(places.len());
+        for chunk in places.chunks(STEP) {
+            keyed.extend(chunk.iter().map(|p| (eight_bytes(&self.key(*p)[common..]), *p)));
+            pace.step();
+        }
+        self.sort_keyed(&mut keyed, pace);
         keyed.into_iter().map(|(_, place)| place).collect()
+    }
+
+    /// Cut in the middle until the pieces are small, so that there is a step between them.
+    fn sort_keyed(&self, keyed: &mut [(u64, Place)], pace: &Pace<'_>) {
+        let order = |a: &(u64, Place), b: &(u64, Place)| {
+            a.0.cmp(&b.0).then_with(|| self.key(a.1).cmp(self.key(b.1)))
+        };
+        if keyed.len() <= STEP {
+            keyed.sort_unstable_by(order);
+        } else {
+            let (below, _, above) = keyed.select_nth_unstable_by(keyed.len() / 2, order);
+            pace.step();
+            self.sort_keyed(below, pace);
+            self.sort_keyed(above, pace);
+        }
+        pace.step();
     }
 
     fn merge(&self, first: &[Place], second: &[Place]) -> Vec<Place> {
@@ -286,10 +326,10 @@ mod tests {
     fn check(records: &Records, model: &Model) {
         let owned =
             |(key, value): (&[u8], Option<&[u8]>)| (key.to_vec(), value.map(<[u8]>::to_vec));
-        assert!(records.sorted().map(owned).eq(model.clone()));
+        assert!(records.sorted(&Pace::full()).map(owned).eq(model.clone()));
         let mut bounds = model.keys().map(|key| &key[..]);
         let bounds = bounds.next().map(|first| (first, bounds.next_back().unwrap_or(first)));
-        assert_eq!(records.sorted().bounds(), bounds);
+        assert_eq!(records.sorted(&Pace::full()).bounds(), bounds);
         let mut keys: Vec<&[u8]> = Vec::new();
         for run in records.runs() {
             let run: Vec<_> = run.iter().map(|place| records.key(*place)).collect();
@@ -304,7 +344,7 @@ mod tests {
     #[test]
     fn behaves_like_a_map_that_remembers_deletes() {
         let mut rng = SmallRng::seed_from_u64(5);
-        for (prefix, keys) in [(&b""[..], 40_u32), (b"", 3_000), (b"a common beginning ", 3_000)] {
+        for (prefix, keys) in [(&b""[..], 40_u32), (b"", 3_000), (b"a common beginning ", 9_000)] {
             let (mut records, mut model) = (Records::default(), Model::new());
             let mut bytes_max = 0;
             for step in 0..20_000 {
@@ -340,6 +380,27 @@ mod tests {
         }
         let next = Records::with_room_of(&records);
         assert!(next.is_empty() && next.log.capacity() >= records.log.len());
+    }
+
+    #[test]
+    fn a_cleared_table_keeps_its_room_and_nothing_else() {
+        let mut records = Records::default();
+        let (mut full, key) = (Records::default(), |n: u32| n.to_be_bytes());
+        for n in 0..5_000 {
+            full.set(&key(n), Some(b"value"));
+        }
+        for n in (0..5_000).rev() {
+            records.set(&key(n), Some(b"older"));
+        }
+        assert_eq!(records.runs().len(), 1);
+        assert!(records.suits(&full) && !records.suits(&Records::default()));
+        assert!(!Records::default().suits(&full));
+        records.clear();
+        assert!(records.is_empty() && records.suits(&full));
+        check(&records, &Model::new());
+        assert_eq!((records.get(&key(7)), records.bytes()), (None, 0));
+        records.set(&key(7), Some(b"new"));
+        check(&records, &Model::from([(key(7).to_vec(), Some(b"new".to_vec()))]));
     }
 
     #[test]

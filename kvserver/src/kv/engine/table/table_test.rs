@@ -120,7 +120,7 @@ impl Base for Arc<Maps> {
             let mut held = self.0.write();
             let content = held.entry(*group).or_default();
             for (column, records) in [(Column::Data, data), (Column::System, system)] {
-                for (key, value) in records.sorted() {
+                for (key, value) in records.sorted(&Pace::full()) {
                     match value {
                         Some(value) => content.insert((column, key.to_vec()), value.to_vec()),
                         None => content.remove(&(column, key.to_vec())),
@@ -213,6 +213,57 @@ fn a_pinned_group_is_of_the_last_checkpoint_and_stays() {
         assert_eq!(seen(&*pinned), "one");
         assert_eq!(seen(&*engine.pin(group).unwrap()), "two");
     }
+}
+
+/// The memory of a checkpoint's records, and nothing else of them, is there for the next.
+#[test]
+fn a_checkpoint_leaves_its_memory_and_no_record() {
+    let engine = open(&Arc::default(), 8 << 20);
+    let group = GroupId(3);
+    let mut content = BTreeMap::new();
+    for round in 0..5_u32 {
+        let keys = (0..2_000_u32).filter(|n| n % 5 != round);
+        let value = |n: u32| (n % 3 != round % 3).then(|| (n + round).to_be_bytes());
+        content.extend(keys.clone().map(|n| (n, value(n))));
+        let changes =
+            keys.map(|n| change(Column::Data, &n.to_be_bytes(), value(n).as_ref().map(|v| &v[..])));
+        write(&engine, group, changes.collect()).unwrap();
+        for synced in [false, true] {
+            if synced {
+                engine.sync().unwrap();
+            }
+            let view = engine.view(group);
+            for (n, value) in &content {
+                let found = view.get(Column::Data, &n.to_be_bytes()).unwrap();
+                assert_eq!(found.as_deref(), value.as_ref().map(|v| &v[..]), "{n} in {round}");
+            }
+            drop(view);
+            let kept = engine.table.stripe(group).read()[&group].spare.is_some();
+            assert_eq!(kept, synced || round > 0);
+        }
+    }
+    // Nobody writes to the group any more.
+    write(&engine, GroupId(4), vec![put(b"key", b"value")]).unwrap();
+    engine.sync().unwrap();
+    assert!(!engine.table.stripe(group).read().contains_key(&group));
+}
+
+/// A store has very many groups in which nothing happens.
+#[test]
+fn a_group_without_data_takes_no_memory_after_its_checkpoint() {
+    let engine = open(&Arc::default(), 8 << 20);
+    let (idle, busy) = (GroupId(3), GroupId(4));
+    let state = |value| change(Column::System, b"state", Some(value));
+    write(&engine, idle, vec![state(b"one")]).unwrap();
+    write(&engine, busy, vec![state(b"one"), put(b"key", b"value")]).unwrap();
+    engine.sync().unwrap();
+    let held = |group| engine.table.stripe(group).read().contains_key(&group);
+    assert_eq!((held(idle), held(busy)), (false, true));
+    let seen = engine.view(idle).get(Column::System, b"state").unwrap();
+    assert_eq!(seen.as_deref(), Some(&b"one"[..]));
+    write(&engine, idle, vec![state(b"two")]).unwrap();
+    let seen = engine.view(idle).get(Column::System, b"state").unwrap();
+    assert_eq!(seen.as_deref(), Some(&b"two"[..]));
 }
 
 fn in_range(content: Option<&Content>, column: Column, start: &[u8], end: &[u8]) -> Vec<Pair> {

@@ -1,0 +1,175 @@
+//! `kv admin group recover`, against stores that tell of groups what they are told to.
+
+use std::sync::{Arc, Mutex};
+
+use flotilla_client::pb;
+use flotilla_client::pb::admin_server::Admin;
+use flotilla_client::pb::stores_server::Stores;
+use serde_json::json;
+use tonic::{Request, Response, Status};
+
+use crate::cli::{kv, objects};
+use crate::server::{Fake, World, region};
+
+/// The operators' side of a scripted store, which is placement, too.
+#[derive(Clone)]
+pub struct Operators {
+    pub store: u64,
+    pub world: Arc<Mutex<World>>,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// Nobody here is asked for it.
+fn never<T>() -> Answer<T> {
+    Err(Status::unimplemented("a scripted store"))
+}
+
+#[tonic::async_trait]
+impl Admin for Operators {
+    async fn describe(
+        &self,
+        request: Request<pb::DescribeRequest>,
+    ) -> Answer<pb::DescribeResponse> {
+        let wanted = request.into_inner().group;
+        let world = self.world.lock().unwrap();
+        let mine = |(store, told): &&(u64, pb::ReplicaState)| {
+            *store == self.store && (wanted == 0 || wanted == told.group)
+        };
+        let replicas = world.replicas.iter().filter(mine).map(|(_, told)| told.clone()).collect();
+        Ok(Response::new(pb::DescribeResponse { store: self.store, replicas }))
+    }
+
+    async fn change_members(
+        &self,
+        _: Request<pb::ChangeMembersRequest>,
+    ) -> Answer<pb::AdminResponse> {
+        never()
+    }
+
+    async fn transfer_leader(
+        &self,
+        _: Request<pb::TransferLeaderRequest>,
+    ) -> Answer<pb::AdminResponse> {
+        never()
+    }
+
+    async fn snapshot(&self, _: Request<pb::SnapshotRequest>) -> Answer<pb::SnapshotResponse> {
+        never()
+    }
+
+    async fn recover(&self, request: Request<pb::RecoverRequest>) -> Answer<pb::AdminResponse> {
+        let group = request.into_inner().group;
+        self.world.lock().unwrap().recovered.push((self.store, group));
+        Ok(Response::new(pb::AdminResponse::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl Stores for Operators {
+    async fn give_up(&self, request: Request<pb::GiveUpRequest>) -> Answer<pb::AdminResponse> {
+        self.world.lock().unwrap().given_up = request.into_inner().stores;
+        Ok(Response::new(pb::AdminResponse::default()))
+    }
+}
+
+/// A follower without a leader among voters on five stores.
+fn replica(group: u64, store: u64, last_index: u64, damage: &str) -> (u64, pb::ReplicaState) {
+    let member = |store| pb::Member {
+        replica: 10 * group + store,
+        store,
+        role: "voter".to_owned(),
+        priority: -1,
+    };
+    let told = pb::ReplicaState {
+        group,
+        region: group,
+        replica: 10 * group + store,
+        role: if damage.is_empty() { "follower" } else { "quarantined" }.to_owned(),
+        last_term: 2,
+        last_index,
+        damage: damage.to_owned(),
+        members: (1..=5).map(member).collect(),
+        ..pb::ReplicaState::default()
+    };
+    (store, told)
+}
+
+/// Of five stores 3, 4 and 5 are lost. Group 1 is sound, of group 2 a replica that is left is damaged, of
+/// group 3 both are, and of group 4 none is left.
+async fn remains() -> Fake {
+    let mut fake = Fake::start().await;
+    let mut gone = region(4, "x", "", 0);
+    for (place, store) in gone.replicas.iter_mut().zip(3..) {
+        place.store = store;
+    }
+    fake.set(|world| {
+        world.regions.push(gone);
+        world.replicas = vec![
+            replica(1, 1, 7, ""),
+            replica(1, 2, 9, ""),
+            replica(2, 1, 0, "a hole in its log"),
+            replica(2, 2, 5, ""),
+            replica(3, 1, 0, "a hole in its log"),
+            replica(3, 2, 0, "a bad block"),
+        ];
+    });
+    fake.kill(3).await;
+    fake
+}
+
+const RECOVER: [&str; 7] =
+    ["--timeout", "5s", "admin", "group", "recover", "--lost-stores", "3,4,5"];
+
+#[tokio::test]
+async fn groups_go_on_without_damaged_replicas_only_by_force() {
+    let fake = remains().await;
+    let run = kv(&fake, &RECOVER).await;
+    assert_eq!(run.code, 3, "{run:?}");
+    assert_eq!(fake.ask(|world| world.recovered.clone()), [(2, 1)], "{run:?}");
+    assert_eq!(fake.ask(|world| world.given_up.clone()), [3, 4, 5]);
+    for line in [
+        "ok group=1 replica=12 store=2 operation=",
+        "failed group=2: group 2: replica 21 at store 1 cannot go on (a hole in its log) and may hold writes",
+        "go on without it with --force",
+    ] {
+        assert!(run.out.contains(line), "{line}: {run:?}");
+    }
+    assert!(run.err.contains("operation ") && run.err.contains("replica 21"), "{run:?}");
+
+    fake.set(|world| world.recovered.clear());
+    let run = kv(&fake, &[&RECOVER[..], &["--force"]].concat()).await;
+    assert_eq!(fake.ask(|world| world.recovered.clone()), [(2, 1), (2, 2)], "{run:?}");
+    assert!(run.out.contains("ok group=2 replica=22 store=2 operation="), "{run:?}");
+}
+
+#[tokio::test]
+async fn a_group_of_which_nothing_is_left_fails_the_recovery() {
+    let fake = remains().await;
+    let forced = [&RECOVER[..], &["--force"]].concat();
+    let run = kv(&fake, &forced).await;
+    assert_eq!(run.code, 3, "{run:?}");
+    for line in [
+        "failed group=3: group 3: replica 31 at store 1 cannot go on (a hole in its log), and no sound one is left",
+        "failed group=4: group 4: no replica is left: its data is gone",
+    ] {
+        assert!(run.out.contains(line), "{line}: {run:?}");
+    }
+    let run = kv(&fake, &[&["--json"][..], &forced].concat()).await;
+    assert_eq!(run.code, 3, "{run:?}");
+    let lines = objects(&run.out);
+    let line = |group: u64| lines.iter().find(|line| line["group"] == json!(group)).unwrap();
+    assert_eq!((&line(1)["store"], &line(1)["error"]), (&json!(2), &json!(null)));
+    assert_eq!(line(4)["gone"], json!(true), "{run:?}");
+    assert_eq!(line(4)["error"], json!("group 4: no replica is left: its data is gone"));
+    // Only what is listed counts.
+    let one = |group: &'static str| [&RECOVER[..5], &[group][..], &RECOVER[5..]].concat();
+    assert_eq!(kv(&fake, &one("1")).await.code, 0);
+    assert_eq!(kv(&fake, &one("4")).await.code, 3);
+    let run = kv(&fake, &one("9")).await;
+    assert!(run.code == 0 && run.out.contains("nothing to recover in group 9"), "{run:?}");
+    // Nothing is wrong with a plan.
+    fake.set(|world| world.recovered.clear());
+    assert_eq!(kv(&fake, &[&RECOVER[..], &["--dry-run"]].concat()).await.code, 0);
+    assert_eq!(fake.ask(|world| world.recovered.len()), 0);
+}
