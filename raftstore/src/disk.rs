@@ -50,6 +50,12 @@ impl Shortage {
         self.free.saturating_sub(kept)
     }
 
+    /// How many eighths of the limit are free. Others hear of a store's room as often as that changes: it is as
+    /// exact as the difference between what they and what the store itself allow ([`Self::spare`]).
+    pub(crate) fn eighths(self) -> u64 {
+        self.free.saturating_mul(8) / self.limit.max(1)
+    }
+
     /// Only the reserve is left: what has piled up for the store elsewhere stays there.
     #[must_use]
     pub const fn is_critical(self) -> bool {
@@ -138,6 +144,8 @@ mod tests {
         let off = Shortage { free: 0, limit: 0 };
         assert!(!is_short(off, false) && !is_short(off, true) && !off.is_severe());
         assert!(!off.is_critical());
+        assert_eq!([0, 12, 13, 99, 124].map(|free| at(free).eighths()), [0, 0, 1, 7, 9]);
+        assert_eq!((off.eighths(), Shortage { free: u64::MAX, limit: u64::MAX }.eighths()), (0, 1));
     }
 
     #[test]

@@ -31,6 +31,16 @@ const ENTRIES_BYTES_SHUT: usize = 64 << 10;
 /// rewritten.
 const ROOM_FACTOR: u64 = 4;
 
+/// What is new about a store's room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum News {
+    Nothing,
+    /// More or less is left: who reckons with it must know.
+    Figures,
+    /// It has become short, shut or critical, or is so no longer.
+    Level,
+}
+
 /// See the module.
 pub(super) struct Room {
     store: StoreId,
@@ -40,7 +50,7 @@ pub(super) struct Room {
     short: BTreeMap<StoreId, Shortage>,
     /// What entries and snapshots may take of this store's disk before it is measured again.
     left: u64,
-    /// As replicas know it: figures are of the last change between short, shut and critical.
+    /// As replicas know it: figures are renewed at each eighth of the limit.
     told: Shortages,
 }
 
@@ -93,11 +103,12 @@ impl Room {
         self.own().is_some_and(Shortage::is_severe)
     }
 
-    /// Takes what is known of a store now; whether replicas must hear of it.
-    fn set(&mut self, store: StoreId, shortage: Option<Shortage>) -> bool {
+    /// Takes what is known of a store now. Replicas must hear of all that is new.
+    fn set(&mut self, store: StoreId, shortage: Option<Shortage>) -> News {
         let level = |shortage: Option<Shortage>| {
             shortage.map(|shortage| (shortage.is_severe(), shortage.is_critical()))
         };
+        let eighths = |shortage: Option<Shortage>| shortage.map(Shortage::eighths);
         if store == self.store {
             self.left = shortage.map_or(0, |s| s.spare(true)) / self.shards;
         }
@@ -105,11 +116,15 @@ impl Room {
             Some(shortage) => self.short.insert(store, shortage),
             None => self.short.remove(&store),
         };
-        if level(before) == level(shortage) {
-            return false;
-        }
+        let news = if level(before) != level(shortage) {
+            News::Level
+        } else if eighths(before) != eighths(shortage) {
+            News::Figures
+        } else {
+            return News::Nothing;
+        };
         self.told = Arc::new(self.short.clone());
-        true
+        news
     }
 
     /// A store without which no quorum of voters that live has room; or this one, when it is shut.
@@ -136,11 +151,15 @@ impl Shard {
     /// How a store's disk is.
     pub(super) fn disk_told(&mut self, store: StoreId, shortage: Option<Shortage>) {
         let was_short = self.room.is_short(store);
-        if !self.room.set(store, shortage) {
+        let news = self.room.set(store, shortage);
+        if news == News::Nothing {
             return;
         }
         let told = self.room.told();
         self.live().for_each(|live| live.replica.know_short(Arc::clone(&told)));
+        if news == News::Figures {
+            return;
+        }
         let own = store == self.parts.store;
         match shortage {
             Some(shortage) if own => {
@@ -216,8 +235,7 @@ mod tests {
         use ReplicaRole::{Demoting, Incoming, Learner, Voter};
         let mut room = Room::new(StoreId(1), 1);
         let three = desc(&[Voter, Voter, Voter, Learner]);
-        assert!(room.set(StoreId(2), Some(LITTLE)));
-        assert!(!room.set(StoreId(2), Some(Shortage { free: 51, ..LITTLE })), "the same level");
+        assert_eq!(room.set(StoreId(2), Some(LITTLE)), News::Level);
         assert_eq!(lacking(&room, &three, &[]), None);
         assert_eq!(lacking(&room, &three, &[3]), Some(2), "store 3 is down");
         room.set(StoreId(4), Some(LITTLE));
@@ -240,11 +258,43 @@ mod tests {
         room.set(StoreId(1), Some(LITTLE));
         assert!(!room.is_shut());
         assert_eq!(lacking(&room, &three, &[]), None);
-        assert!(room.set(StoreId(1), Some(HARDLY)), "another level");
+        assert_eq!(room.set(StoreId(1), Some(HARDLY)), News::Level);
         assert!(room.is_shut() && room.told()[&StoreId(1)].is_severe());
         assert_eq!(lacking(&room, &three, &[]), Some(1));
-        assert!(room.set(StoreId(1), None) && room.told().is_empty());
+        assert_eq!(room.set(StoreId(1), None), News::Level);
+        assert!(room.told().is_empty());
         assert_eq!(lacking(&room, &three, &[2, 3]), None, "nobody is short");
+    }
+
+    /// Leaders reckon with it: what they believe must not be of the day when the store became short.
+    #[test]
+    fn replicas_hear_of_a_stores_room_at_each_eighth_of_its_limit() {
+        let mut room = Room::new(StoreId(1), 1);
+        let (store, at) = (StoreId(2), |free| Some(Shortage { free, limit: 800 }));
+        let mut told = Vec::new();
+        for free in [799, 720, 700, 699, 610, 580, 250, 199, 110, 99, 50, 0, 420, 900] {
+            let news = room.set(store, at(free));
+            told.push((news, room.told()[&store].free));
+        }
+        let (level, figures) = (|free| (News::Level, free), |free| (News::Figures, free));
+        let nothing = |free| (News::Nothing, free);
+        let expected = [
+            level(799),
+            nothing(799),
+            nothing(799),
+            figures(699),
+            nothing(699),
+            figures(580),
+            figures(250),
+            level(199),
+            nothing(199),
+            level(99),
+            nothing(99),
+            nothing(99),
+            level(420),
+            figures(900),
+        ];
+        assert_eq!(told, expected);
     }
 
     fn entries(bytes: usize) -> Envelope {
