@@ -5,10 +5,14 @@
 //! 2. Its shards tell those of other stores, and refuse what takes room while no quorum of a group has any
 //!    (`shard/room.rs`).
 //!
+//! What comes in takes its room from one [`SpareRoom`] for all shards of a store: a part for each would refuse
+//! for ever what is larger than a part, though the disk has room for it.
+//!
 //! Being short ends only when there is a good deal more room than where it began, so that a store
 //! at its limit does not change its mind with every deleted file.
 
 use crate::types::StoreId;
+use parking_lot::Mutex;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -73,6 +77,63 @@ impl fmt::Display for Shortage {
 /// files are rewritten.
 pub(crate) const fn room_of_snapshot(bytes: u64) -> u64 {
     bytes.saturating_mul(3)
+}
+
+/// What the shards of a store take of its disk while that is short of room.
+///
+/// Whoever measures says so here first and then to the shards, each of which counts then what is on its way to
+/// it. What of that is on the disk already counts twice: rather too much is kept than too little.
+#[derive(Debug, Default)]
+pub struct SpareRoom(Mutex<Spare>);
+
+#[derive(Debug, Default)]
+struct Spare {
+    /// Of what there was when the disk was measured, without what entries have taken since.
+    left: u64,
+    /// Promised to snapshots since then.
+    promised: u64,
+    /// By shard: what all snapshots on their way there take.
+    coming: BTreeMap<usize, u64>,
+}
+
+impl SpareRoom {
+    /// The disk was measured.
+    pub fn measured(&self, shortage: Option<Shortage>) {
+        let spare = &mut *self.0.lock();
+        spare.left = shortage.map_or(0, |shortage| shortage.spare(true));
+        spare.promised = 0;
+    }
+
+    /// Takes `bytes` for entries, if there are so many or they are taken `anyway`.
+    pub(crate) fn take(&self, bytes: u64, anyway: bool) -> bool {
+        let spare = &mut *self.0.lock();
+        let taken = anyway || bytes <= spare.left.saturating_sub(spare.promised);
+        if taken {
+            spare.left = spare.left.saturating_sub(bytes);
+        }
+        taken
+    }
+
+    /// Promises `bytes` to a snapshot that is to come to `shard`.
+    ///
+    /// # Errors
+    /// There are not so many: those that there are.
+    pub(crate) fn promise(&self, shard: usize, bytes: u64) -> Result<(), u64> {
+        let spare = &mut *self.0.lock();
+        let coming = spare.coming.values().fold(0, |sum: u64, bytes| sum.saturating_add(*bytes));
+        let left = spare.left.saturating_sub(coming);
+        if bytes > left {
+            return Err(left);
+        }
+        spare.promised += bytes;
+        *spare.coming.entry(shard).or_default() += bytes;
+        Ok(())
+    }
+
+    /// All that snapshots on their way to `shard` take by now.
+    pub(crate) fn count(&self, shard: usize, coming: u64) {
+        self.0.lock().coming.insert(shard, coming);
+    }
 }
 
 /// The stores that are short of room, as far as known.
@@ -146,6 +207,29 @@ mod tests {
         assert!(!off.is_critical());
         assert_eq!([0, 12, 13, 99, 124].map(|free| at(free).eighths()), [0, 0, 1, 7, 9]);
         assert_eq!((off.eighths(), Shortage { free: u64::MAX, limit: u64::MAX }.eighths()), (0, 1));
+    }
+
+    /// It may be larger than what there is for each shard.
+    #[test]
+    fn a_snapshot_may_take_all_of_the_spare_room_that_no_other_takes() {
+        let room = SpareRoom::default();
+        let measured = |free| room.measured(Some(Shortage { free, limit: 800 }));
+        measured(700);
+        assert_eq!(room.promise(3, 601), Err(600), "an eighth of the limit stays");
+        assert_eq!(room.promise(3, 400), Ok(()), "of eight shards");
+        assert_eq!((room.promise(5, 201), room.promise(3, 201)), (Err(200), Err(200)));
+        assert!(!room.take(201, false) && room.take(200, false), "entries leave it its room");
+        // Some of it has come.
+        measured(600);
+        room.count(3, 400);
+        assert_eq!(room.promise(5, 101), Err(100));
+        assert_eq!(room.promise(5, 100), Ok(()));
+        // It is installed.
+        measured(400);
+        room.count(3, 0);
+        assert_eq!(room.promise(3, 200), Ok(()), "100 of 300 are for the other one");
+        room.measured(None);
+        assert_eq!(room.promise(3, 1), Err(0));
     }
 
     #[test]

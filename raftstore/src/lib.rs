@@ -180,7 +180,7 @@ pub use bytes::Bytes;
 pub use clock::{Clock, Moment, SystemClock};
 pub use completion::{Answer, Completion, OnceCompletion, Outcome, Outcomes, Reply};
 pub use config::Config;
-pub use disk::{DiskGauge, Shortage};
+pub use disk::{DiskGauge, Shortage, SpareRoom};
 pub use error::{Error, Fatal, LogError, ReadLogError, TransferRefusal};
 pub use events::{Event, Levels, Seen};
 pub use log::reader;

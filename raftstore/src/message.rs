@@ -11,7 +11,7 @@
 
 use crate::apply::{ApplyEntry, ApplyError, LeaderStop};
 use crate::completion::Reply;
-use crate::disk::Shortage;
+use crate::disk::{Shortage, SpareRoom};
 use crate::error::{Error, LogError};
 use crate::events::Levels;
 use crate::log::GroupWrite;
@@ -164,8 +164,8 @@ pub enum ShardMessage {
         /// What is wrong, and where.
         reason: String,
     },
-    /// How short of room the store's disk is, if it is.
-    Disk(Option<Shortage>),
+    /// How short of room the store's disk is, if it is, and what its shards may take of it.
+    Disk(Option<Shortage>, Arc<SpareRoom>),
     /// One tick of time; several waiting ones count as one.
     Tick,
     /// Report every replica.

@@ -2,7 +2,7 @@
 
 use crate::completion::Permit;
 use crate::config::Config;
-use crate::disk::Shortage;
+use crate::disk::{Shortage, SpareRoom};
 use crate::error::Error;
 use crate::log::LogStore;
 use crate::message::{Request, ShardMessage};
@@ -29,6 +29,7 @@ pub(crate) struct Router {
     pub(crate) tombstones: RwLock<FxHashMap<GroupId, ReplicaId>>,
     /// Of this store's disk, as it was told last.
     pub(crate) shortage: Mutex<Option<Shortage>>,
+    pub(crate) spare_room: Arc<SpareRoom>,
     pub(crate) log: Arc<dyn LogStore>,
     pub(crate) metrics: Metrics,
     /// The log's disk, as its writer sees it.
@@ -44,7 +45,7 @@ impl Router {
         log: Arc<dyn LogStore>,
         metrics: Metrics,
     ) -> Self {
-        let (views, changes, tombstones, shortage) = Default::default();
+        let (views, changes, tombstones, shortage, spare_room) = Default::default();
         let proposal_bytes = Arc::new(AtomicUsize::new(0));
         let disk = Mutex::new(SyncWatch::new(&config));
         let disk_slow = AtomicBool::new(false);
@@ -55,6 +56,7 @@ impl Router {
             changes,
             tombstones,
             shortage,
+            spare_room,
             log,
             metrics,
             disk,

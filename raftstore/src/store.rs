@@ -221,7 +221,9 @@ impl Store {
     pub fn set_disk(&self, shortage: Option<Shortage>) {
         let before = std::mem::replace(&mut *self.router.shortage.lock(), shortage);
         if before != shortage || shortage.is_some() {
-            self.router.tell_all(|| ShardMessage::Disk(shortage));
+            let room = &self.router.spare_room;
+            room.measured(shortage);
+            self.router.tell_all(|| ShardMessage::Disk(shortage, Arc::clone(room)));
         }
     }
 

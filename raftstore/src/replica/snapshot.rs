@@ -261,9 +261,10 @@ impl Replica {
         self.snapshots.set(Stage::Failing(self.snapshots.ticks + rest));
     }
 
-    /// A snapshot waits for its first look at the disk.
-    pub(crate) fn is_to_fetch(&self) -> bool {
-        self.snapshots.stage() == Some(Stage::New)
+    /// Bytes of this store's disk that a snapshot takes which waits for its first look at that.
+    pub(crate) fn room_to_take(&self) -> Option<u64> {
+        let incoming = self.snapshots.incoming.as_ref().filter(|i| i.stage == Stage::New)?;
+        Some(room_of_snapshot(incoming.manifest.content.bytes))
     }
 
     /// Bytes of this store's disk that a snapshot on its way here takes, or will.
@@ -271,19 +272,6 @@ impl Replica {
         let waits = |stage: Stage| matches!(stage, Stage::New | Stage::Failing(_) | Stage::Failed);
         let coming = self.snapshots.incoming.as_ref().filter(|i| !waits(i.stage));
         coming.map_or(0, |incoming| room_of_snapshot(incoming.manifest.content.bytes))
-    }
-
-    /// Why the snapshot at hand is not fetched now, if it may take no more than `room` of the disk.
-    fn refuses_snapshot(&self, room: u64) -> Option<String> {
-        let needed = room_of_snapshot(self.snapshots.incoming.as_ref()?.manifest.content.bytes);
-        (needed > room).then(|| {
-            format!(
-                "the disk is nearly full: it takes {} KiB of it, {} KiB are to spare; make room, then it is \
-                 fetched",
-                needed.div_ceil(1 << 10),
-                room >> 10
-            )
-        })
     }
 
     fn tell_failed(&self, round: &mut Round) {
@@ -306,9 +294,9 @@ impl Replica {
         }
     }
 
-    /// What is to be done about snapshots, in each round before the ready. One to be fetched may take `room`
-    /// of the disk; `None`: that has enough.
-    pub(crate) fn drive_snapshots(&mut self, room: Option<u64>, round: &mut Round) {
+    /// What is to be done about snapshots, in each round before the ready. `lack`: one is to be fetched, and
+    /// there is no room for it, but only for so many bytes.
+    pub(crate) fn drive_snapshots(&mut self, lack: Option<u64>, round: &mut Round) {
         self.drive_offers(round);
         self.ask_for_beginning();
         if self.snapshots.ticks > self.config.snapshot_keep_ticks {
@@ -316,13 +304,19 @@ impl Replica {
             self.snapshots.garbage.extend(found);
         }
         match self.snapshots.stage() {
-            Some(Stage::New) => match room.and_then(|room| self.refuses_snapshot(room)) {
-                Some(reason) => {
+            Some(Stage::New) => match lack {
+                Some(room) => {
+                    let needed = self.room_to_take().unwrap_or_default();
                     // What came of it takes room, too.
                     self.snapshots.throw_away_blocks();
                     // There is no hurry: nothing is known to be wrong with the sender.
                     self.snapshots.failures = self.snapshots.failures.max(1);
-                    self.fetch_failed(&reason);
+                    self.fetch_failed(&format!(
+                        "the disk is nearly full: it takes {} KiB of it, {} KiB are to spare; make room, \
+                         then it is fetched",
+                        needed.div_ceil(1 << 10),
+                        room >> 10
+                    ));
                 }
                 None => {
                     self.snapshots.set(Stage::Fetching);

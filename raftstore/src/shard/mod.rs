@@ -106,7 +106,7 @@ impl Shard {
         let shard_number = parts.shard;
         let small_entries_max = parts.config.small_entries_max;
         let life = parts.seed;
-        let room = Room::new(parts.store, parts.config.shards);
+        let room = Room::new(parts.store);
         let mut shard = Shard {
             parts,
             slots: FxHashMap::default(),
@@ -290,7 +290,7 @@ impl Shard {
                     self.quarantine(group, reason, round);
                 }
             }
-            ShardMessage::Disk(shortage) => self.disk_told(self.parts.store, shortage),
+            ShardMessage::Disk(shortage, spare) => self.measured(shortage, spare),
             ShardMessage::Describe(to) => {
                 // The asker may have given up; then nobody reads it.
                 let _ = to.send(self.describe());
@@ -491,7 +491,6 @@ impl Shard {
         let cache_max = self.parts.config.group_cache_bytes(self.slots.len());
         let handed = round.apply.len();
         let gather = self.turns.crowded() && !turn;
-        let snapshot_room = self.room_for_snapshot(group);
         let Some(Slot::Live(live)) = self.slots.get_mut(&group) else { return };
         if turn && !live.waits {
             return; // It left the line: not leader any more, or its entry became large.
@@ -502,10 +501,8 @@ impl Shard {
         replica.look_around(round);
         replica.propose_queued(gather, turn, time);
         replica.confirm_queued_reads(time, round);
-        replica.drive_snapshots(snapshot_room, round);
-        if snapshot_room.is_some() {
-            self.room.take(replica.room_taken());
-        }
+        let lack = self.room.promise(self.parts.shard, replica);
+        replica.drive_snapshots(lack, round);
         replica.take_readies(time, apply_full, round);
         if replica.has_queued_reads() && replica.removal().is_none() {
             // A context that was under way is confirmed: the next one may start.

@@ -17,8 +17,9 @@
 
 use super::Shard;
 use super::slot::Slot;
-use crate::disk::{Shortage, Shortages};
+use crate::disk::{Shortage, Shortages, SpareRoom};
 use crate::error::Error;
+use crate::replica::Replica;
 use crate::transport::Envelope;
 use crate::types::{GroupDesc, GroupId, ReplicaDesc, StoreId};
 use std::collections::BTreeMap;
@@ -44,20 +45,18 @@ enum News {
 /// See the module.
 pub(super) struct Room {
     store: StoreId,
-    /// Among how many shards it shares its disk.
-    shards: u64,
     /// This store among them.
     short: BTreeMap<StoreId, Shortage>,
-    /// What entries and snapshots may take of this store's disk before it is measured again.
-    left: u64,
+    /// What entries and snapshots may take of this store's disk; all of its shards take from it.
+    spare: Arc<SpareRoom>,
     /// As replicas know it: figures are renewed at each eighth of the limit.
     told: Shortages,
 }
 
 impl Room {
-    pub(super) fn new(store: StoreId, shards: usize) -> Self {
-        let (short, told) = Default::default();
-        Room { store, shards: shards as u64, short, left: 0, told }
+    pub(super) fn new(store: StoreId) -> Self {
+        let (short, spare, told) = Default::default();
+        Room { store, short, spare, told }
     }
 
     /// What replicas know.
@@ -71,27 +70,20 @@ impl Room {
     }
 
     /// Why `envelope` is too much for this store's disk. What is not has its room from now on.
-    pub(super) fn refuses(&mut self, envelope: &Envelope) -> Option<&'static str> {
+    pub(super) fn refuses(&self, envelope: &Envelope) -> Option<&'static str> {
         if !envelope.is_bulk() || !self.is_shut() {
             return None;
         }
         let bytes = ROOM_FACTOR * envelope.size() as u64;
-        if bytes > self.left && envelope.size() > ENTRIES_BYTES_SHUT {
-            return Some("the disk is nearly full");
-        }
-        self.left = self.left.saturating_sub(bytes);
-        None
+        let taken = self.spare.take(bytes, envelope.size() <= ENTRIES_BYTES_SHUT);
+        (!taken).then_some("the disk is nearly full")
     }
 
-    /// What one more snapshot may take of this store's disk where others take `taken`; `None`: it has room.
-    fn for_snapshot(&self, taken: u64) -> Option<u64> {
+    /// Promises this store's room to the snapshot that `replica` is to fetch now, if it is; or tells how
+    /// little there is for it.
+    pub(super) fn promise(&self, shard: usize, replica: &Replica) -> Option<u64> {
         self.own()?;
-        Some(self.left.saturating_sub(taken))
-    }
-
-    /// A snapshot is fetched that takes so much.
-    pub(super) fn take(&mut self, bytes: u64) {
-        self.left = self.left.saturating_sub(bytes);
+        self.spare.promise(shard, replica.room_to_take()?).err()
     }
 
     fn is_short(&self, store: StoreId) -> bool {
@@ -109,9 +101,6 @@ impl Room {
             shortage.map(|shortage| (shortage.is_severe(), shortage.is_critical()))
         };
         let eighths = |shortage: Option<Shortage>| shortage.map(Shortage::eighths);
-        if store == self.store {
-            self.left = shortage.map_or(0, |s| s.spare(true)) / self.shards;
-        }
         let before = match shortage {
             Some(shortage) => self.short.insert(store, shortage),
             None => self.short.remove(&store),
@@ -174,19 +163,13 @@ impl Shard {
         }
     }
 
-    /// What a snapshot that `group` is about to fetch may take of this store's disk; `None`: it has room,
-    /// or nothing is to be fetched.
-    pub(super) fn room_for_snapshot(&self, group: GroupId) -> Option<u64> {
-        self.room.own()?;
-        let Some(Slot::Live(live)) = self.slots.get(&group) else { return None };
-        if !live.replica.is_to_fetch() {
-            return None;
-        }
-        let taken = self.slots.values().filter_map(|slot| match slot {
-            Slot::Live(live) => Some(live.replica.room_taken()),
-            Slot::Quarantined(_) | Slot::Gone(_) => None,
-        });
-        self.room.for_snapshot(taken.fold(0, u64::saturating_add))
+    /// This store's disk was measured.
+    pub(super) fn measured(&mut self, shortage: Option<Shortage>, spare: Arc<SpareRoom>) {
+        let coming = self.live().map(|live| live.replica.room_taken());
+        let coming = coming.fold(0, u64::saturating_add);
+        spare.count(self.parts.shard, coming);
+        self.room.spare = spare;
+        self.disk_told(self.parts.store, shortage);
     }
 
     /// Why a leader here takes nothing now that takes room.
@@ -233,7 +216,7 @@ mod tests {
     #[test]
     fn writes_need_a_quorum_of_live_voters_with_room() {
         use ReplicaRole::{Demoting, Incoming, Learner, Voter};
-        let mut room = Room::new(StoreId(1), 1);
+        let mut room = Room::new(StoreId(1));
         let three = desc(&[Voter, Voter, Voter, Learner]);
         assert_eq!(room.set(StoreId(2), Some(LITTLE)), News::Level);
         assert_eq!(lacking(&room, &three, &[]), None);
@@ -253,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_leader_that_is_shut_refuses_whoever_else_has_room() {
-        let mut room = Room::new(StoreId(1), 1);
+        let mut room = Room::new(StoreId(1));
         let three = desc(&[ReplicaRole::Voter; 3]);
         room.set(StoreId(1), Some(LITTLE));
         assert!(!room.is_shut());
@@ -269,7 +252,7 @@ mod tests {
     /// Leaders reckon with it: what they believe must not be of the day when the store became short.
     #[test]
     fn replicas_hear_of_a_stores_room_at_each_eighth_of_its_limit() {
-        let mut room = Room::new(StoreId(1), 1);
+        let mut room = Room::new(StoreId(1));
         let (store, at) = (StoreId(2), |free| Some(Shortage { free, limit: 800 }));
         let mut told = Vec::new();
         for free in [799, 720, 700, 699, 610, 580, 250, 199, 110, 99, 50, 0, 420, 900] {
@@ -308,36 +291,28 @@ mod tests {
     fn a_shut_store_takes_what_piled_up_until_only_the_reserve_is_left() {
         const MIB: usize = 1 << 20;
         let mib = |mib| mib * MIB as u64;
-        let mut room = Room::new(StoreId(1), 2);
-        let shortage = |free| Some(Shortage { free: mib(free), limit: mib(800) });
-        room.set(StoreId(1), shortage(300));
+        let (mut room, spare) = (Room::new(StoreId(1)), Arc::new(SpareRoom::default()));
+        room.spare = Arc::clone(&spare);
+        let measured = |room: &mut Room, free| {
+            let shortage = Some(Shortage { free: mib(free), limit: mib(800) });
+            spare.measured(shortage);
+            room.set(StoreId(1), shortage);
+        };
+        measured(&mut room, 300);
         assert_eq!(room.refuses(&entries(500 * MIB)), None, "short, but not shut");
-        // An eighth of the limit is the reserve, and two shards have half of the rest each.
-        room.set(StoreId(1), shortage(180));
+        // An eighth of the limit is the reserve.
+        measured(&mut room, 180);
         assert!(room.is_shut());
         let taken = (0..100).take_while(|_| room.refuses(&entries(MIB)).is_none()).count();
-        assert_eq!(taken, 9, "of 40 MiB, each four times");
+        assert_eq!(taken, 19, "of 80 MiB, each four times");
         assert_eq!(room.refuses(&entries(ENTRIES_BYTES_SHUT / 2)), None, "little is always taken");
         // Measured again: the figures are of the disk, not what was reckoned.
-        room.set(StoreId(1), shortage(180));
+        measured(&mut room, 180);
         assert_eq!(room.refuses(&entries(MIB)), None);
-        room.set(StoreId(1), shortage(99));
+        measured(&mut room, 99);
         assert!(room.refuses(&entries(MIB)).is_some());
         assert_eq!(room.refuses(&entries(ENTRIES_BYTES_SHUT / 2)), None);
         room.set(StoreId(1), None);
         assert_eq!(room.refuses(&entries(500 * MIB)), None);
-    }
-
-    #[test]
-    fn snapshots_on_their_way_leave_the_reserve_of_a_short_store_together() {
-        let mut room = Room::new(StoreId(1), 2);
-        assert_eq!(room.for_snapshot(u64::MAX), None, "it has room");
-        room.set(StoreId(2), Some(Shortage { free: 0, limit: 800 }));
-        assert_eq!(room.for_snapshot(0), None, "another one is short");
-        // Two shards have half of what is beyond an eighth of the limit each.
-        room.set(StoreId(1), Some(Shortage { free: 700, limit: 800 }));
-        assert_eq!([0, 200, 400].map(|taken| room.for_snapshot(taken)), [300, 100, 0].map(Some));
-        room.set(StoreId(1), Some(Shortage { free: 90, limit: 800 }));
-        assert_eq!(room.for_snapshot(0), Some(0));
     }
 }

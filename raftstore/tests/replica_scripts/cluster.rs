@@ -243,7 +243,10 @@ impl goldenscript::Runner for Cluster {
                 let free = more.map(|mib| mib.parse::<u64>()).transpose()?;
                 let limit = 100 << 20;
                 let shortage = free.map(|mib| Shortage { free: mib << 20, limit });
-                self.store(&store)?.inbox.push(ShardMessage::Disk(shortage));
+                let target = self.store(&store)?;
+                target.room.measured(shortage);
+                let room = Arc::clone(&target.room);
+                target.inbox.push(ShardMessage::Disk(shortage, room));
                 self.settle()?;
             }
             "damage" => {

@@ -8,8 +8,8 @@ use flotilla_raftstore::message::{
 use flotilla_raftstore::snapshot::{MemorySnapshots, Receiving};
 use flotilla_raftstore::{
     Answer, ApplyWorker, Config, Envelope, Fatal, LogStore, LogWriter, Membership, Nanos, Priority,
-    ReplicaDesc, ReplicaId, Role, Shard, ShardConfig, SnapshotStore, SnapshotWorker, StateMachine,
-    StoreId, reader, recover,
+    ReplicaDesc, ReplicaId, Role, Shard, ShardConfig, SnapshotStore, SnapshotWorker, SpareRoom,
+    StateMachine, StoreId, reader, recover,
 };
 use std::sync::Arc;
 
@@ -24,6 +24,7 @@ pub struct Store {
     to_apply: Vec<ApplyTask>,
     apply: ApplyWorker,
     snapshots: SnapshotWorker,
+    pub room: Arc<SpareRoom>,
     pub frozen: bool,
     pub cut: bool,
     /// What was sent to it, when it is to be remembered.
@@ -69,6 +70,7 @@ impl Store {
             to_log: Vec::new(),
             to_apply: Vec::new(),
             snapshots,
+            room: Arc::default(),
             frozen: false,
             cut: false,
             kept: None,

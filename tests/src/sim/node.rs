@@ -16,7 +16,7 @@ use flotilla_raftstore::snapshot::Traffic;
 use flotilla_raftstore::{
     ApplyDone, ApplyWorker, Completion, Config, GroupId, GroupRecord, LogDone, LogStore, LogWriter,
     Outcome, RecoveredGroup, ReplicaId, Reply, Shard, ShardConfig, Shortage, SnapshotStore,
-    SnapshotWorker, StateMachine, StoreId, SyncWatch, recover,
+    SnapshotWorker, SpareRoom, StateMachine, StoreId, SyncWatch, recover,
 };
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
@@ -107,6 +107,8 @@ pub struct Process {
     pub snapshots: SnapshotWorker,
     /// What snapshot threads share.
     pub traffic: Traffic,
+    /// What shards share.
+    pub room: Arc<SpareRoom>,
     /// Snapshots on their way here.
     pub fetches: BTreeMap<u64, Fetch>,
     /// How many there were.
@@ -238,6 +240,7 @@ impl Node {
             apply: Worker::new(ApplyWorker::new(machine)),
             snapshots,
             traffic: Traffic::new(config.snapshot_disk_bytes_max),
+            room: Arc::default(),
             fetches: BTreeMap::new(),
             fetches_begun: 0,
             destroys: VecDeque::new(),

@@ -9,6 +9,7 @@ use super::world::{Event, World};
 use flotilla_raftstore::message::ShardMessage;
 use flotilla_raftstore::{GroupId, Role, Shortage};
 use rand::Rng;
+use std::sync::Arc;
 
 /// Too little for writes.
 pub(super) const LITTLE: Shortage = Shortage { free: 60 << 20, limit: 100 << 20 };
@@ -58,8 +59,11 @@ impl World {
     /// What a store has measured is for its shards.
     pub(super) fn tell_room(&mut self, node: usize) {
         let short = self.nodes[node].short;
+        let Some(process) = &self.nodes[node].process else { return };
+        let room = Arc::clone(&process.room);
+        room.measured(short);
         for shard in 0..self.config.shards {
-            self.tell(node, shard, ShardMessage::Disk(short));
+            self.tell(node, shard, ShardMessage::Disk(short, Arc::clone(&room)));
         }
     }
 
