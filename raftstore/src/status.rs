@@ -91,8 +91,8 @@ pub struct ReplicaStatus {
     pub ticks_silent: usize,
     /// How many of them may pass before it campaigns, or waits once more for the preferred member.
     pub ticks_to_campaign: usize,
-    /// It does not begin to lead: it has priority 0, others have not, and it kept none of them from
-    /// being elected.
+    /// It does not begin to lead: it has priority 0, others have not, and it has not campaigned as a
+    /// last resort.
     pub barred: bool,
     /// On a leader: whom it hands leadership to.
     pub transfer_to: Option<ReplicaId>,

@@ -32,6 +32,7 @@ mod refusal;
 pub(crate) use change::{Begun, Live, begin, leave, may_switch, switch};
 pub use change::{Change, ChangeRequest, MEMBERS_MAX};
 pub use priority::Priority;
+pub(crate) use priority::Wait;
 pub use recover::RecoverRequest;
 pub(crate) use recover::recovered;
 pub use refusal::ChangeRefusal;

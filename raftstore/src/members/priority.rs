@@ -8,6 +8,7 @@
 use super::{GroupDesc, ReplicaDesc};
 use crate::types::ReplicaId;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// How much a member is wanted as the group's leader.
@@ -16,8 +17,8 @@ use std::fmt;
 ///   with a priority takes its leadership over.
 /// - 0 ([`Priority::NEVER`]): it votes and does not lead. It is for fewer than half of the voters:
 ///   the others must be able to elect one of them. Where they cannot, since those that have what
-///   this one's log holds are gone, it is elected as a last resort, and hands over as soon as one
-///   of them has caught up.
+///   this one's log holds are gone, or those that are left cannot campaign, it is elected as a
+///   last resort, and hands over as soon as one of them can lead.
 /// - 1 and more: the largest comes first. The others wait one election timeout longer for each
 ///   larger priority in the group, so that a group with a quorum gets a leader all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -44,6 +45,25 @@ impl Priority {
             Priority::OFF => Some(0),
             Priority(priority) => Some(priority),
         }
+    }
+}
+
+/// How long a member has waited for a leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wait {
+    /// Election timeouts since a leader was heard, as they were drawn, from 1.
+    pub(crate) timeouts: u32,
+    /// For how many of the shortest election timeouts nobody has asked for its vote who may have it; or no
+    /// leader was heard, when somebody asked whose log is too short. Others may be there who cannot ask.
+    pub(crate) in_vain: u32,
+}
+
+impl Wait {
+    /// Others, who may take one timeout longer, go first.
+    pub(crate) fn behind_slow(self) -> Wait {
+        // Theirs may be twice as long as the shortest.
+        let (timeouts, in_vain) = (self.timeouts.saturating_sub(1), self.in_vain.saturating_sub(2));
+        Wait { timeouts, in_vain }
     }
 }
 
@@ -80,20 +100,30 @@ impl GroupDesc {
             && self.voters_priorities().any(|priority| priority != Priority::NEVER)
     }
 
-    /// Whether `replica` may campaign when it has waited for a leader for `timeouts` election
-    /// timeouts, from 1. `holds_up`: meanwhile it refused somebody its vote for a shorter log.
-    pub(crate) fn may_campaign(&self, replica: ReplicaId, timeouts: usize, holds_up: bool) -> bool {
-        let own = self.priority(replica);
-        let mut larger: Vec<Priority> =
-            self.voters_priorities().filter(|priority| *priority > own).collect();
-        larger.sort_unstable();
-        larger.dedup();
+    /// Whether `replica` may campaign when it has waited so long for a leader.
+    pub(crate) fn may_campaign(&self, replica: ReplicaId, wait: Wait) -> bool {
         if self.never_leads(replica) {
-            let last_resort = holds_up && timeouts > larger.len() + 1;
-            return last_resort || crate::mutant::active("priority_zero_campaigns");
+            return self.is_last_resort(replica, wait)
+                || crate::mutant::active("priority_zero_campaigns");
         }
-        let patient = timeouts > larger.len() && !crate::mutant::active("target_never_decays");
-        own == Priority::OFF || larger.is_empty() || patient
+        let own = self.priority(replica);
+        let turn = 1 + self.ranks_above(own);
+        let patient = wait.timeouts >= turn && !crate::mutant::active("target_never_decays");
+        own == Priority::OFF || turn == 1 || patient
+    }
+
+    /// Whether `replica`, which has priority 0, has seen for so long that nobody else is elected that
+    /// each of the others has had its turn, with time for an election: a timeout is drawn from one to two
+    /// times the shortest.
+    pub(crate) fn is_last_resort(&self, replica: ReplicaId, wait: Wait) -> bool {
+        let turns = self.ranks_above(Priority::NEVER).max(1);
+        self.never_leads(replica) && wait.in_vain > 2 * turns
+    }
+
+    /// How many priorities there are among the voters that are larger than `own`.
+    fn ranks_above(&self, own: Priority) -> u32 {
+        let larger: BTreeSet<Priority> = self.voters_priorities().filter(|p| *p > own).collect();
+        larger.len() as u32
     }
 
     fn voters_priorities(&self) -> impl Iterator<Item = Priority> + '_ {
@@ -118,10 +148,11 @@ mod tests {
         desc
     }
 
-    /// After how many timeouts each member campaigns, if it holds others up or not.
-    fn waits(priorities: &[i32], holds_up: bool) -> Vec<Option<usize>> {
+    /// After how many timeouts, of the shortest, each member campaigns, if all of them were in vain or none.
+    fn waits(priorities: &[i32], in_vain: bool) -> Vec<Option<u32>> {
         let desc = desc(priorities);
-        let first = |id| (1..20).find(|timeouts| desc.may_campaign(id, *timeouts, holds_up));
+        let wait = |timeouts| Wait { timeouts, in_vain: if in_vain { timeouts } else { 0 } };
+        let first = |id| (1..20).find(|timeouts| desc.may_campaign(id, wait(*timeouts)));
         desc.replicas.iter().map(|r| first(r.replica)).collect()
     }
 
@@ -133,18 +164,23 @@ mod tests {
         assert_eq!(waits(&[0, 7, -1], false), [None, Some(1), Some(1)]);
     }
 
+    /// Theirs may be twice as long.
     #[test]
-    fn priority_zero_is_elected_where_nobody_else_can_be() {
+    fn priority_zero_is_elected_where_nobody_else_can_be_after_all_others_had_their_turn() {
+        assert_eq!(waits(&[0, -1], true), [Some(3), Some(1)]);
         assert_eq!(waits(&[0, 7, -1], true), [Some(3), Some(1), Some(1)]);
-        assert_eq!(waits(&[0, -1], true), [Some(2), Some(1)]);
+        assert_eq!(waits(&[0, 7, 8], true), [Some(5), Some(2), Some(1)]);
+        assert_eq!(waits(&[0, 7, 8, 9, 0], true), [Some(7), Some(3), Some(2), Some(1), Some(7)]);
         assert_eq!(waits(&[0, 0], false), [Some(1); 2]);
+        let slow = Wait { timeouts: 4, in_vain: 4 }.behind_slow();
+        assert_eq!(slow, Wait { timeouts: 3, in_vain: 2 });
     }
 
     #[test]
     fn a_learner_keeps_nobody_waiting() {
         let mut desc = desc(&[9, 1]);
         desc.replicas[0].role = ReplicaRole::Learner;
-        assert!(desc.may_campaign(ReplicaId(2), 1, false));
+        assert!(desc.may_campaign(ReplicaId(2), Wait { timeouts: 1, in_vain: 0 }));
     }
 
     #[test]

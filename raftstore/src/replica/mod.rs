@@ -40,6 +40,7 @@ use crate::error::Error;
 use crate::events::{Event, Levels};
 use crate::log::terms::Terms;
 use crate::log::{GroupLog, LogStore};
+use crate::members::Wait;
 use crate::message::Standing;
 use crate::slow::Disks;
 use crate::status::{GroupView, PeerProgress, ReplicaStatus, Role};
@@ -300,16 +301,24 @@ impl Replica {
         } else {
             // Whoever must not campaign sees a silent leader all the same, and votes for others.
             let (able, still) = (self.may_campaign(), self.keeps_still(time));
-            let (desc, me) = (&self.record.desc, self.me.replica);
-            // With a slow disk it lets the others go first.
+            let (desc, me, disks) = (&self.record.desc, self.me.replica, &self.disks);
             let alone = self.raw.raft.prs().is_singleton();
-            let patience = usize::from(self.disks.own_is_slow() && !alone);
-            let may = |timeouts: usize, holds_up: bool| {
-                let timeouts = timeouts.saturating_sub(patience);
-                able && timeouts > 0 && desc.may_campaign(me, timeouts, holds_up)
+            let mut resort = false;
+            let may = |wait: Wait| {
+                // With a slow disk it lets the others go first; a last resort lets all of them, and they may
+                // have one, too.
+                let slow = |r: &ReplicaDesc| disks.is_slow(r.store);
+                let waits =
+                    disks.own_is_slow() || (desc.never_leads(me) && desc.replicas.iter().any(slow));
+                let wait = if waits && !alone { wait.behind_slow() } else { wait };
+                resort = desc.is_last_resort(me, wait);
+                able && wait.timeouts > 0 && desc.may_campaign(me, wait)
             };
             let in_vain = self.raw.raft.state == StateRole::PreCandidate;
             if self.timer.tick(&mut self.raw, still, may) {
+                if resort {
+                    self.timer.note_resort();
+                }
                 self.events.push(Event::ElectionBegun);
                 if in_vain {
                     self.events.push(Event::PreVoteLost);
@@ -401,7 +410,7 @@ impl Replica {
             priority: self.record.desc.priority(self.me.replica),
             ticks_silent,
             ticks_to_campaign,
-            barred: self.record.desc.never_leads(self.me.replica) && !self.timer.holds_up(),
+            barred: self.record.desc.never_leads(self.me.replica) && !self.timer.resort(),
             transfer_to: self.transfer_to(),
             peers: if self.is_leader() { self.peers() } else { Vec::new() },
         }

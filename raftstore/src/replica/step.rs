@@ -152,9 +152,9 @@ impl Replica {
             MessageType::MsgRequestVote | MessageType::MsgRequestPreVote
         );
         let current = message.term >= self.raw.raft.term;
-        if asks && current && !self.raw.raft.raft_log.is_up_to_date(message.index, message.log_term)
-        {
-            self.timer.note_held_up();
+        if asks && current {
+            let log = &self.raw.raft.raft_log;
+            self.timer.note_asked(log.is_up_to_date(message.index, message.log_term));
         }
     }
 

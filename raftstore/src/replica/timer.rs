@@ -8,6 +8,7 @@
 //! silent leader for dead and lets others have its vote.
 
 use super::storage::ReplicaStorage;
+use crate::members::Wait;
 use raft::{INVALID_ID, RawNode};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -19,9 +20,15 @@ pub(super) struct ElectionTimer {
     /// Ticks since the leader was heard, or the last timeout.
     silence: usize,
     /// Timeouts since the leader was heard.
-    timeouts: usize,
-    /// Since then somebody asked for this replica's vote in vain: the log here is longer.
+    timeouts: u32,
+    /// Ticks since then.
+    waited: u32,
+    /// How many had passed when somebody asked for this replica's vote who may have it.
+    asked_at: u32,
+    /// Since then somebody asked for it in vain: the log here is longer.
     holds_up: bool,
+    /// Since then it campaigned as a last resort.
+    resort: bool,
     last_elapsed: usize,
 }
 
@@ -33,7 +40,10 @@ impl ElectionTimer {
             timeout: 0,
             silence: 0,
             timeouts: 0,
+            waited: 0,
+            asked_at: 0,
             holds_up: false,
+            resort: false,
             last_elapsed: 0,
         };
         timer.draw();
@@ -50,13 +60,34 @@ impl ElectionTimer {
         (self.silence, self.timeout)
     }
 
-    /// This replica's longer log keeps somebody from being elected.
-    pub(super) fn note_held_up(&mut self) {
-        self.holds_up = true;
+    /// Somebody asks for this replica's vote; `able`: the log here is not longer.
+    pub(super) fn note_asked(&mut self, able: bool) {
+        if able {
+            self.asked_at = self.waited;
+        } else {
+            self.holds_up = true;
+        }
     }
 
-    pub(super) fn holds_up(&self) -> bool {
-        self.holds_up
+    /// It campaigns as a last resort.
+    pub(super) fn note_resort(&mut self) {
+        self.resort = true;
+    }
+
+    pub(super) fn resort(&self) -> bool {
+        self.resort
+    }
+
+    fn wait(&self) -> Wait {
+        let since = if self.holds_up { 0 } else { self.asked_at };
+        let in_vain = (self.waited - since) / self.election_ticks as u32;
+        Wait { timeouts: self.timeouts, in_vain }
+    }
+
+    /// A leader was heard, or is not missed any more.
+    fn wait_anew(&mut self) {
+        (self.timeouts, self.waited, self.asked_at) = (0, 0, 0);
+        (self.holds_up, self.resort) = (false, false);
     }
 
     fn draw(&mut self) {
@@ -67,36 +98,35 @@ impl ElectionTimer {
     /// Time goes on after a sleep: the leader was not heard of for `silence` ticks.
     pub(super) fn wake(&mut self, raw: &mut RawNode<ReplicaStorage>, silence: usize) {
         self.draw();
-        self.timeouts = 0;
-        self.holds_up = false;
+        self.wait_anew();
         self.silence = silence.min(self.election_ticks);
+        self.waited = self.silence as u32;
         raw.raft.election_elapsed = self.silence;
         self.last_elapsed = self.silence;
     }
 
     /// One tick of a replica that does not lead; whether it campaigned. At a timeout it does if it `may`
-    /// after so many of them, and if it holds others up or not; one that has promised to keep `still`
-    /// waits until it need not.
+    /// after so long a wait; one that has promised to keep `still` waits until it need not.
     pub(super) fn tick(
         &mut self,
         raw: &mut RawNode<ReplicaStorage>,
         still: bool,
-        may: impl FnOnce(usize, bool) -> bool,
+        may: impl FnOnce(Wait) -> bool,
     ) -> bool {
         if raw.raft.election_elapsed < self.last_elapsed {
             self.draw(); // The library has heard from a leader or started anew.
             if raw.raft.leader_id != INVALID_ID {
-                self.timeouts = 0;
-                self.holds_up = false;
+                self.wait_anew();
             }
         }
         raw.tick();
         self.silence += 1;
+        self.waited = self.waited.saturating_add(1);
         raw.raft.election_elapsed = raw.raft.election_elapsed.min(self.election_ticks);
         let mut campaigns = false;
         if self.silence >= self.timeout && !still {
-            self.timeouts += 1;
-            campaigns = may(self.timeouts, self.holds_up);
+            self.timeouts = self.timeouts.saturating_add(1);
+            campaigns = may(self.wait());
             if campaigns {
                 raw.raft.election_elapsed = Self::library_timeout(self.election_ticks);
                 raw.tick();

@@ -1,6 +1,6 @@
 //! The stores of a script, the network between them, and the commands.
 
-use super::store::Store;
+use super::store::{Spoiled, Store};
 use bytes::Bytes;
 use flotilla_raftstore::message::{DurableApplied, ShardMessage};
 use flotilla_raftstore::snapshot::MemorySnapshots;
@@ -248,6 +248,10 @@ impl goldenscript::Runner for Cluster {
                 let room = Arc::clone(&target.room);
                 target.inbox.push(ShardMessage::Disk(shortage, room));
                 self.settle()?;
+            }
+            "spoil" => {
+                let off = more.as_deref() == Some("off");
+                self.store(&store)?.spoiled = (!off).then_some(Spoiled::Loads);
             }
             "damage" => {
                 let target = self.store(&store)?;

@@ -24,6 +24,8 @@
 //!   prints what its callbacks were told since the last time.
 //! - `disk STORE MIB` says that so much of its disk is free, with a limit of 100; `disk STORE` that it has
 //!   room. `delete STORE TEXT` proposes what only takes away.
+//! - `spoil STORE` damages the blocks of the next snapshot that has come to it, and of those that come in their
+//!   place, until `spoil STORE off`.
 //! - `damage STORE` says that its state was found damaged.
 //! - `status` prints every replica, `members STORE` the members as one knows them, `record STORE`
 //!   what its log has of the group.

@@ -13,6 +13,15 @@ use flotilla_raftstore::{
 };
 use std::sync::Arc;
 
+/// What is wrong with the snapshots that come to a store.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Spoiled {
+    /// They come, and cannot be loaded.
+    Loads,
+    /// They do not come any more.
+    Fetches,
+}
+
 /// Nothing of it runs by itself.
 pub struct Store {
     pub id: StoreId,
@@ -25,6 +34,7 @@ pub struct Store {
     apply: ApplyWorker,
     snapshots: SnapshotWorker,
     pub room: Arc<SpareRoom>,
+    pub spoiled: Option<Spoiled>,
     pub frozen: bool,
     pub cut: bool,
     /// What was sent to it, when it is to be remembered.
@@ -71,6 +81,7 @@ impl Store {
             to_apply: Vec::new(),
             snapshots,
             room: Arc::default(),
+            spoiled: None,
             frozen: false,
             cut: false,
             kept: None,
@@ -104,6 +115,16 @@ impl Store {
             SnapshotTask::Make { asker, id } => {
                 let made = self.snapshots.make(id, asker.group, &mut |_| Ok(()))?;
                 (asker, id, SnapshotEvent::Made(made))
+            }
+            SnapshotTask::Fetch { asker, manifest, .. }
+                if self.spoiled == Some(Spoiled::Fetches) =>
+            {
+                let reason = "a block does not match its checksum".to_owned();
+                (asker, manifest.id, SnapshotEvent::Received(Err(reason)))
+            }
+            SnapshotTask::Load { asker, manifest } if self.spoiled.is_some() => {
+                self.spoiled = Some(Spoiled::Fetches);
+                (asker, manifest.id, SnapshotEvent::Loaded(Err("a damaged block".to_owned())))
             }
             SnapshotTask::Fetch { asker, manifest, .. } => {
                 let id = manifest.id;
