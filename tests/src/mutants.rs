@@ -55,6 +55,12 @@ pub const MUTANTS: &[Mutant] = &[
     mutant("learner_in_quorum", "a restarted replica counts learners as voters", 100),
     mutant("promote_at_once", "a learner votes before it has caught up", 100),
     mutant("priority_zero_campaigns", "a replica of priority 0 leads all the same", 200),
+    mutant("last_resort_missing", "a replica of priority 0 waits for ever for the others", 4_000),
+    mutant(
+        "last_resort_leads_on",
+        "a replica of priority 0 keeps what it got as a last resort",
+        400,
+    ),
     mutant("target_never_decays", "whoever is not preferred waits for ever", 400),
     mutant("transfer_accepted_at_once", "a transfer is called done when it was begun", 100),
     mutant(

@@ -117,7 +117,8 @@ impl GroupDesc {
     /// times the shortest.
     pub(crate) fn is_last_resort(&self, replica: ReplicaId, wait: Wait) -> bool {
         let turns = self.ranks_above(Priority::NEVER).max(1);
-        self.never_leads(replica) && wait.in_vain > 2 * turns
+        let ignored = crate::mutant::active("last_resort_missing");
+        self.never_leads(replica) && wait.in_vain > 2 * turns && !ignored
     }
 
     /// How many priorities there are among the voters that are larger than `own`.

@@ -5,12 +5,12 @@ use super::clock::MILLIS;
 use super::watched::AppliedEntry;
 use super::world::{Event, World};
 use flotilla_raftstore::{
-    Change, ChangeRequest, GroupDesc, GroupId, OperationId, Priority, ReplicaDesc, ReplicaId,
-    ReplicaRole, ReplicaStatus, Request, Role, StoreId,
+    Change, ChangeRequest, GroupDesc, GroupId, GroupRecord, GroupView, OperationId, Priority,
+    ReplicaDesc, ReplicaId, ReplicaRole, ReplicaStatus, Request, Role, StoreId,
 };
 use rand::Rng;
 use rand::seq::IndexedRandom;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What was asked.
 #[derive(Default)]
@@ -22,6 +22,8 @@ pub(super) struct Changes {
     operations: u128,
     /// Leader transfers by ticket: the node that was asked, and the term in which it led.
     transfers: BTreeMap<u64, (usize, u64)>,
+    /// The terms of each group that somebody has led.
+    led: BTreeSet<(GroupId, u64)>,
 }
 
 impl Changes {
@@ -30,6 +32,13 @@ impl Changes {
         self.operations += 1;
         OperationId(self.operations)
     }
+}
+
+/// It has priority 0, and there are voters that have not.
+fn must_not_lead(desc: &GroupDesc, replica: ReplicaId) -> bool {
+    let never = |replica| desc.priority(replica) == Priority::NEVER;
+    let may = |r: &ReplicaDesc| (r.role.votes() || r.role.voted()) && !never(r.replica);
+    never(replica) && desc.replicas.iter().any(may)
 }
 
 impl World {
@@ -241,9 +250,27 @@ impl World {
             self.counts.add_many("joint configurations", u64::from(desc.is_joint()));
             let leads = self.leads(node, desc.group);
             self.counts.add_many("leaders on their way out", u64::from(leaves && leads));
-            let never = own.is_some_and(|r| desc.priority(r.replica) == Priority::NEVER);
-            self.counts.add_many("leaders that must not lead any more", u64::from(never && leads));
+            let never = |desc: &GroupDesc| own.is_some_and(|r| must_not_lead(desc, r.replica));
+            let not_any_more = leads && never(desc) && !never(before);
+            self.counts.add_many("leaders that must not lead any more", u64::from(not_any_more));
         }
+    }
+
+    /// Counts who is elected although others are to lead.
+    pub(super) fn note_leader(&mut self, view: &GroupView) {
+        let GroupRecord { desc, replica, .. } = &view.record;
+        let begins = self.changes.led.insert((desc.group, view.term));
+        let resort = begins && must_not_lead(desc, *replica);
+        self.counts.add_many("leaders as a last resort", u64::from(resort));
+    }
+
+    /// Others are to lead the group.
+    pub(super) fn is_led_as_a_last_resort(&self, region: usize) -> bool {
+        let group = self.regions[region].group;
+        let leader = self.leader_of(region);
+        let known = leader
+            .and_then(|node| Some((self.desc_on(node, group)?, self.replica_on(node, group)?)));
+        known.is_some_and(|(desc, replica)| must_not_lead(&desc, replica))
     }
 
     fn leads(&self, node: usize, group: GroupId) -> bool {

@@ -136,6 +136,7 @@ impl World {
                 let group = view.record.desc.group;
                 self.note("  leads: group, term", node, [group.0, view.term, 0]);
                 self.expect_no_lease(node, group, view.term);
+                self.note_leader(view);
             }
             let problem = self.invariants.published(node, &view.record);
             self.violations.extend(problem);

@@ -189,6 +189,9 @@ impl World {
             let why = format!("liveness: the replicas do not become level: {}", self.unlevel());
             self.violations.push(why);
         }
+        if self.violations.is_empty() {
+            self.expect_willing_leaders();
+        }
         (0..self.nodes.len()).for_each(|node| self.compare_content(node));
         (0..self.regions.len()).for_each(|region| self.audit(region));
         let answered = |w: &World| w.clients.live.is_empty();
@@ -212,6 +215,24 @@ impl World {
             }
             if self.now > until.min(since + 15 * SECONDS) {
                 return;
+            }
+            let slice = self.now + 100 * MILLIS;
+            self.run_until(slice, |_| false);
+        }
+    }
+
+    /// Whoever leads as a last resort hands over to those who are to lead.
+    fn expect_willing_leaders(&mut self) {
+        let until = self.now + 60 * SECONDS;
+        let unwilling =
+            |world: &World| (0..world.regions.len()).find(|r| world.is_led_as_a_last_resort(*r));
+        while self.violations.is_empty()
+            && let Some(region) = unwilling(self)
+        {
+            if self.now >= until {
+                let what = "liveness: priority 0 leads on where others could";
+                let group = self.describe(self.regions[region].group);
+                self.violations.push(format!("{what}:{group}"));
             }
             let slice = self.now + 100 * MILLIS;
             self.run_until(slice, |_| false);
