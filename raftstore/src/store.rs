@@ -92,8 +92,8 @@ impl Store {
     /// Makes a snapshot of the group's state here. [`crate::Answer::SnapshotMade`] says that it is
     /// at hand for followers for a while.
     ///
-    /// Errors: `Busy` when nothing is applied durably yet, or the members change; `NoGroup`,
-    /// `Quarantined` and `Closed`.
+    /// Errors: `Busy` when nothing is applied durably yet, the members change, or a member is taking the
+    /// last one; `NoGroup`, `Quarantined` and `Closed`.
     pub fn snapshot(&self, group: GroupId, reply: Reply) {
         self.submit(vec![Request::Snapshot { group, reply }]);
     }

@@ -504,7 +504,8 @@ fn who_was_away_for_long_and_who_joins_gets_a_snapshot_and_the_rest() {
         };
         until("applied", || (applied() == written).then_some(()));
     }
-    let made = ask(|r| cluster.leader(group).snapshot(group, r)).unwrap();
+    // The leader is told a moment later that it was taken.
+    let made = until("made", || ask(|r| cluster.leader(group).snapshot(group, r)).ok());
     let Answer::SnapshotMade { index, bytes } = made else { panic!("{made:?}") };
     assert!(index > 200 && bytes >= 200 * 101, "{made:?}");
     cluster.stores.iter().for_each(Store::shutdown);

@@ -105,19 +105,30 @@ impl Offers {
 }
 
 impl Replica {
-    /// An operator asks for one.
+    /// An operator asks for one. While a live follower takes the one at hand there is none: that one would have to
+    /// begin again.
     pub(crate) fn make_snapshot(&mut self, reply: Reply) {
-        if self.offers.callers.len() < CALLERS_MAX {
+        let what = if self.is_taken() {
+            "a member is taking the last snapshot: ask again when it has it"
+        } else if self.offers.callers.len() >= CALLERS_MAX {
+            "too many wait for a snapshot of it"
+        } else {
             return self.offers.callers.push(reply);
-        }
-        let (group, what) = (self.group(), "too many wait for a snapshot of it");
-        reply.send(Err(Error::Busy { group, what }));
+        };
+        reply.send(Err(Error::Busy { group: self.group(), what }));
     }
 
-    /// A follower could not get the snapshot.
+    /// A live follower is taking the snapshot at hand, or is about to try again.
+    fn is_taken(&self) -> bool {
+        self.offers.sent.keys().any(|id| self.is_live(ReplicaId(*id)))
+    }
+
+    /// A follower could not get the snapshot. It is probed, and then told of it again.
     pub(super) fn snapshot_failed(&mut self, from: ReplicaId) {
         if self.is_leader() {
-            self.offers.sent.remove(&from.0);
+            if let Some(since) = self.offers.sent.get_mut(&from.0) {
+                *since = self.offers.ticks;
+            }
             self.raw.report_snapshot(from.0, SnapshotStatus::Failure);
         }
     }
@@ -204,8 +215,7 @@ impl Replica {
         if self.raw.mut_store().take_offered() {
             self.offers.used = self.offers.ticks;
         }
-        let taken = self.offers.sent.keys().any(|id| self.is_live(ReplicaId(*id)));
-        if self.offers.is_wanted(taken) && !self.snapshots.installing() {
+        if self.offers.is_wanted(self.is_taken()) && !self.snapshots.installing() {
             let id = self.offers.next_id();
             self.offers.making = Some(id);
             let asker = self.asker(round);

@@ -239,6 +239,23 @@ impl goldenscript::Runner for Cluster {
                 self.ask(&store, |reply| Request::Snapshot { group: GROUP, reply })?;
                 self.settle()?;
             }
+            "timed" => {
+                self.store(&store)?.interval_s = more.as_deref().unwrap_or("0").parse()?;
+                self.store(&store)?.restart()?;
+            }
+            "made" => {
+                let made = self.store(&store)?.made;
+                writeln!(out, "store {store}: {made} snapshots made")?;
+            }
+            "hold" => self.store(&store)?.held = Some(Vec::new()),
+            "lose" => {
+                self.store(&store)?.lose();
+                self.settle()?;
+            }
+            "release" => {
+                self.store(&store)?.release()?;
+                self.settle()?;
+            }
             "disk" => {
                 let free = more.map(|mib| mib.parse::<u64>()).transpose()?;
                 let limit = 100 << 20;

@@ -26,6 +26,9 @@
 //!   room. `delete STORE TEXT` proposes what only takes away.
 //! - `spoil STORE` damages the blocks of the next snapshot that has come to it, and of those that come in their
 //!   place, until `spoil STORE off`.
+//! - `timed STORE SECONDS` starts it anew, to make a snapshot so often; `made STORE` tells how many it has made.
+//! - `hold STORE` keeps snapshots on their way to it; `lose STORE` has what is on its way fail, `release STORE`
+//!   lets it come.
 //! - `damage STORE` says that its state was found damaged.
 //! - `status` prints every replica, `members STORE` the members as one knows them, `record STORE`
 //!   what its log has of the group.
@@ -182,6 +185,12 @@ fn a_state_machine_that_fails_stops_its_replica() {
 #[test]
 fn snapshot() {
     script("snapshot");
+}
+
+/// It would begin again and again.
+#[test]
+fn a_follower_that_takes_a_snapshot_is_not_given_another_one() {
+    script("snapshot_timed");
 }
 
 /// Bug 35: what takes room is refused while no quorum has any; all else goes on.

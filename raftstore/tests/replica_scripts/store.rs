@@ -35,6 +35,12 @@ pub struct Store {
     snapshots: SnapshotWorker,
     pub room: Arc<SpareRoom>,
     pub spoiled: Option<Spoiled>,
+    /// Snapshots on their way to it, when they are kept there.
+    pub held: Option<Vec<SnapshotTask>>,
+    /// Snapshots that it has made.
+    pub made: u64,
+    /// Between two that it makes unasked.
+    pub interval_s: u64,
     pub frozen: bool,
     pub cut: bool,
     /// What was sent to it, when it is to be remembered.
@@ -50,6 +56,7 @@ fn open(
     log: &Arc<MemoryLog>,
     journal: &Arc<Journal>,
     snapshots: &SnapshotWorker,
+    interval_s: u64,
 ) -> Result<Shard, Fatal> {
     let store_log = Arc::clone(log) as Arc<dyn LogStore>;
     let groups = recover(&*store_log, &**journal, snapshots).expect("a log in memory is readable");
@@ -57,6 +64,7 @@ fn open(
         group_log_entries_max: 4,
         truncate_entries_min: 1,
         snapshot_retry_ticks: 6,
+        snapshot_interval_s: interval_s,
         ..Config::default()
     };
     let config = Arc::new(config);
@@ -72,7 +80,7 @@ impl Store {
         let snapshots = SnapshotWorker::new(Arc::clone(made) as Arc<dyn SnapshotStore>, machine, 4);
         Ok(Store {
             id,
-            shard: open(id, &log, &journal, &snapshots)?,
+            shard: open(id, &log, &journal, &snapshots, 0)?,
             inbox: Vec::new(),
             apply: apply_worker(&journal),
             log,
@@ -82,6 +90,9 @@ impl Store {
             snapshots,
             room: Arc::default(),
             spoiled: None,
+            held: None,
+            made: 0,
+            interval_s: 0,
             frozen: false,
             cut: false,
             kept: None,
@@ -90,7 +101,7 @@ impl Store {
 
     /// Starts it anew from its log, without what waits for the disk.
     pub fn restart(&mut self) -> Result<(), Fatal> {
-        self.shard = open(self.id, &self.log, &self.journal, &self.snapshots)?;
+        self.shard = open(self.id, &self.log, &self.journal, &self.snapshots, self.interval_s)?;
         (self.inbox, self.to_log, self.to_apply) = Default::default();
         self.apply = apply_worker(&self.journal);
         self.frozen = false;
@@ -110,10 +121,31 @@ impl Store {
         Ok(round.sends)
     }
 
+    /// What is on its way to it does not come.
+    pub fn lose(&mut self) {
+        for task in self.held.iter_mut().flat_map(std::mem::take) {
+            let SnapshotTask::Fetch { asker, manifest, .. } = task else { continue };
+            let event = SnapshotEvent::Received(Err("the stream was cut".to_owned()));
+            let note = SnapshotNote { asker, id: manifest.id, event };
+            self.inbox.push(ShardMessage::Snapshots(vec![note]));
+        }
+    }
+
+    /// What is on its way to it comes.
+    pub fn release(&mut self) -> Result<(), Fatal> {
+        let held = self.held.take().unwrap_or_default();
+        held.into_iter().try_for_each(|task| self.snapshot(task))
+    }
+
     fn snapshot(&mut self, task: SnapshotTask) -> Result<(), Fatal> {
+        if let (Some(held), SnapshotTask::Fetch { .. }) = (&mut self.held, &task) {
+            held.push(task);
+            return Ok(());
+        }
         let (asker, id, event) = match task {
             SnapshotTask::Make { asker, id } => {
                 let made = self.snapshots.make(id, asker.group, &mut |_| Ok(()))?;
+                self.made += 1;
                 (asker, id, SnapshotEvent::Made(made))
             }
             SnapshotTask::Fetch { asker, manifest, .. }

@@ -51,7 +51,8 @@ Example:
     /// Have a snapshot of the group's state made; done when it is there
     #[command(after_help = "\
 It is made from what is durable, and kept for replicas that will need one for as long as the log goes
-on behind it, a minute at least. A large group takes longer than the usual --timeout.
+on behind it, a minute at least. A large group takes longer than the usual --timeout. While a replica
+takes the last one from there, which would have to begin again, the command waits, up to --timeout.
 
 Examples:
   kv admin group snapshot 1
