@@ -168,8 +168,26 @@ async fn a_group_of_which_nothing_is_left_fails_the_recovery() {
     assert_eq!(kv(&fake, &one("4")).await.code, 3);
     let run = kv(&fake, &one("9")).await;
     assert!(run.code == 0 && run.out.contains("nothing to recover in group 9"), "{run:?}");
+    let run = kv(&fake, &[&["--json"][..], &one("9")].concat()).await;
+    let nothing = json!({"group": 9, "nothing_to_recover": true});
+    assert_eq!((run.code, objects(&run.out)), (0, vec![nothing.clone()]), "{run:?}");
     // Nothing is wrong with a plan.
     fake.set(|world| world.recovered.clear());
     assert_eq!(kv(&fake, &[&RECOVER[..], &["--dry-run"]].concat()).await.code, 0);
     assert_eq!(fake.ask(|world| world.recovered.len()), 0);
+    let run = kv(&fake, &[&["--json"][..], &one("9"), &["--dry-run"]].concat()).await;
+    let lines = objects(&run.out);
+    assert_eq!((lines.len(), lines.last()), (5, Some(&nothing)), "the plan is of all groups");
+}
+
+#[tokio::test]
+async fn a_recovery_with_nothing_to_do_says_so() {
+    let fake = Fake::start().await;
+    for flags in [&[][..], &["--dry-run"]] {
+        let run = kv(&fake, &[&RECOVER[..], flags].concat()).await;
+        assert!(run.code == 0 && run.out.contains("nothing to recover: every group"), "{run:?}");
+        let run = kv(&fake, &[&["--json"][..], &RECOVER, flags].concat()).await;
+        let nothing = json!({"group": null, "nothing_to_recover": true});
+        assert_eq!((run.code, objects(&run.out)), (0, vec![nothing]), "{run:?}");
+    }
 }

@@ -37,10 +37,16 @@ pub async fn carry_out(
     let admin = client.admin();
     // All groups: the lost stores are turned away for all of them.
     let plan = admin.plan_recovery(&lost, None).await?;
+    let listed = |fate: &&Fate| group == 0 || fate.group == group;
+    let nothing = !plan.fates.iter().any(|fate| listed(&fate));
     if plan.fates.is_empty() && !out.json {
         out.line("nothing to recover: every group has a leader, or a majority that is left")?;
     } else if dry_run || !out.json {
         show(&plan, out)?;
+    }
+    if nothing && out.json {
+        let group = (group != 0).then_some(group);
+        out.object(&json!({"group": group, "nothing_to_recover": true}))?;
     }
     if dry_run {
         if !out.json {
@@ -54,8 +60,7 @@ pub async fn carry_out(
     }
     let operation = format!("{operation:032x}");
     let mut failed: Option<Error> = None;
-    let listed = |fate: &&Fate| group == 0 || fate.group == group;
-    if group != 0 && !plan.fates.iter().any(|fate| listed(&fate)) && !out.json {
+    if group != 0 && nothing && !out.json {
         out.line(&format!("nothing to recover in group {group}: it is not among those shown"))?;
     }
     for fate in plan.fates.iter().filter(listed) {
