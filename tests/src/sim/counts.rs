@@ -40,6 +40,7 @@ pub const REQUIRED: &[&str] = &[
     "engine writes refused by a full disk",
     "starts refused by a full disk",
     "disks nearly full",
+    "disks with room for what is needed only",
     "disks with hardly any room",
     "disks of all stores nearly full",
     "writes refused for want of room",

@@ -1,4 +1,5 @@
-//! Disks that are nearly full: short of room, hardly any left, and roomy again, on one store or on all.
+//! Disks that are nearly full: short of room, with room for what is needed only, hardly any left, and roomy again, on one
+//! store or on all.
 //!
 //! A store measures and tells its shards, as `kvserver` does; nothing fails yet (that is `storage.rs`). What takes
 //! room is refused while no quorum has any, and deletes, reads and members go on. The clients go on by themselves once
@@ -16,6 +17,9 @@ pub(super) const LITTLE: Shortage = Shortage { free: 60 << 20, limit: 100 << 20 
 /// Too little for entries of any kind, if that can be.
 pub(super) const HARDLY_ANY: Shortage = Shortage { free: 10 << 20, limit: 100 << 20 };
 
+/// About what a few snapshots take here.
+const SNAPSHOTS_BYTES: u64 = 64 << 10;
+
 impl World {
     /// The next disk, or all of them, run short of room.
     pub(super) fn next_shortage(&mut self) {
@@ -28,7 +32,11 @@ impl World {
             self.counts.add("disks of all stores nearly full");
         }
         for node in (0..self.nodes.len()).filter(|node| all || *node == one) {
-            let left = if self.rng.random_bool(0.4) { HARDLY_ANY } else { LITTLE };
+            let left = match self.rng.random_range(0..5) {
+                0 => HARDLY_ANY,
+                1 | 2 => self.draw_scarce(),
+                _ => LITTLE,
+            };
             let length = self.rng.random_range(500 * MILLIS..8 * SECONDS);
             self.run_short(node, left, length);
         }
@@ -37,11 +45,21 @@ impl World {
         self.after(next, Event::Shortage);
     }
 
+    /// Between an eighth and a quarter of the limit: enough for what a quorum needs, snapshots or not.
+    fn draw_scarce(&mut self) -> Shortage {
+        let Shortage { limit, .. } = LITTLE;
+        let spare = if self.rng.random_bool(0.5) { SNAPSHOTS_BYTES } else { limit / 8 };
+        let free = limit / 8 + self.rng.random_range(0..spare);
+        Shortage { free, limit }
+    }
+
     /// A store's disk has only so much left, for so long.
     pub(super) fn run_short(&mut self, node: usize, left: Shortage, length: u64) {
-        let what =
-            if left.is_severe() { "disks with hardly any room" } else { "disks nearly full" };
-        self.counts.add(what);
+        self.counts.add(match (left.is_severe(), left.is_critical()) {
+            (false, _) => "disks nearly full",
+            (true, false) => "disks with room for what is needed only",
+            (true, true) => "disks with hardly any room",
+        });
         self.note("disk short", node, [left.free, length, 0]);
         self.nodes[node].short = Some(left);
         self.nodes[node].short_until = self.now + length;
