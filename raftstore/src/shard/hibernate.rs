@@ -5,15 +5,16 @@
 //! 2. A group wakes when anything comes for it: a request that its leader must serve, or a message of
 //!    another replica.
 //! 3. Every shard tells every store with which it shares a group that it lives, once a heartbeat interval
-//!    ([`Alive`]), for all its groups together. When a shard was silent for an election timeout, or began
-//!    anew, the groups that it led wake, and so do those led here that have a member there and it is heard
-//!    again: a portion a tick, so that thousands do not elect at the same time.
+//!    ([`Alive`]), for all its groups together. When a shard was silent for an election timeout, the groups
+//!    that it led wake, and no others. When it is heard again, or began anew, those led here wake, too,
+//!    that have a member there. A portion a tick, so that thousands do not elect at the same time.
 //!
 //! Deterministic: all state is here, time is ticks.
 
 use super::Shard;
-use super::slot::{Live, Slot};
+use super::slot::Slot;
 use crate::message::{ReadMode, Request};
+use crate::replica::Replica;
 use crate::shard::Round;
 use crate::transport::{Alive, Envelope, Payload};
 use crate::types::{GroupId, ReplicaId, StoreId};
@@ -176,7 +177,7 @@ impl Shard {
             }
         }
         for (store, shard) in self.hibernation.fall_silent(timeout) {
-            self.wake_with(store, shard);
+            self.wake_led_by(store, shard);
         }
         for _ in 0..WAKES_PER_TICK {
             let Some(group) = self.hibernation.waking.pop_front() else { break };
@@ -199,25 +200,33 @@ impl Shard {
         stores.filter(|store| *store != self.parts.store).collect()
     }
 
-    /// Queues the sleepers that a shard of `store` leads, or that are led here and have a member in it.
+    /// Queues the sleepers that a shard of `store` leads, and those that are led here and have a member in it.
     fn wake_with(&mut self, store: StoreId, shard: u32) {
-        let concerned = |group: &GroupId, live: &Live| {
-            let replica = &live.replica;
-            let leads = replica.leader().is_some_and(|leader| leader.store == store);
-            let member = replica.is_leader() && replica.record().desc.on_store(store).is_some();
-            replica.asleep()
-                && (leads || member)
-                && self.hibernation.shard_of(store, *group) == shard
-        };
-        let mut waking: Vec<GroupId> = Vec::new();
+        self.wake_led_by(store, shard);
+        self.queue(store, shard, |replica| {
+            replica.is_leader() && replica.record().desc.on_store(store).is_some()
+        });
+    }
+
+    /// Queues the sleepers that a shard of `store` leads. The others of the dead one's groups have a leader, and
+    /// would find nobody to speak to.
+    fn wake_led_by(&mut self, store: StoreId, shard: u32) {
+        self.queue(store, shard, |replica| {
+            replica.leader().is_some_and(|leader| leader.store == store)
+        });
+    }
+
+    /// Queues the sleepers that are in `shard` on `store` and `concerned`.
+    fn queue(&mut self, store: StoreId, shard: u32, concerned: impl Fn(&Replica) -> bool) {
         for (group, slot) in &self.slots {
             if let Slot::Live(live) = slot
-                && concerned(group, live)
+                && live.replica.asleep()
+                && concerned(&live.replica)
+                && self.hibernation.shard_of(store, *group) == shard
             {
-                waking.push(*group);
+                self.hibernation.waking.push_back(*group);
             }
         }
-        self.hibernation.waking.extend(waking);
     }
 }
 

@@ -1,4 +1,5 @@
 use super::super::ShardConfig;
+use super::super::slot::Live;
 use super::*;
 use crate::completion::OnceCompletion;
 use crate::config::Config;

@@ -50,6 +50,11 @@ fn election() {
 }
 
 #[test]
+fn asleep_beside_the_dead() {
+    script("asleep_beside_the_dead");
+}
+
+#[test]
 fn replication() {
     script("replication");
 }
