@@ -10,23 +10,65 @@
 use super::lease::Stamp;
 use super::storage::conf_snapshot;
 use crate::snapshot::Manifest;
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
 const REJECT: u8 = 1;
 const STAMPED: u8 = 2;
+const VARINT_BYTES_MAX: usize = 10;
 
 /// Encodes `message`, in one allocation of its exact size.
 pub(crate) fn encode(message: &Message, stamp: Option<Stamp>) -> Bytes {
-    let mut length = Length(2);
-    put_fields(&mut length, message, stamp);
-    let mut out = Vec::with_capacity(length.0);
-    out.push(message.msg_type as u8);
     let flag = |set: bool, flag: u8| if set { flag } else { 0 };
-    out.push(flag(message.reject, REJECT) | flag(stamp.is_some(), STAMPED));
-    put_fields(&mut out, message, stamp);
+    let mut head = Head::default();
+    head.byte(message.msg_type as u8);
+    head.byte(flag(message.reject, REJECT) | flag(stamp.is_some(), STAMPED));
+    head.varint(message.to);
+    head.varint(message.from);
+    head.varint(message.term);
+    head.varint(message.log_term);
+    head.varint(message.index);
+    head.varint(message.commit);
+    head.varint(message.commit_term);
+    head.varint(message.request_snapshot);
+    head.varint(message.reject_hint);
+    head.varint(message.priority as u64);
+    let mut length = Length(head.length);
+    put_rest(&mut length, message, stamp);
+    let mut out = Vec::with_capacity(length.0);
+    out.extend_from_slice(&head.bytes[..head.length]);
+    put_rest(&mut out, message, stamp);
     debug_assert_eq!(out.len(), length.0);
     Bytes::from(out)
+}
+
+/// Type, flags and ten numbers, on the stack: what every message has, and most have little else.
+struct Head {
+    bytes: [u8; 2 + 10 * VARINT_BYTES_MAX],
+    length: usize,
+}
+
+impl Default for Head {
+    fn default() -> Self {
+        Head { bytes: [0; 2 + 10 * VARINT_BYTES_MAX], length: 0 }
+    }
+}
+
+impl Head {
+    #[inline]
+    fn byte(&mut self, byte: u8) {
+        self.bytes[self.length] = byte;
+        self.length += 1;
+    }
+
+    #[inline]
+    fn varint(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.byte(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.byte(value as u8);
+    }
 }
 
 /// Where fields go.
@@ -39,9 +81,13 @@ trait Sink {
 struct Length(usize);
 
 impl Sink for Length {
+    #[inline]
     fn varint(&mut self, value: u64) {
-        let bits = 64 - (value | 1).leading_zeros() as usize;
-        self.0 += bits.div_ceil(7);
+        self.0 += match value {
+            // Most numbers are small.
+            0..0x80 => 1,
+            _ => (64 - value.leading_zeros() as usize).div_ceil(7),
+        };
     }
 
     fn bytes(&mut self, bytes: &[u8]) {
@@ -51,6 +97,7 @@ impl Sink for Length {
 }
 
 impl Sink for Vec<u8> {
+    #[inline]
     fn varint(&mut self, mut value: u64) {
         while value >= 0x80 {
             self.push(value as u8 | 0x80);
@@ -61,25 +108,14 @@ impl Sink for Vec<u8> {
 
     fn bytes(&mut self, bytes: &[u8]) {
         self.varint(bytes.len() as u64);
-        self.extend_from_slice(bytes);
+        if !bytes.is_empty() {
+            self.extend_from_slice(bytes);
+        }
     }
 }
 
-fn put_fields(out: &mut impl Sink, message: &Message, stamp: Option<Stamp>) {
-    for field in [
-        message.to,
-        message.from,
-        message.term,
-        message.log_term,
-        message.index,
-        message.commit,
-        message.commit_term,
-        message.request_snapshot,
-        message.reject_hint,
-        message.priority as u64,
-    ] {
-        out.varint(field);
-    }
+/// What comes behind the head.
+fn put_rest(out: &mut impl Sink, message: &Message, stamp: Option<Stamp>) {
     out.bytes(&message.context);
     out.varint(message.entries.len() as u64);
     for entry in &message.entries {
@@ -100,47 +136,47 @@ fn put_fields(out: &mut impl Sink, message: &Message, stamp: Option<Stamp>) {
 
 /// Decodes what [`encode`] made; the error says what is wrong with the bytes.
 pub(crate) fn decode(bytes: &Bytes) -> Result<(Message, Option<Stamp>), String> {
-    let mut input = bytes.clone();
-    let kind = take_u8(&mut input)?;
-    let flags = take_u8(&mut input)?;
+    let mut input = Input { all: bytes, rest: bytes };
+    let kind = input.byte()?;
+    let flags = input.byte()?;
     let mut message = Message::default();
     message.set_msg_type(message_type(kind)?);
     message.reject = flags & REJECT != 0;
-    message.to = take_varint(&mut input)?;
-    message.from = take_varint(&mut input)?;
-    message.term = take_varint(&mut input)?;
-    message.log_term = take_varint(&mut input)?;
-    message.index = take_varint(&mut input)?;
-    message.commit = take_varint(&mut input)?;
-    message.commit_term = take_varint(&mut input)?;
-    message.request_snapshot = take_varint(&mut input)?;
-    message.reject_hint = take_varint(&mut input)?;
-    message.priority = take_varint(&mut input)? as i64;
-    message.context = take_bytes(&mut input)?;
-    let count = take_varint(&mut input)?;
-    if count > input.len() as u64 {
-        return Err(format!("{count} entries in {} bytes", input.len()));
+    message.to = input.varint()?;
+    message.from = input.varint()?;
+    message.term = input.varint()?;
+    message.log_term = input.varint()?;
+    message.index = input.varint()?;
+    message.commit = input.varint()?;
+    message.commit_term = input.varint()?;
+    message.request_snapshot = input.varint()?;
+    message.reject_hint = input.varint()?;
+    message.priority = input.varint()? as i64;
+    message.context = input.bytes()?;
+    let count = input.varint()?;
+    if count > input.rest.len() as u64 {
+        return Err(format!("{count} entries in {} bytes", input.rest.len()));
     }
     let mut entries = Vec::with_capacity(count as usize);
     for _ in 0..count {
         let mut entry = Entry::default();
-        entry.set_entry_type(entry_type(take_u8(&mut input)?)?);
-        entry.term = take_varint(&mut input)?;
-        entry.index = take_varint(&mut input)?;
-        entry.data = take_bytes(&mut input)?;
-        entry.context = take_bytes(&mut input)?;
+        entry.set_entry_type(entry_type(input.byte()?)?);
+        entry.term = input.varint()?;
+        entry.index = input.varint()?;
+        entry.data = input.bytes()?;
+        entry.context = input.bytes()?;
         entries.push(entry);
     }
     message.entries = entries.into();
     if message.get_msg_type() == MessageType::MsgSnapshot {
-        let manifest = Manifest::decode(&take_bytes(&mut input)?)?;
+        let manifest = Manifest::decode(&input.bytes()?)?;
         message.set_snapshot(conf_snapshot(&manifest));
     }
     let stamp = match flags & STAMPED {
         0 => None,
-        _ => Some(Stamp { sent: take_varint(&mut input)?, promise_ms: take_varint(&mut input)? }),
+        _ => Some(Stamp { sent: input.varint()?, promise_ms: input.varint()? }),
     };
-    match input.len() {
+    match input.rest.len() {
         0 => Ok((message, stamp)),
         more => Err(format!("{more} bytes too many")),
     }
@@ -173,28 +209,64 @@ fn entry_type(kind: u8) -> Result<EntryType, String> {
         .ok_or_else(|| format!("unknown entry type {kind}"))
 }
 
-fn take_u8(input: &mut Bytes) -> Result<u8, String> {
-    if input.is_empty() { Err("cut short".to_owned()) } else { Ok(input.get_u8()) }
+/// What is left of a message's bytes. A plain slice is cut faster than [`Bytes`].
+struct Input<'a> {
+    all: &'a Bytes,
+    rest: &'a [u8],
 }
 
-fn take_varint(input: &mut Bytes) -> Result<u64, String> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let byte = take_u8(input)?;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Ok(value);
+/// What is announced is not there. In a type of its own, which takes no room beside a number.
+struct Cut;
+
+impl From<Cut> for String {
+    fn from(_: Cut) -> String {
+        "cut short, or a number longer than 64 bits".to_owned()
+    }
+}
+
+impl Input<'_> {
+    #[inline]
+    fn byte(&mut self) -> Result<u8, Cut> {
+        let (first, rest) = self.rest.split_first().ok_or(Cut)?;
+        self.rest = rest;
+        Ok(*first)
+    }
+
+    #[inline]
+    fn varint(&mut self) -> Result<u64, Cut> {
+        match *self.rest {
+            [small @ 0..0x80, ref rest @ ..] => {
+                self.rest = rest;
+                Ok(u64::from(small))
+            }
+            _ => self.long_varint(),
         }
     }
-    Err("a number longer than 64 bits".to_owned())
-}
 
-fn take_bytes(input: &mut Bytes) -> Result<Bytes, String> {
-    let len = take_varint(input)?;
-    if len > input.len() as u64 {
-        return Err(format!("{len} bytes announced, {} left", input.len()));
+    fn long_varint(&mut self) -> Result<u64, Cut> {
+        let mut value = 0;
+        for (at, byte) in self.rest.iter().take(VARINT_BYTES_MAX).enumerate() {
+            value |= u64::from(byte & 0x7f) << (7 * at);
+            if byte & 0x80 == 0 {
+                self.rest = &self.rest[at + 1..];
+                return Ok(value);
+            }
+        }
+        Err(Cut)
     }
-    Ok(input.split_to(len as usize))
+
+    /// Shares the memory of the whole.
+    fn bytes(&mut self) -> Result<Bytes, Cut> {
+        match self.varint()? {
+            0 => Ok(Bytes::new()),
+            length => {
+                let length = usize::try_from(length).map_err(|_| Cut)?;
+                let (bytes, rest) = self.rest.split_at_checked(length).ok_or(Cut)?;
+                self.rest = rest;
+                Ok(self.all.slice_ref(bytes))
+            }
+        }
+    }
 }
 
 #[cfg(test)]
