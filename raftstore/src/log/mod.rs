@@ -61,6 +61,13 @@ pub enum Install {
 }
 
 impl GroupWrite {
+    /// Changes nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let alone = self.append.is_empty() && self.hard_state.is_none() && self.truncate.is_none();
+        alone && self.install.is_none() && self.record.is_none()
+    }
+
     /// Leaves nothing of the group but its record.
     #[must_use]
     pub fn is_tombstone(&self) -> bool {

@@ -10,7 +10,8 @@ use crate::error::Fatal;
 use crate::message::{LogTask, Persisted};
 use crate::transport::Envelope;
 use crate::types::{GroupId, StoreId};
-use std::collections::BTreeMap;
+use rustc_hash::FxHashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 /// What a write leaves to be done, in this order: persisted, held, created.
@@ -41,34 +42,34 @@ impl LogWriter {
     /// Makes `tasks` durable in one write. Blocks on the disk. An error ends the process.
     pub fn run_once(&mut self, tasks: Vec<LogTask>) -> Result<LogDone, Fatal> {
         let mut done = LogDone::default();
-        let mut writes: BTreeMap<GroupId, GroupWrite> = BTreeMap::new();
-        for task in tasks {
-            let group = task.write.group;
-            if task.write.is_tombstone() {
+        let count = tasks.len();
+        let mut writes: Vec<GroupWrite> = Vec::with_capacity(count);
+        let mut places: FxHashMap<GroupId, usize> =
+            FxHashMap::with_capacity_and_hasher(count, Default::default());
+        for LogTask { shard, replica, write, ready, held, created } in tasks {
+            let group = write.group;
+            if write.is_tombstone() {
                 // What the replica promised before is nobody's promise any more.
                 done.held.iter_mut().for_each(|(_, held)| held.retain(|e| e.group != group));
             }
-            if task.write != (GroupWrite { group, ..GroupWrite::default() }) {
-                match writes.entry(group) {
-                    std::collections::btree_map::Entry::Vacant(slot) => {
-                        slot.insert(task.write);
+            if !write.is_empty() {
+                match places.entry(group) {
+                    Entry::Vacant(place) => {
+                        place.insert(writes.len());
+                        writes.push(write);
                     }
-                    std::collections::btree_map::Entry::Occupied(mut slot) => {
-                        merge(slot.get_mut(), task.write);
-                    }
+                    Entry::Occupied(place) => merge(&mut writes[*place.get()], write),
                 }
             }
-            if task.ready > 0 || !task.created.is_empty() {
-                let persisted = Persisted { group, replica: task.replica, ready: task.ready };
-                push(&mut done.persisted, task.shard, persisted);
+            if ready > 0 || !created.is_empty() {
+                push(&mut done.persisted, shard, Persisted { group, replica, ready }, count);
             }
-            for (store, envelope) in task.held {
-                push(&mut done.held, store, envelope);
+            for (store, envelope) in held {
+                push(&mut done.held, store, envelope, count);
             }
-            done.created.extend(task.created);
+            done.created.extend(created);
         }
         if !writes.is_empty() {
-            let writes: Vec<GroupWrite> = writes.into_values().collect();
             self.log.write(&writes)?;
             done.synced = true;
         }
@@ -103,10 +104,15 @@ fn merge(into: &mut GroupWrite, later: GroupWrite) {
     into.install = later.install.or(into.install);
 }
 
-fn push<K: PartialEq, V>(lists: &mut Vec<(K, Vec<V>)>, key: K, value: V) {
+/// A new list has room for `room` values, so that it hardly ever grows.
+fn push<K: PartialEq, V>(lists: &mut Vec<(K, Vec<V>)>, key: K, value: V, room: usize) {
     match lists.iter_mut().find(|(k, _)| *k == key) {
         Some((_, list)) => list.push(value),
-        None => lists.push((key, vec![value])),
+        None => {
+            let mut list = Vec::with_capacity(room);
+            list.push(value);
+            lists.push((key, list));
+        }
     }
 }
 
