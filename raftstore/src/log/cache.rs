@@ -50,6 +50,13 @@ impl Cache {
         self.entries.get(usize::try_from(index.checked_sub(first)?).ok()?)
     }
 
+    /// Entries from `index` on, if that one is held.
+    pub(crate) fn from(&self, index: u64) -> impl Iterator<Item = &LogEntry> + Clone {
+        let first = self.first_index().unwrap_or(u64::MAX);
+        let at = index.checked_sub(first).and_then(|at| usize::try_from(at).ok());
+        self.entries.range(at.unwrap_or(usize::MAX).min(self.entries.len())..)
+    }
+
     /// Drops entries up to `index`, oldest first, until at most `bytes_max` are held.
     pub(crate) fn trim(&mut self, index: u64, bytes_max: usize) {
         while self.bytes > bytes_max && self.entries.front().is_some_and(|e| e.index <= index) {

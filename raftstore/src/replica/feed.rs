@@ -5,7 +5,7 @@
 
 use super::Replica;
 use super::propose::Settled;
-use super::storage::Wanted;
+use super::storage::{Wanted, from_raft};
 use crate::apply::ApplyEntry;
 use crate::commands::unpack;
 use crate::error::LogError;
@@ -13,6 +13,7 @@ use crate::message::{ApplyTask, Committed, Fetched, Notice, Standing};
 use crate::shard::Round;
 use crate::types::{EntryKind, LogEntry, LogPosition, Nanos};
 use raft::StateRole;
+use raft::eraftpb::Entry;
 
 /// Bytes read back at once for parked entries.
 const PARKED_BYTES: usize = 1 << 20;
@@ -68,7 +69,7 @@ impl Replica {
     /// Takes a ready's committed entries.
     pub(super) fn take_committed(
         &mut self,
-        entries: Vec<LogEntry>,
+        entries: Vec<Entry>,
         apply_full: bool,
         round: &mut Round,
     ) {
@@ -77,7 +78,7 @@ impl Replica {
         self.feed.committed = last;
         let held = self.snapshots.installing() || self.is_recovery_unwritten();
         if nothing_parked && !apply_full && !held {
-            self.hand(entries, round);
+            self.hand(entries.into_iter().map(from_raft), round);
         }
     }
 
@@ -92,12 +93,12 @@ impl Replica {
         if self.has_parked() && !self.members.removed {
             let (low, high) = (self.feed.handed + 1, self.feed.committed + 1);
             let entries = self.raw.store().read(low, high, PARKED_BYTES)?;
-            self.hand(entries, round);
+            self.hand(entries.into_iter(), round);
         }
         Ok(())
     }
 
-    fn hand(&mut self, entries: Vec<LogEntry>, round: &mut Round) {
+    fn hand(&mut self, entries: impl ExactSizeIterator<Item = LogEntry>, round: &mut Round) {
         let group = self.group();
         let mut bytes = 0;
         let (mut notice, mut proposed) = (None, None);

@@ -76,15 +76,15 @@ impl Replica {
         }
         self.raw.advance_append_async(ready);
 
-        let mut held = self.envelopes(after_persist, time);
-        let now_out = self.envelopes(now_out, time);
         // A sole voter leads before its vote is durable.
         let vote_under_way = self.unpersisted.contains(&self.vote_ready)
             && !crate::mutant::active("sole_voter_sends_early");
+        let mut held = Vec::with_capacity(after_persist.len());
+        self.send(after_persist, time, |store, envelope| held.push((store, envelope)));
         if vote_changed || vote_under_way {
-            held.extend(now_out);
+            self.send(now_out, time, |store, envelope| held.push((store, envelope)));
         } else {
-            round.send_all(now_out);
+            self.send(now_out, time, |store, envelope| round.send(store, envelope));
         }
         if crate::mutant::active("vote_before_persist") {
             round.send_all(std::mem::take(&mut held));
@@ -97,7 +97,6 @@ impl Replica {
             None => self.persist(number, vote_changed, entries, held, round),
         }
 
-        let committed = log_entries(committed);
         self.take_committed(committed, apply_full, round);
         if self.members.removed {
             return;
@@ -179,27 +178,28 @@ impl Replica {
         }
     }
 
-    fn envelopes(&mut self, messages: Vec<Message>, time: Time) -> Vec<(StoreId, Envelope)> {
-        let mut acknowledged = std::mem::take(&mut self.acknowledged);
-        let address = |message: Message| {
-            if needless(&message, &mut acknowledged) {
-                return None;
+    /// Gives `send` each message that is to leave, in order, and where it goes.
+    fn send(
+        &mut self,
+        messages: Vec<Message>,
+        time: Time,
+        mut send: impl FnMut(StoreId, Envelope),
+    ) {
+        for message in &messages {
+            if needless(message, &mut self.acknowledged) {
+                continue;
             }
             let to = ReplicaId(message.to);
-            let store = self.store_of(to)?;
+            let Some(store) = self.store_of(to) else { continue };
             let bulk =
                 message.get_msg_type() == MessageType::MsgAppend && !message.entries.is_empty();
             if bulk && self.spares(store) {
-                return None;
+                continue;
             }
-            let bytes = codec::encode(&message, self.stamp_for(&message, time));
+            let bytes = codec::encode(message, self.stamp_for(message, time));
             let payload = Payload::Raft { bytes, bulk };
-            Some((store, Envelope { group: self.group(), from: self.me.replica, to, payload }))
-        };
-        let mut envelopes = Vec::with_capacity(messages.len());
-        envelopes.extend(messages.into_iter().filter_map(address));
-        self.acknowledged = acknowledged;
-        envelopes
+            send(store, Envelope { group: self.group(), from: self.me.replica, to, payload });
+        }
     }
 
     /// Notices a change of role, term or leader: reads fail, writes wait for a while only, and the

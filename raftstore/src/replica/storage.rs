@@ -272,17 +272,20 @@ pub(super) fn from_raft(entry: Entry) -> LogEntry {
     LogEntry { index: entry.index, term: entry.term, kind, data }
 }
 
-fn limit(entries: Vec<LogEntry>, bytes_max: usize) -> Vec<Entry> {
+/// The first of `entries`, and those behind it whose data fits `bytes_max` together with it.
+fn within<E: std::borrow::Borrow<LogEntry>>(
+    entries: impl Iterator<Item = E>,
+    bytes_max: usize,
+) -> impl Iterator<Item = E> {
     let mut bytes = 0;
-    entries
-        .into_iter()
-        .enumerate()
-        .take_while(|(i, e)| {
-            bytes += e.data.len();
-            *i == 0 || bytes <= bytes_max
-        })
-        .map(|(_, e)| to_raft(e))
-        .collect()
+    entries.enumerate().map_while(move |(at, entry)| {
+        bytes += entry.borrow().data.len();
+        (at == 0 || bytes <= bytes_max).then_some(entry)
+    })
+}
+
+fn limit(entries: Vec<LogEntry>, bytes_max: usize) -> Vec<Entry> {
+    within(entries.into_iter(), bytes_max).map(to_raft).collect()
 }
 
 impl Storage for ReplicaStorage {
@@ -303,7 +306,16 @@ impl Storage for ReplicaStorage {
         if low <= self.terms.truncated().index {
             return Err(StorageError::Compacted.into());
         }
-        if self.cache.get(low).is_none() && context.can_async() {
+        if self.cache.get(low).is_some() {
+            let count = (high - low) as usize;
+            let cached = self.cache.from(low).take(count);
+            let fit = within(cached.clone(), bytes_max).count();
+            // In one allocation of the exact size: this is asked for with each entry.
+            let mut out = Vec::with_capacity(fit);
+            out.extend(cached.take(fit).cloned().map(to_raft));
+            return Ok(out);
+        }
+        if context.can_async() {
             if let Some(found) = self.fetched_from(low, high) {
                 return Ok(limit(found, bytes_max));
             }
