@@ -24,9 +24,8 @@ pub fn pack<'a>(commands: impl Iterator<Item = &'a Bytes> + Clone) -> Bytes {
 
 /// The commands in `data`, in order; the error names what is wrong with the bytes.
 pub fn unpack(data: &Bytes) -> Result<Vec<Bytes>, String> {
-    let mut commands = Vec::new();
     if data.is_empty() {
-        return Ok(commands);
+        return Ok(Vec::new());
     }
     if data[0] != VERSION {
         return Err(format!(
@@ -34,20 +33,32 @@ pub fn unpack(data: &Bytes) -> Result<Vec<Bytes>, String> {
             data[0]
         ));
     }
-    let mut at = 1;
+    // Checked and counted first, so that the list is made in its size.
+    let (mut at, mut count) = (1, 0);
     while at < data.len() {
         let Some(head) = data.get(at..at + COMMAND_OVERHEAD) else {
             return Err(format!("length of a command is cut at byte {at} of {}", data.len()));
         };
-        let len = u32::from_le_bytes(head.try_into().expect("four bytes")) as usize;
+        let len = length(head);
         at += COMMAND_OVERHEAD;
         if data.len() - at < len {
             return Err(format!("a command of {len} bytes is cut at byte {at} of {}", data.len()));
         }
-        commands.push(data.slice(at..at + len));
         at += len;
+        count += 1;
+    }
+    let mut commands = Vec::with_capacity(count);
+    let mut at = 1;
+    while at < data.len() {
+        let begin = at + COMMAND_OVERHEAD;
+        at = begin + length(&data[at..begin]);
+        commands.push(data.slice(begin..at));
     }
     Ok(commands)
+}
+
+fn length(head: &[u8]) -> usize {
+    u32::from_le_bytes(head.try_into().expect("four bytes")) as usize
 }
 
 #[cfg(test)]
