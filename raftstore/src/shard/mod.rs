@@ -79,7 +79,8 @@ pub struct Shard {
     /// Groups found damaged at the start, whose state machines are not told yet.
     damaged: Vec<GroupId>,
     dirty: Vec<GroupId>,
-    last: RoundSize,
+    /// Of its rounds.
+    size: RoundSize,
     elapsed: Elapsed,
     /// Of this round.
     time: Time,
@@ -113,7 +114,7 @@ impl Shard {
             left: Vec::new(),
             damaged: Vec::new(),
             dirty: Vec::new(),
-            last: RoundSize::new(shard_number),
+            size: RoundSize::new(shard_number),
             elapsed: Elapsed::default(),
             time: Time::default(),
             let_through: Vec::new(),
@@ -217,7 +218,7 @@ impl Shard {
     }
 
     fn decide(&mut self, inbox: Vec<ShardMessage>) -> Result<Round, Fatal> {
-        let mut round = Round::like(&self.last, self.time.now);
+        let mut round = Round::like(&self.size, self.time.now);
         for record in std::mem::take(&mut self.left) {
             self.remove(record.desc.group, record, &mut round);
         }
@@ -246,7 +247,8 @@ impl Shard {
             self.settle(group, true, &mut round);
         }
         self.let_reads_through();
-        self.last = round.size();
+        round.close();
+        self.size.note(&round);
         Ok(round)
     }
 

@@ -60,28 +60,22 @@ impl ReadCounts {
 }
 
 impl Round {
-    /// An empty round with room for what the last one of its shard held.
-    pub(crate) fn like(last: &RoundSize, now: Nanos) -> Self {
+    /// An empty round with room for what those before it held.
+    pub(crate) fn like(size: &RoundSize, now: Nanos) -> Self {
         let room = |(store, count): &(StoreId, usize)| (*store, Vec::with_capacity(*count));
         Round {
-            shard: last.shard,
+            shard: size.shard,
             now,
-            sends: last.sends.iter().map(room).collect(),
-            log: Vec::with_capacity(last.log),
-            apply: Vec::with_capacity(last.apply),
+            sends: size.sends.iter().map(room).collect(),
+            log: Vec::with_capacity(size.log),
+            apply: Vec::with_capacity(size.apply),
             ..Round::default()
         }
     }
 
-    /// How much is in it; sends to nobody are dropped.
-    pub(crate) fn size(&mut self) -> RoundSize {
+    /// Sends to nobody are dropped.
+    pub(crate) fn close(&mut self) {
         self.sends.retain(|(_, envelopes)| !envelopes.is_empty());
-        RoundSize {
-            shard: self.shard,
-            sends: self.sends.iter().map(|(store, sent)| (*store, sent.len())).collect(),
-            log: self.log.len(),
-            apply: self.apply.len(),
-        }
     }
 
     pub(crate) fn note(&mut self, event: Event) {
@@ -102,7 +96,8 @@ impl Round {
     }
 }
 
-/// What a round held, so that the next one need not grow step by step.
+/// What rounds held, so that the next one need not grow step by step. One that proposes and one that only
+/// commits take turns, so a large round is forgotten little by little.
 #[derive(Debug)]
 pub(crate) struct RoundSize {
     shard: usize,
@@ -114,5 +109,19 @@ pub(crate) struct RoundSize {
 impl RoundSize {
     pub(crate) fn new(shard: usize) -> Self {
         RoundSize { shard, sends: Vec::new(), log: 0, apply: 0 }
+    }
+
+    pub(crate) fn note(&mut self, round: &Round) {
+        let next = |before: usize, now: usize| now.max(before - before.div_ceil(8));
+        self.log = next(self.log, round.log.len());
+        self.apply = next(self.apply, round.apply.len());
+        self.sends.iter_mut().for_each(|(_, count)| *count = next(*count, 0));
+        for (store, sent) in &round.sends {
+            match self.sends.iter_mut().find(|(known, _)| known == store) {
+                Some((_, count)) => *count = sent.len().max(*count),
+                None => self.sends.push((*store, sent.len())),
+            }
+        }
+        self.sends.retain(|(_, count)| *count > 0);
     }
 }
