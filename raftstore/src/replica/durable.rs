@@ -209,8 +209,11 @@ impl Replica {
         } else {
             self.persisted().min(self.feed.applied())
         };
-        let everywhere = self.raw.raft.prs().iter().map(|(_, p)| p.matched).min();
-        let needed_by_none = if self.is_leader() { everywhere.unwrap_or(0) } else { u64::MAX };
+        let needed_by_none = if self.is_leader() {
+            self.raw.raft.prs().iter().map(|(_, p)| p.matched).min().unwrap_or(0)
+        } else {
+            u64::MAX
+        };
         let storage = self.raw.mut_store();
         storage.trim_cache(index.min(needed_by_none), 0);
         storage.trim_cache(index, bytes_max);

@@ -114,26 +114,26 @@ impl Replica {
 
     /// Checks who sends to whom, and takes note of it.
     fn meet(&mut self, store: StoreId, envelope: &Envelope) -> Result<(), Refused> {
-        self.check_sender(store, envelope)?;
-        let is_member = self.record.desc.replica(envelope.from).is_some();
+        let is_member = self.check_sender(store, envelope)?;
         self.members.heard(envelope.from, store, is_member);
         Ok(())
     }
 
-    fn check_sender(&self, store: StoreId, envelope: &Envelope) -> Result<(), Refused> {
+    /// Whether the sender is a member. Whoever is not known yet may have been added by an entry that is
+    /// still to come.
+    fn check_sender(&self, store: StoreId, envelope: &Envelope) -> Result<bool, Refused> {
         let desc = &self.record.desc;
-        if desc.has_left(envelope.from) {
+        let sender = desc.replica(envelope.from);
+        if sender.is_none() && desc.has_left(envelope.from) {
             return Err(Refused::Left(envelope.from));
         }
-        // Whoever is not known yet may have been added by an entry that is still to come.
-        let sender = desc.replica(envelope.from);
         if envelope.to != self.me.replica || sender.is_some_and(|r| r.store != store) {
-            return dropped(format!(
+            return Err(Refused::Dropped(format!(
                 "from replica {} on store {store} to replica {}: not ours",
                 envelope.from, envelope.to
-            ));
+            )));
         }
-        Ok(())
+        Ok(sender.is_some())
     }
 
     fn note_acknowledged(&mut self, message: &Message) {
