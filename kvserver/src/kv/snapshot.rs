@@ -9,7 +9,7 @@
 //! Numbers are little endian. It is the same for every engine; the library adds checksums. Runs on
 //! the snapshot threads.
 
-use super::engine::{Change, Column, Engine, GroupChanges, View};
+use super::engine::{Column, Engine, Pair, View};
 use super::keys;
 use super::record::GroupState;
 use super::region::RegionMeta;
@@ -85,8 +85,9 @@ impl<'a> Reading<'a> {
         let mut head = [0; MAGIC.len() + 1];
         from.read_exact(&mut head).map_err(fatal)?;
         if head[..MAGIC.len()] != MAGIC[..] || head[MAGIC.len()] != FORMAT {
-            let why = format!("it begins with {head:02x?}: made by a newer version?");
-            return Err(fatal(io::Error::new(ErrorKind::InvalidData, why)));
+            return Err(fatal(invalid(format!(
+                "it begins with {head:02x?}: made by a newer version?"
+            ))));
         }
         let mut part = || -> io::Result<Vec<u8>> {
             let length = number(from)?;
@@ -97,42 +98,21 @@ impl<'a> Reading<'a> {
         Ok(Reading { from, group, meta, state })
     }
 
-    /// Writes all records to `engine`, whose range is empty. Those who apply have room at any time.
+    /// Gives all records to `engine`, whose range is empty.
     pub fn copy_records(&mut self, engine: &dyn Engine) -> Result<(), Fatal> {
         let group = self.group;
-        let fatal = |e: io::Error| Fatal::new(format!("read a snapshot of group {group}"), e);
-        let (mut changes, mut room, mut records) = (Vec::new(), 0, 0_u64);
-        loop {
-            let record = self.record().map_err(fatal)?;
-            let ended = record.is_none();
-            if let Some((key, value)) = record {
-                room += key.len() + value.len();
-                records += 1;
-                changes.push(Change { column: Column::Data, key, value: Some(value) });
-            }
-            if room >= STEP_BYTES || (ended && !changes.is_empty()) {
-                let changes = std::mem::take(&mut changes);
-                if engine.may_wait() {
-                    engine.sync()?;
-                }
-                engine.write(&[GroupChanges { group, changes }])?;
-                room = 0;
-            }
-            if ended {
-                break;
-            }
-        }
-        let mut count = [0; 8];
-        self.from.read_exact(&mut count).map_err(fatal)?;
-        if u64::from_le_bytes(count) != records {
-            let why = format!("it has {records} of {} records", u64::from_le_bytes(count));
-            return Err(fatal(io::Error::new(ErrorKind::InvalidData, why)));
-        }
+        let mut records = Records { reading: self, before: None, count: 0, ended: false };
+        engine.ingest(group, &mut records)?;
+        assert!(records.ended, "an engine that reports no error has taken everything");
         // To its end, so that the library checks all of it.
-        io::copy(self.from, &mut io::sink()).map(drop).map_err(fatal)
+        io::copy(self.from, &mut io::sink()).map(drop).map_err(|e| self.fatal(e))
     }
 
-    fn record(&mut self) -> io::Result<Option<(Bytes, Bytes)>> {
+    fn fatal(&self, error: io::Error) -> Fatal {
+        Fatal::new(format!("read a snapshot of group {}", self.group), error)
+    }
+
+    fn record(&mut self) -> io::Result<Option<Pair>> {
         let key = number(self.from)?;
         if key == END {
             return Ok(None);
@@ -143,6 +123,54 @@ impl<'a> Reading<'a> {
     }
 }
 
+/// The records of a snapshot, checked: each belongs to the region and comes behind the one before.
+struct Records<'r, 'a> {
+    reading: &'r mut Reading<'a>,
+    /// The last key.
+    before: Option<Bytes>,
+    count: u64,
+    /// All were there.
+    ended: bool,
+}
+
+impl Records<'_, '_> {
+    fn read(&mut self) -> io::Result<Option<Pair>> {
+        let Some((key, value)) = self.reading.record()? else {
+            let mut count = [0; 8];
+            self.reading.from.read_exact(&mut count)?;
+            let count = u64::from_le_bytes(count);
+            self.ended = true;
+            return match self.count {
+                all if all == count => Ok(None),
+                some => Err(invalid(format!("it has {count} of {some} records"))),
+            };
+        };
+        self.count += 1;
+        if self.before.replace(key.clone()).is_some_and(|before| before >= key) {
+            return Err(invalid(format!("its records are not in order at {key:?}")));
+        }
+        if !self.reading.meta.contains(&key) {
+            return Err(invalid(format!("{key:?} is not of its region")));
+        }
+        Ok(Some((key, value)))
+    }
+}
+
+impl Iterator for Records<'_, '_> {
+    type Item = Result<Pair, Fatal>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        self.read().map_err(|error| self.reading.fatal(error)).transpose()
+    }
+}
+
+fn invalid(why: String) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, why)
+}
+
 fn number(from: &mut dyn Read) -> io::Result<u32> {
     let mut number = [0; 4];
     from.read_exact(&mut number)?;
@@ -151,8 +179,7 @@ fn number(from: &mut dyn Read) -> io::Result<u32> {
 
 fn bytes(from: &mut dyn Read, length: u32) -> io::Result<Vec<u8>> {
     if length > PART_BYTES_MAX {
-        let why = format!("a part of {length} bytes");
-        return Err(io::Error::new(ErrorKind::InvalidData, why));
+        return Err(invalid(format!("a part of {length} bytes")));
     }
     let mut part = vec![0; length as usize];
     from.read_exact(&mut part)?;

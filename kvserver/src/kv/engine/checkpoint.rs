@@ -18,17 +18,16 @@
 
 use super::rocks::RocksView;
 use super::table::{Base, GroupCheckpoint, Pace, Sorted};
-use super::{Column, Deleted, KeyRange, OpenError, Page, Pair, RocksEngine, View};
+use super::{Column, Deleted, Incoming, KeyRange, OpenError, Page, Pair, RocksEngine, View};
 use crate::kv::keys;
 use bytes::{Buf, Bytes};
 use flotilla_raftstore::{Fatal, GroupId};
 use parking_lot::{Mutex, RwLock};
-use rocksdb::{IngestExternalFileOptions, Options, SstFileWriter, WriteBatch};
+use rocksdb::{DBCompressionType, IngestExternalFileOptions, Options, SstFileWriter, WriteBatch};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// In the data column family.
 const SYSTEM_KEY: &[u8] = b"";
@@ -46,16 +45,13 @@ const LEVEL_0_FILES_MAX: u64 = 24;
 const READ_BYTES: usize = 128 << 10;
 /// Records between two looks at the clock.
 const STEP: usize = 64;
-const LEVEL_0_POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// Compactions that failed, and did nothing for so long, have ended for good.
-const LEVEL_0_PATIENCE: Duration = Duration::from_secs(60);
 
 /// `System` records: key → value, `None` = deleted.
 type SystemChanges = BTreeMap<Bytes, Option<Bytes>>;
 
 /// See the module.
 pub struct RocksBase {
-    engine: RocksEngine,
+    pub(super) engine: RocksEngine,
     file: PathBuf,
     file_options: Options,
     /// All `System` records. Small: two a group.
@@ -75,7 +71,7 @@ impl RocksBase {
         Ok(RocksBase {
             engine,
             file,
-            file_options: RocksEngine::file_options(),
+            file_options: RocksEngine::file_options(DBCompressionType::None),
             system: RwLock::new(system),
             changed: Mutex::default(),
             logged_bytes_max: LOGGED_BYTES_MAX,
@@ -157,29 +153,8 @@ impl RocksBase {
                 group.system.sorted(&Pace::full()).map(|(key, value)| (copy(key), value.map(copy))),
             );
         }
-        self.wait_for_compactions()?;
+        self.engine.wait_for_compactions(LEVEL_0_FILES_MAX)?;
         self.write_file(&encode(&changed), data, pace)
-    }
-
-    fn wait_for_compactions(&self) -> Result<(), Fatal> {
-        let read = |name| self.engine.data_property(name);
-        let (mut fewest, mut idle) = (u64::MAX, Duration::ZERO);
-        loop {
-            let files = read("rocksdb.num-files-at-level0")?;
-            if files <= LEVEL_0_FILES_MAX {
-                return Ok(());
-            }
-            if files < fewest {
-                (fewest, idle) = (files, Duration::ZERO);
-            }
-            // One that has met a full disk goes on once there is room.
-            if idle >= LEVEL_0_PATIENCE && read("rocksdb.background-errors")? > 0 {
-                let what = "compact the KV database";
-                return Err(Fatal::new(what, "it failed; its file LOG says why"));
-            }
-            std::thread::sleep(LEVEL_0_POLL_INTERVAL);
-            idle += LEVEL_0_POLL_INTERVAL;
-        }
     }
 }
 
@@ -189,7 +164,7 @@ impl Base for RocksBase {
         let bytes = |group: &GroupCheckpoint<'_>| group.data.bytes() + group.system.bytes();
         if groups.iter().map(bytes).sum::<usize>() > self.logged_bytes_max {
             self.make_file(groups, data, pace)?;
-            self.engine.take_over(&self.file)?;
+            self.engine.take_over(&self.file, "add a checkpoint to the KV database")?;
         } else {
             self.write_logged(groups, data)?;
         }
@@ -245,6 +220,14 @@ impl Base for RocksBase {
 
     fn erase(&self, start: &[u8], end: &[u8]) -> Result<(), Fatal> {
         self.engine.erase_range(start, end)
+    }
+
+    fn ingests(&self) -> bool {
+        true
+    }
+
+    fn ingest(&self, records: Incoming<'_>, pace: &Pace<'_>) -> Result<(), Fatal> {
+        self.engine.ingest_files(records, pace)
     }
 
     fn reclaim(&self, start: &[u8], end: &[u8]) -> Result<bool, Fatal> {
@@ -352,7 +335,8 @@ pub(super) fn ingest_options() -> IngestExternalFileOptions {
     options
 }
 
-fn remove(file: &Path) -> io::Result<()> {
+/// A file that may be there.
+pub(super) fn remove(file: &Path) -> io::Result<()> {
     match std::fs::remove_file(file) {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
         _ => Ok(()),

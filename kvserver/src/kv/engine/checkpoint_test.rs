@@ -112,7 +112,7 @@ fn a_stop_between_the_steps_of_a_checkpoint_in_a_file_leaves_the_last_one_or_thi
             base.make_file(groups, in_order(groups, &pace).unwrap(), &pace).unwrap();
             let last = if n == 4 { 3 } else { 4 };
             recovers(dir.path(), None, last);
-            base.engine.take_over(&base.file).unwrap();
+            base.engine.take_over(&base.file, "take it over").unwrap();
             recovers(dir.path(), None, n);
         });
     }

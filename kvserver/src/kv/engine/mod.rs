@@ -7,10 +7,12 @@
 //! - `rocks.rs`: one RocksDB for all groups; below a table with `checkpoint.rs`.
 //! - `memory.rs`: a base in memory, one sorted content a group (`content.rs`), dumped to files
 //!   (`dump.rs`).
+//! - `ingest.rs`: sorted files of one region alone, which RocksDB takes over.
 
 mod checkpoint;
 mod content;
 mod dump;
+mod ingest;
 mod memory;
 mod rocks;
 pub mod table;
@@ -107,8 +109,10 @@ impl From<OpenError> for Fatal {
     }
 }
 
-/// Bytes of records that one write of [`Engine::erase`] deletes.
-const ERASE_BYTES: usize = 1 << 20;
+/// Bytes of records that one write of [`Engine::erase`] deletes: less than a millisecond of work.
+const ERASE_BYTES: usize = 256 << 10;
+/// Bytes of records of one write of [`Engine::ingest`].
+const INGEST_BYTES: usize = 1 << 20;
 
 /// Where a key lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -146,6 +150,9 @@ pub type Pair = (Bytes, Bytes);
 /// From the first key up to the second one, or to the end of all if that is empty.
 pub type KeyRange = (Bytes, Bytes);
 
+/// Records on their way into an engine, ascending; nothing comes after an error.
+pub type Incoming<'a> = &'a mut dyn Iterator<Item = Result<Pair, Fatal>>;
+
 /// What deleted records leave behind in a range, by estimate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Deleted {
@@ -181,7 +188,16 @@ pub trait Engine: Send + Sync {
     /// be read. Nothing else is done to the group meanwhile. Durable after the next `sync`. Blocks
     /// on the disk. Default: reads and deletes, for an engine that finds no damage when it reads.
     fn erase(&self, group: GroupId, start: &[u8], end: &[u8]) -> Result<(), Fatal> {
-        erase_by_reading(self, group, start, end)
+        erase_by_reading(self, group, start, end, &mut || {})
+    }
+
+    /// Takes many records of `group` in `Data`, ascending, where it has none that are not deleted. Nothing else
+    /// is done to the group meanwhile. All that was written before is durable before the first of them;
+    /// a crash leaves some of them, and all are durable after the next `sync`. An error of `records` ends it, and
+    /// the engine goes on. Blocks on the disk, for long; keeps no other group waiting. Default: writes in
+    /// steps, which follow each other as any writes do.
+    fn ingest(&self, group: GroupId, records: Incoming<'_>) -> Result<(), Fatal> {
+        ingest_by_writing(self, group, records)
     }
 
     /// Gives the room that deleted records of `[start, end)` take back to the file system; `false` when it was
@@ -215,20 +231,57 @@ pub trait Engine: Send + Sync {
     }
 }
 
-/// [`Engine::erase`] of an engine whose records can be read.
+/// [`Engine::erase`] of an engine whose records can be read. `written` is called after each write.
 fn erase_by_reading<E: Engine + ?Sized>(
     engine: &E,
     group: GroupId,
     start: &[u8],
     end: &[u8],
+    written: &mut dyn FnMut(),
 ) -> Result<(), Fatal> {
     let delete = |key| Change { column: Column::Data, key, value: None };
+    let mut start = start.to_vec();
     loop {
         let (page, more) =
-            engine.view(group).scan(Column::Data, start, end, usize::MAX, ERASE_BYTES)?;
+            engine.view(group).scan(Column::Data, &start, end, usize::MAX, ERASE_BYTES)?;
+        // Not again over what was deleted, which is there to be skipped until it is compacted.
+        if let Some((last, _)) = page.last() {
+            start.clear();
+            start.extend_from_slice(last);
+            start.push(0);
+        }
         let changes = page.into_iter().map(|(key, _)| delete(key)).collect();
         engine.write(&[GroupChanges { group, changes }])?;
+        written();
         if !more {
+            return Ok(());
+        }
+    }
+}
+
+/// [`Engine::ingest`] of an engine that takes no files. Those who apply have room at any time.
+fn ingest_by_writing<E: Engine + ?Sized>(
+    engine: &E,
+    group: GroupId,
+    records: Incoming<'_>,
+) -> Result<(), Fatal> {
+    let (mut changes, mut bytes) = (Vec::new(), 0);
+    loop {
+        let record = records.next().transpose()?;
+        let ended = record.is_none();
+        if let Some((key, value)) = record {
+            bytes += key.len() + value.len();
+            changes.push(Change { column: Column::Data, key, value: Some(value) });
+        }
+        if bytes >= INGEST_BYTES || (ended && !changes.is_empty()) {
+            if engine.may_wait() {
+                engine.sync()?;
+            }
+            let changes = std::mem::take(&mut changes);
+            engine.write(&[GroupChanges { group, changes }])?;
+            bytes = 0;
+        }
+        if ended {
             return Ok(());
         }
     }
@@ -304,6 +357,10 @@ impl Page {
 #[cfg(test)]
 #[path = "engine_test.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "ingest_test.rs"]
+mod ingest_tests;
 
 #[cfg(test)]
 #[path = "reclaim_test.rs"]

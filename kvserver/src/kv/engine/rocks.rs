@@ -12,14 +12,16 @@
 //! compaction meets it. The present data are in the column family that the record `data` of the
 //! default one names, or in `data`.
 
-use super::checkpoint;
+use super::table::{Lull, Pace};
 use super::{
-    Column, Deleted, Engine, GroupChanges, KeyRange, OpenError, Page, Pair, View, erase_by_reading,
+    Column, Deleted, Engine, GroupChanges, Incoming, KeyRange, OpenError, Page, Pair, View,
+    checkpoint, erase_by_reading, ingest,
 };
 use crate::kv::command::KEY_BYTES_MAX;
 use crate::kv::keys;
 use bytes::Bytes;
 use flotilla_raftstore::{Fatal, GroupId};
+use parking_lot::Mutex;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
     DBCompressionType, DBRecoveryMode, ErrorKind, LiveFile, LogLevel, Options, ReadOptions,
@@ -28,6 +30,7 @@ use rocksdb::{
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// The first name of the data's family; a rewrite gives it another one that begins so.
 const DATA: &str = "data";
@@ -37,6 +40,9 @@ const DATA_KEY: &[u8] = b"data";
 const DAMAGED: &str = "DAMAGED";
 /// Above every key that a user can have.
 const BEYOND: [u8; KEY_BYTES_MAX + 1] = [0xff; KEY_BYTES_MAX + 1];
+const LEVEL_0_POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// Compactions that failed, and did nothing for so long, have ended for good.
+const LEVEL_0_PATIENCE: Duration = Duration::from_secs(60);
 const SYSTEM: &str = "system";
 const DEFAULT: &str = "default";
 /// In the default column family: the version of everything else.
@@ -58,6 +64,8 @@ pub struct RocksEngine {
     noted: AtomicBool,
     /// No compaction goes on.
     cancelled: AtomicBool,
+    /// Held while records are ingested: one region at a time.
+    pub(super) ingest: Mutex<ingest::Files>,
 }
 
 impl RocksEngine {
@@ -95,7 +103,9 @@ impl RocksEngine {
             db.drop_cf(name).map_err(|e| open_error(dir, e))?;
         }
         let (noted, cancelled) = Default::default();
-        let engine = RocksEngine { db, dir: dir.to_owned(), cache, data, noted, cancelled };
+        let ingest = Mutex::new(ingest::Files::new(dir).map_err(|e| OpenError::io(dir, e))?);
+        let dir = dir.to_owned();
+        let engine = RocksEngine { db, dir, cache, data, noted, cancelled, ingest };
         checkpoint::fold(&engine, &engine.dir)?;
         Ok(engine)
     }
@@ -240,6 +250,13 @@ impl RocksEngine {
         Ok(found)
     }
 
+    /// The level of each file of `data`.
+    #[cfg(test)]
+    pub(super) fn data_levels(&self) -> Vec<i32> {
+        let files = self.db.live_files().unwrap().into_iter();
+        files.filter(|file| file.column_family_name == self.data).map(|file| file.level).collect()
+    }
+
     fn family(&self, column: Column) -> &ColumnFamily {
         let (data, system) = self.families();
         match column {
@@ -255,10 +272,10 @@ impl RocksEngine {
     }
 
     /// For files of `data` that are made outside of the database.
-    pub(super) fn file_options() -> Options {
+    pub(super) fn file_options(compression: DBCompressionType) -> Options {
         let mut options = Options::default();
         options.set_block_based_table_factory(&table_options());
-        options.set_compression_type(DBCompressionType::None);
+        options.set_compression_type(compression);
         options.set_bytes_per_sync(BYTES_PER_SYNC);
         options
     }
@@ -273,11 +290,33 @@ impl RocksEngine {
 
     /// Makes a file's records part of `data`, above all others, atomically and durably; the file
     /// is gone.
-    pub(super) fn take_over(&self, file: &Path) -> Result<(), Fatal> {
+    pub(super) fn take_over(&self, file: &Path, what: &str) -> Result<(), Fatal> {
         let options = checkpoint::ingest_options();
         self.db
             .ingest_external_file_cf_opts(self.family(Column::Data), &options, vec![file])
-            .map_err(|e| self.write_failed("add a checkpoint to the KV database", &e))
+            .map_err(|e| self.write_failed(what, &e))
+    }
+
+    /// Until there are at most `files_max` files in the first level, or no compactions any more.
+    pub(super) fn wait_for_compactions(&self, files_max: u64) -> Result<(), Fatal> {
+        let read = |name| self.data_property(name);
+        let (mut fewest, mut idle) = (u64::MAX, Duration::ZERO);
+        loop {
+            let files = read("rocksdb.num-files-at-level0")?;
+            if files <= files_max || self.cancelled.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            if files < fewest {
+                (fewest, idle) = (files, Duration::ZERO);
+            }
+            // One that has met a full disk goes on once there is room.
+            if idle >= LEVEL_0_PATIENCE && read("rocksdb.background-errors")? > 0 {
+                let what = "compact the KV database";
+                return Err(Fatal::new(what, "it failed; its file LOG says why"));
+            }
+            std::thread::sleep(LEVEL_0_POLL_INTERVAL);
+            idle += LEVEL_0_POLL_INTERVAL;
+        }
     }
 
     /// A figure of `data` that RocksDB knows by `name`.
@@ -437,10 +476,17 @@ impl Engine for RocksEngine {
     }
 
     fn erase(&self, group: GroupId, start: &[u8], end: &[u8]) -> Result<(), Fatal> {
-        match erase_by_reading(self, group, start, end) {
+        match erase_by_reading(self, group, start, end, &mut || {}) {
             Err(fatal) if fatal.damage => self.erase_range(start, end),
             done => done,
         }
+    }
+
+    fn ingest(&self, _group: GroupId, records: Incoming<'_>) -> Result<(), Fatal> {
+        self.sync()?;
+        let lull = Lull::new(self.db.latest_sequence_number());
+        let hurry = || lull.is_on(self.db.latest_sequence_number());
+        self.ingest_files(records, &Pace::gentle(&hurry))
     }
 
     fn reclaim(&self, start: &[u8], end: &[u8]) -> Result<bool, Fatal> {
@@ -524,6 +570,8 @@ const REWRITE_BYTES: usize = 1 << 20;
 pub(crate) const COMPACTION_BYTES_MAX: u64 = 25 * (64 << 20);
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
 const BYTES_PER_SYNC: u64 = 1 << 20;
+/// Of the levels that stay.
+pub(super) const COMPRESSION: DBCompressionType = DBCompressionType::Lz4;
 
 fn db_options() -> Options {
     let mut options = Options::default();
@@ -552,7 +600,7 @@ fn family_options(name: &str, cache: &Cache) -> Options {
     let mut options = Options::default();
     options.set_block_based_table_factory(&table);
     // The first two levels are rewritten soon: compressing them costs more than it saves.
-    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_compression_type(COMPRESSION);
     options.set_min_level_to_compress(2);
     options.set_max_compaction_bytes(COMPACTION_BYTES_MAX);
     if is_data(name) {

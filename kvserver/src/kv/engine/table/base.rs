@@ -2,7 +2,7 @@
 
 use super::pace::Pace;
 use super::records::Records;
-use crate::kv::engine::{Column, Deleted, KeyRange, View};
+use crate::kv::engine::{Column, Deleted, Incoming, KeyRange, View};
 use bytes::Bytes;
 use flotilla_raftstore::{Fatal, GroupId};
 
@@ -39,6 +39,18 @@ pub trait Base: Send + Sync {
     fn erase(&self, start: &[u8], end: &[u8]) -> Result<(), Fatal> {
         let what = format!("delete damaged records from {start:?} to {end:?}");
         Err(Fatal::new(what, "this storage never finds any"))
+    }
+
+    /// Whether it takes [`Base::ingest`]. If not, records come by checkpoints.
+    fn ingests(&self) -> bool {
+        false
+    }
+
+    /// Makes `records` of `Column::Data` part of it, ascending, above what it has of their range; durable when
+    /// it returns. Blocks on the disk, and steps with `pace`. Checkpoints of other groups are made
+    /// meanwhile.
+    fn ingest(&self, _records: Incoming<'_>, _pace: &Pace<'_>) -> Result<(), Fatal> {
+        Err(Fatal::new("take over records", "this storage gets them by checkpoints"))
     }
 
     /// See [`crate::kv::engine::Engine::reclaim`].

@@ -17,6 +17,9 @@
 //! way, or makes one: memory does not grow. A failed checkpoint fences the engine: nothing is
 //! written any more, and no sync ever succeeds.
 //!
+//! Many records of one group in order (`ingest`) go past the table where the base takes files: a checkpoint
+//! first, so that nothing in the table is older than they are, then the base's work beside later checkpoints.
+//!
 //! Keys move between groups only by structural commands, which sync: no two groups of a table
 //! have changes of one key.
 
@@ -27,11 +30,14 @@ mod records;
 mod view;
 
 pub use base::{Base, GroupCheckpoint};
-pub use pace::Pace;
+pub use pace::{Lull, Pace};
 pub(super) use records::hash_of;
 pub use records::{Records, Sorted};
 
-use super::{Change, Column, Deleted, Engine, GroupChanges, KeyRange, View, erase_by_reading};
+use super::{
+    Change, Column, Deleted, Engine, GroupChanges, Incoming, KeyRange, View, erase_by_reading,
+    ingest_by_writing,
+};
 use bytes::Bytes;
 use flotilla_raftstore::{Fatal, GroupId, mutant};
 use metrics::Metrics;
@@ -138,6 +144,17 @@ impl TableEngine {
     }
 }
 
+impl TableEngine {
+    /// Does long work for one group, which rests while others write. `work` counts its own writes.
+    fn gently<T>(&self, work: impl FnOnce(&Pace<'_>, &Cell<u64>) -> T) -> T {
+        let own = Cell::new(0);
+        let writes = || self.table.writes.load(Ordering::Relaxed) - own.get();
+        let lull = Lull::new(writes());
+        let hurry = || lull.is_on(writes());
+        work(&if self.table.gentle { Pace::gentle(&hurry) } else { Pace::full() }, &own)
+    }
+}
+
 fn flush(table: &Table, woken: &Receiver<()>) {
     while woken.recv().is_ok() {
         let mut failed = table.turn.lock();
@@ -193,7 +210,14 @@ impl Engine for TableEngine {
     }
 
     fn erase(&self, group: GroupId, start: &[u8], end: &[u8]) -> Result<(), Fatal> {
-        match erase_by_reading(self, group, start, end) {
+        let erased = self.gently(|pace, own| {
+            let written = &mut || {
+                own.set(own.get() + 1);
+                pace.step();
+            };
+            erase_by_reading(self, group, start, end, written)
+        });
+        match erased {
             Err(fatal) if fatal.damage => {
                 let mut failed = self.table.turn.lock();
                 // The table's own records go first: then nothing hides what the base does.
@@ -202,6 +226,17 @@ impl Engine for TableEngine {
             }
             done => done,
         }
+    }
+
+    /// The turn is not held while the base works: nobody who applies waits for it.
+    fn ingest(&self, group: GroupId, records: Incoming<'_>) -> Result<(), Fatal> {
+        let table = &*self.table;
+        if !table.base.ingests() {
+            return ingest_by_writing(self, group, records);
+        }
+        // What was erased would hide them, and whoever finds some of them must find their region.
+        table.checkpoint(&mut table.turn.lock())?;
+        self.gently(|pace, _| table.base.ingest(records, pace))
     }
 
     fn reclaim(&self, start: &[u8], end: &[u8]) -> Result<bool, Fatal> {

@@ -1,4 +1,4 @@
-//! How fast a checkpoint goes: it takes seconds of work that nobody waits for, beside requests
+//! How fast a checkpoint or a load goes: it takes seconds of work that nobody waits for, beside requests
 //! that somebody waits for.
 
 use std::cell::Cell;
@@ -11,7 +11,10 @@ const REST: u32 = 5;
 /// No rest is longer: the thread may have been away from its core while it worked.
 const REST_MAX: Duration = Duration::from_millis(20);
 
-/// Makes a checkpoint rest between short slices of work, unless it is in a hurry.
+/// Without a write for so long a store has nothing to do.
+const LULL: Duration = Duration::from_millis(100);
+
+/// Makes a checkpoint or a load rest between short slices of work, unless it is in a hurry.
 pub struct Pace<'a> {
     hurry: Option<&'a dyn Fn() -> bool>,
     slice: Cell<Instant>,
@@ -45,6 +48,29 @@ impl<'a> Pace<'a> {
     }
 }
 
+/// Whether nobody writes, by a counter of writes.
+pub struct Lull {
+    /// The counter, and since when it has been so.
+    seen: Cell<(u64, Instant)>,
+}
+
+impl Lull {
+    /// Begins to look.
+    #[must_use]
+    pub fn new(writes: u64) -> Self {
+        Lull { seen: Cell::new((writes, Instant::now())) }
+    }
+
+    /// Whether there was no write for a while.
+    pub fn is_on(&self, writes: u64) -> bool {
+        let (before, since) = self.seen.get();
+        if writes != before {
+            self.seen.set((writes, Instant::now()));
+        }
+        writes == before && since.elapsed() >= LULL
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,5 +91,16 @@ mod tests {
         // Quick on its own, but the machine may be busy: one of many is enough.
         assert!((0..100).any(|_| work(&pace) < 2 * SLICE * (REST + 1)));
         assert!((0..100).any(|_| work(&Pace::full()) < 2 * SLICE * (REST + 1)));
+    }
+
+    #[test]
+    fn a_lull_begins_a_while_after_the_last_write() {
+        let lull = Lull::new(7);
+        assert!(!lull.is_on(7));
+        std::thread::sleep(LULL);
+        assert!(lull.is_on(7) && lull.is_on(7));
+        assert!(!lull.is_on(8) && !lull.is_on(8));
+        std::thread::sleep(LULL);
+        assert!(lull.is_on(8));
     }
 }
