@@ -218,7 +218,9 @@ impl Replica {
         let bytes = bytes_of(&queued);
         let entry =
             Entry { data: pack(queued.iter().map(|(command, _)| command)), ..Entry::default() };
-        let callers: Vec<Reply> = queued.into_iter().map(|(_, reply)| reply).collect();
+        // Collected in place, their list would have to be made smaller, which costs more.
+        let mut callers = Vec::with_capacity(queued.len());
+        callers.extend(queued.into_iter().map(|(_, reply)| reply));
         let index = self.propose_entry(entry, EntryKind::Normal, callers);
         match index.and_then(|index| self.writes.pending.get_mut(&index)) {
             Some(pending) => (pending.bytes, pending.proposed) = (bytes, Some(now)),

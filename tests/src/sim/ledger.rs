@@ -94,8 +94,11 @@ impl Ledger {
         runs.lines().map(str::parse).collect::<Result<_, _>>().map(Ledger)
     }
 
-    /// Writes a run down.
-    pub fn add(&mut self, line: Line) {
+    /// Writes a run down, with hours as the page shows them: its sums are of what can be read there.
+    pub fn add(&mut self, mut line: Line) {
+        let rounded = |hours: f64, unit: f64| (hours * unit).round() / unit;
+        line.cluster_hours = rounded(line.cluster_hours, 100.0);
+        line.cpu_hours = rounded(line.cpu_hours, 1_000.0);
         self.0.push(line);
     }
 

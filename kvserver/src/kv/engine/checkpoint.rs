@@ -223,7 +223,7 @@ impl Base for RocksBase {
     }
 
     fn ingests(&self) -> bool {
-        true
+        !self.engine.is_damaged()
     }
 
     fn ingest(&self, records: Incoming<'_>, pace: &Pace<'_>) -> Result<(), Fatal> {

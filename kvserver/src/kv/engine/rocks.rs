@@ -15,7 +15,7 @@
 use super::table::{Lull, Pace};
 use super::{
     Column, Deleted, Engine, GroupChanges, Incoming, KeyRange, OpenError, Page, Pair, View,
-    checkpoint, erase_by_reading, ingest,
+    checkpoint, erase_by_reading, ingest, ingest_by_writing,
 };
 use crate::kv::command::KEY_BYTES_MAX;
 use crate::kv::keys;
@@ -128,6 +128,11 @@ impl RocksEngine {
             }
         }
         Fatal::damage(what, error)
+    }
+
+    /// Damage was found in this run. Until the next start, fewer files mean fewer compactions that may meet it.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.noted.load(Ordering::Relaxed)
     }
 
     /// The same for a write: it fails because of a damage that a compaction or a flush has met, which may
@@ -482,7 +487,10 @@ impl Engine for RocksEngine {
         }
     }
 
-    fn ingest(&self, _group: GroupId, records: Incoming<'_>) -> Result<(), Fatal> {
+    fn ingest(&self, group: GroupId, records: Incoming<'_>) -> Result<(), Fatal> {
+        if self.is_damaged() {
+            return ingest_by_writing(self, group, records);
+        }
         self.sync()?;
         let lull = Lull::new(self.db.latest_sequence_number());
         let hurry = || lull.is_on(self.db.latest_sequence_number());

@@ -41,7 +41,7 @@ pub trait Base: Send + Sync {
         Err(Fatal::new(what, "this storage never finds any"))
     }
 
-    /// Whether it takes [`Base::ingest`]. If not, records come by checkpoints.
+    /// Whether it takes [`Base::ingest`] now. If not, records come by checkpoints.
     fn ingests(&self) -> bool {
         false
     }
