@@ -249,7 +249,7 @@ impl ClusterMap {
             return refused(format!("region {} on store {}: not known", new.region, odd.store));
         }
         let largest = new.replicas.iter().map(|r| r.replica.0).max().unwrap_or_default();
-        self.next.replica = self.next.replica.max(largest + 1);
+        self.next.replica = self.next.replica.max(largest.saturating_add(1));
         *known = new;
         Answer::Done
     }

@@ -3,16 +3,23 @@
 use crate::snapshot::BLOCK_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 
+/// An entry, and a command, at most: a message between stores holds 8 MiB, its frame included.
+pub(crate) const ENTRY_BYTES_MAX: usize = 7 << 20;
+/// A tick of more is a mistake: nobody would lead for hours.
+const TICK_INTERVAL_MS_MAX: u64 = 60_000;
+/// The same for an election timeout.
+const ELECTION_TICKS_MAX: usize = 1_000;
+
 /// All settings; every field has a default, unknown fields are refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Shard threads; each owns the groups with `group % shards` of its number. Default 1.
     pub shards: usize,
-    /// One tick in milliseconds. Default 100. All times below count in ticks.
+    /// One tick in milliseconds, at most a minute. Default 100. All times below count in ticks.
     pub tick_interval_ms: u64,
     /// A follower campaigns after this many ticks of silence, randomized up to twice as many.
-    /// Default 10 (1 s to 2 s). Shorter: faster recovery, more false elections.
+    /// Default 10 (1 s to 2 s), at most 1000. Shorter: faster recovery, more false elections.
     pub election_ticks: usize,
     /// A leader's heartbeat interval in ticks. Default 2. Must be below `election_ticks`.
     pub heartbeat_ticks: usize,
@@ -21,9 +28,11 @@ pub struct Config {
     pub hibernate_ticks: u64,
     /// Many appends in flight to a follower; off = one. Default on.
     pub pipeline: bool,
-    /// A round's commands of one group are cut into entries of about this size. Default 1 MiB.
+    /// A round's commands of one group are cut into entries of about this size. Default 1 MiB,
+    /// at most 7 MiB: a larger entry would not fit a message between stores.
     pub entry_bytes_max: usize,
-    /// Longest command accepted. Default 6 MiB: a client's batch of 4 MiB and its frame fit.
+    /// Longest command accepted. Default 6 MiB, at most 7 MiB: a client's batch of 4 MiB and its frame
+    /// fit.
     pub command_bytes_max: usize,
     /// Commands of all groups that are proposed and not yet answered, in bytes; beyond it
     /// callers get `Busy`. Default 64 MiB.
@@ -199,12 +208,17 @@ impl Config {
                 self.election_ticks, self.heartbeat_ticks
             ));
         }
-        if self.command_bytes_max > 7 << 20 {
-            return Err(format!(
-                "command_bytes_max = {}: at most {} (a message between stores holds 8 MiB)",
-                self.command_bytes_max,
-                7 << 20
-            ));
+        let message = " (a message between stores holds 8 MiB)";
+        let limited = [
+            ("tick_interval_ms", self.tick_interval_ms, TICK_INTERVAL_MS_MAX, " (a minute)"),
+            ("election_ticks", self.election_ticks as u64, ELECTION_TICKS_MAX as u64, ""),
+            ("entry_bytes_max", self.entry_bytes_max as u64, ENTRY_BYTES_MAX as u64, message),
+            ("command_bytes_max", self.command_bytes_max as u64, ENTRY_BYTES_MAX as u64, message),
+        ];
+        for (field, value, most, why) in limited {
+            if value > most {
+                return Err(format!("{field} = {value}: at most {most}{why}"));
+            }
         }
         if self.snapshot_block_bytes > BLOCK_BYTES_MAX {
             return Err(format!(
@@ -216,5 +230,35 @@ impl Config {
             return Err(format!("log_bytes_max = {}: at least {}", self.log_bytes_max, 16 << 20));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_would_stop_a_group_are_refused() {
+        type Set = fn(&mut Config, u64);
+        let limits: [(&str, u64, Set); 4] = [
+            ("entry_bytes_max", 7 << 20, |config, value| config.entry_bytes_max = value as usize),
+            ("command_bytes_max", 7 << 20, |config, value| {
+                config.command_bytes_max = value as usize;
+            }),
+            ("tick_interval_ms", 60_000, |config, value| config.tick_interval_ms = value),
+            ("election_ticks", 1_000, |config, value| config.election_ticks = value as usize),
+        ];
+        for (field, limit, set) in limits {
+            let with = |value: u64| {
+                let mut config = Config::default();
+                set(&mut config, value);
+                config.validate()
+            };
+            assert_eq!((with(limit - 1), with(limit)), (Ok(()), Ok(())), "{field}");
+            for value in [limit + 1, 64 << 20, 10_000_000_000_000_000] {
+                let why = with(value).unwrap_err();
+                assert!(why.starts_with(&format!("{field} = {value}: at most {limit}")), "{why}");
+            }
+        }
     }
 }

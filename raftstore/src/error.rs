@@ -140,7 +140,7 @@ pub enum TransferRefusal {
         replica: ReplicaId,
     },
     /// Only voters lead.
-    #[error("replica {replica} is a {role}: only a voter leads, so promote it first")]
+    #[error("replica {replica} has the role {role}: only a voter leads, so promote it first")]
     NotVoter {
         /// As asked.
         replica: ReplicaId,

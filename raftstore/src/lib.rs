@@ -31,7 +31,7 @@
 //! use flotilla_raftstore::{log::MemoryLog, snapshot::MemorySnapshots};
 //! use std::io::{Read, Write};
 //! use std::sync::{Arc, Mutex};
-//! use std::time::Duration;
+//! use std::time::{Duration, Instant};
 //!
 //! /// How far the log is applied, and the sum of all commands.
 //! #[derive(Default)]
@@ -89,6 +89,7 @@
 //! }
 //!
 //! // The leader, once there is one, takes commands and answers when a majority has them on disk.
+//! let deadline = Instant::now() + Duration::from_secs(10);
 //! let leader = loop {
 //!     let leads = |store: &&flotilla_raftstore::Store| {
 //!         store.group(GroupId(1)).is_some_and(|group| group.leading)
@@ -96,6 +97,10 @@
 //!     if let Some(leader) = stores.iter().find(leads) {
 //!         break leader;
 //!     }
+//!     if Instant::now() > deadline {
+//!         return Err("no leader".into());
+//!     }
+//!     std::thread::sleep(Duration::from_millis(10));
 //! };
 //! let (reply, answer) = Reply::pending();
 //! leader.propose(GroupId(1), Bytes::from_static(&[5]), reply);

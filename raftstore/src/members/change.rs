@@ -7,6 +7,9 @@ use crate::types::{ReplicaId, StoreId};
 
 /// Members of one group at most.
 pub const MEMBERS_MAX: usize = 32;
+/// How far above the largest id of its group a new one may be. Ids only grow: one that is mistyped must
+/// not take all that are left.
+const IDS_AHEAD_MAX: u64 = 1 << 32;
 /// Accepted requests that a group remembers.
 const OPERATIONS_KEPT: usize = 16;
 
@@ -73,7 +76,8 @@ impl Change {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangeRequest {
     /// The operator's id: sent again with the same id it is not done twice. A group remembers the
-    /// last 16.
+    /// last 16 ids, and not what was asked for under them: another request under a known id is taken
+    /// for the one that was accepted.
     pub operation: OperationId,
     /// What is to change.
     pub changes: Vec<Change>,
@@ -251,6 +255,9 @@ fn check_unused(
     let replica_max = desc.replica_max();
     if replica <= replica_max {
         return Err(ChangeRefusal::ReplicaUsed { replica, replica_max });
+    }
+    if replica.0 - replica_max.0 > IDS_AHEAD_MAX {
+        return Err(ChangeRefusal::ReplicaFar { replica, replica_max });
     }
     match next.replica(replica) {
         Some(_) => Err(ChangeRefusal::Twice { replica }),

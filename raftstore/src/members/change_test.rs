@@ -126,6 +126,35 @@ fn what_cannot_be_is_refused_with_its_reason() {
 }
 
 #[test]
+fn one_id_never_takes_all_that_are_left() {
+    let mut three = voters(1..=3);
+    let largest = 3 + IDS_AHEAD_MAX;
+    let far = |replica, replica_max| ChangeRefusal::ReplicaFar {
+        replica: ReplicaId(replica),
+        replica_max: ReplicaId(replica_max),
+    };
+    for id in [largest - 1, largest] {
+        assert_eq!(begun(&three, 1, &[add_voter(id, 4)]).replica_max(), ReplicaId(id));
+    }
+    let rebuild = |new| Change::Rebuild { replica: ReplicaId(2), new: ReplicaId(new) };
+    for id in [largest + 1, u64::MAX] {
+        for change in [add_voter(id, 4), add_learner(id, 4), rebuild(id)] {
+            assert_eq!(refused(&three, &[change]), far(id, 3), "{change:?}");
+        }
+    }
+    // Not by several parts of one request, either.
+    assert_eq!(
+        refused(&three, &[add_voter(largest, 4), add_learner(largest + 1, 5)]),
+        far(largest + 1, 3)
+    );
+    // A group that has the last id already.
+    three.membership.replica_max = ReplicaId(u64::MAX);
+    let (replica, replica_max) = (ReplicaId(u64::MAX), ReplicaId(u64::MAX));
+    let used = ChangeRefusal::ReplicaUsed { replica, replica_max };
+    assert_eq!(refused(&three, &[rebuild(u64::MAX)]), used);
+}
+
+#[test]
 fn the_voters_that_remain_must_have_a_live_quorum_unless_forced() {
     let three_is_dead = |replica| replica != ReplicaId(3);
     let live = Live { me: ReplicaId(1), is_live: &three_is_dead };

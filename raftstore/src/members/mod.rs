@@ -154,6 +154,8 @@ impl FromStr for OperationId {
 
     /// Parses the hexadecimal digits that `Display` prints.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // The standard library would take a sign, too; alone it is no digit.
+        let text = if text.starts_with('+') { "+" } else { text };
         u128::from_str_radix(text, 16).map(OperationId)
     }
 }
@@ -317,6 +319,16 @@ impl GroupRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_operation_is_hexadecimal_digits() {
+        let parsed = |text: &str| text.parse::<OperationId>().ok();
+        assert_eq!(parsed("2A"), Some(OperationId(0x2a)));
+        assert_eq!(parsed(&OperationId(u128::MAX).to_string()), Some(OperationId(u128::MAX)));
+        for text in ["", "+5", "+", "-5", "5x", &"f".repeat(33)] {
+            assert_eq!(parsed(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn a_record_only_goes_forward() {

@@ -15,8 +15,8 @@
 //! What only the lost replicas had is lost, acknowledged or not: nobody can know how much that is.
 
 use super::{
-    ChangeRefusal, GroupDesc, OperationId, PendingChange, Priority, ReplicaDesc, ReplicaRole,
-    remember,
+    ChangeRefusal, GroupDesc, MEMBERS_MAX, OperationId, PendingChange, Priority, ReplicaDesc,
+    ReplicaRole, remember,
 };
 use crate::types::{ReplicaId, StoreId};
 
@@ -24,6 +24,9 @@ use crate::types::{ReplicaId, StoreId};
 const VERSIONS_SKIPPED: u64 = 1_000_000;
 /// Members that they may have taken in.
 const IDS_SKIPPED: u64 = 1_000;
+/// How far above the replica's own the largest known id may be. It may have missed changes, each of which
+/// may take ids far above the last.
+const IDS_AHEAD_MAX: u64 = 1 << 40;
 
 /// An operator's order to go on without the stores that are lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +35,8 @@ pub struct RecoverRequest {
     pub operation: OperationId,
     /// The stores that never come back.
     pub lost: Vec<StoreId>,
-    /// The largest replica id that is known anywhere; the group's own is taken into account anyway.
+    /// The largest replica id that is known anywhere, at most 2⁴⁰ above the group's own, which is taken
+    /// into account anyway.
     pub replica_max: ReplicaId,
 }
 
@@ -65,11 +69,19 @@ pub(crate) fn recovered(
     if desc.decides_without(lost) {
         return Err(ChangeRefusal::NothingLost);
     }
+    let known = desc.replica_max();
+    if replica_max.0.saturating_sub(known.0) > IDS_AHEAD_MAX {
+        return Err(ChangeRefusal::ReplicaFar { replica: *replica_max, replica_max: known });
+    }
+    let used = known.max(*replica_max);
+    if used.0 > u64::MAX - IDS_SKIPPED - MEMBERS_MAX as u64 {
+        return Err(ChangeRefusal::IdsUsedUp { replica_max: used });
+    }
     let mut next = desc.clone();
     remember(&mut next, *operation);
     let membership = &mut next.membership;
     membership.version += VERSIONS_SKIPPED;
-    let mut id = desc.replica_max().max(*replica_max).0 + IDS_SKIPPED;
+    let mut id = used.0 + IDS_SKIPPED;
     membership.replica_max = ReplicaId(id);
     // Whoever goes on alone must be able to lead.
     membership
@@ -146,6 +158,33 @@ mod tests {
         let alone = group(&[(1, 1, Voter), (2, 2, Voter), (3, 3, Voter)]);
         let next = recovered(&alone, ReplicaId(3), &request(&[1, 2])).unwrap();
         assert_eq!((next.replicas.len(), next.membership.pending), (1, None));
+    }
+
+    #[test]
+    fn ids_never_wrap_around() {
+        let three = group(&[(1, 1, Voter), (2, 2, Voter), (3, 3, Voter)]);
+        let after = |desc: &GroupDesc, replica_max: u64| {
+            let request = RecoverRequest { replica_max: ReplicaId(replica_max), ..request(&[1]) };
+            let request = RecoverRequest { lost: vec![StoreId(1), StoreId(2)], ..request };
+            recovered(desc, ReplicaId(3), &request).map(|next| next.replica_max().0)
+        };
+        let far = 3 + IDS_AHEAD_MAX;
+        let refused = |replica: u64| {
+            Err(ChangeRefusal::ReplicaFar {
+                replica: ReplicaId(replica),
+                replica_max: ReplicaId(3),
+            })
+        };
+        assert_eq!(after(&three, far), Ok(far + IDS_SKIPPED));
+        assert_eq!(after(&three, far + 1), refused(far + 1));
+        assert_eq!(after(&three, u64::MAX), refused(u64::MAX));
+        // A group that has such ids already.
+        let mut last = three;
+        for (used, left) in [(u64::MAX, false), (u64::MAX - IDS_SKIPPED, false), (1 << 63, true)] {
+            last.membership.replica_max = ReplicaId(used);
+            assert_eq!(after(&last, 5).is_ok(), left, "{used}");
+            assert_eq!(after(&last, used).is_ok(), left, "{used}");
+        }
     }
 
     #[test]

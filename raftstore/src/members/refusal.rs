@@ -31,6 +31,23 @@ pub enum ChangeRefusal {
         /// The largest id that was ever used.
         replica_max: ReplicaId,
     },
+    /// It would take too many ids at once.
+    #[error(
+        "replica {replica}: too far above {replica_max}, the largest id that was used in this group: \
+         take the next one"
+    )]
+    ReplicaFar {
+        /// As asked.
+        replica: ReplicaId,
+        /// The largest id that was ever used.
+        replica_max: ReplicaId,
+    },
+    /// Ids only grow, and this group had the last ones.
+    #[error("ids up to {replica_max} were used in this group: none are left for new replicas")]
+    IdsUsedUp {
+        /// The largest id that was ever used.
+        replica_max: ReplicaId,
+    },
     /// One member a store, and no store 0.
     #[error(
         "store {store} cannot take replica {replica}: choose a store without a member of this group"
@@ -54,7 +71,9 @@ pub enum ChangeRefusal {
         replica: ReplicaId,
     },
     /// Only learners are promoted, only voters demoted.
-    #[error("replica {replica} is a {role}: only a learner is promoted, only a voter demoted")]
+    #[error(
+        "replica {replica} has the role {role}: only a learner is promoted, only a voter demoted"
+    )]
     WrongRole {
         /// As asked.
         replica: ReplicaId,

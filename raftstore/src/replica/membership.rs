@@ -265,7 +265,8 @@ impl Replica {
         if !self.config.rebuild_damaged || self.record.desc.replica(replica).is_none() {
             return;
         }
-        let new = ReplicaId(self.record.desc.replica_max().0 + 1);
+        // The last id of all is refused as a used one.
+        let new = ReplicaId(self.record.desc.replica_max().0.saturating_add(1));
         let request = ChangeRequest {
             // The same again while the first is not applied; a random one of an operator is larger.
             operation: OperationId(u128::from(replica.0)),

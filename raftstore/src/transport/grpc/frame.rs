@@ -279,6 +279,9 @@ fn get_varint(rest: &mut Bytes) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::{COMMAND_OVERHEAD, pack};
+    use crate::replica::codec;
+    use raft::eraftpb::{Entry, Message, MessageType};
     use rand::rngs::SmallRng;
     use rand::{Rng, SeedableRng};
 
@@ -357,6 +360,30 @@ mod tests {
             let size: usize = envelopes.iter().map(encoded_size_max).sum();
             assert!(frame.len() <= HEADER_BYTES + size);
             assert_eq!(decode(link(), frame), Ok(envelopes));
+        }
+    }
+
+    /// Entries of many commands, and of one: with their own headers they are a little larger.
+    #[test]
+    fn the_largest_entry_fits_a_frame_with_its_headers() {
+        let largest = crate::config::ENTRY_BYTES_MAX;
+        let many = [largest / 2; 2].map(|length| length - COMMAND_OVERHEAD);
+        for commands in [&many[..], &[largest]] {
+            let commands: Vec<Bytes> = commands.iter().map(|n| vec![7; *n].into()).collect();
+            let mut entry = Entry::default();
+            (entry.term, entry.index) = (u64::MAX, u64::MAX);
+            entry.data = pack(commands.iter());
+            let mut message = Message::default();
+            message.set_msg_type(MessageType::MsgAppend);
+            (message.term, message.log_term) = (u64::MAX, u64::MAX);
+            (message.index, message.commit) = (u64::MAX - 1, u64::MAX);
+            message.entries = vec![entry].into();
+            // A lease's stamp follows.
+            let bytes = [&codec::encode(&message, None)[..], &[0; 64]].concat().into();
+            let payload = Payload::Raft { bytes, bulk: true };
+            let (group, from, to) = (GroupId(u64::MAX), ReplicaId(u64::MAX), ReplicaId(1));
+            let envelope = Envelope { group, from, to, payload };
+            assert!(HEADER_BYTES + encoded_size_max(&envelope) <= super::super::ENVELOPE_BYTES_MAX);
         }
     }
 
