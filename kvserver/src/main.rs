@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use flotilla_kvserver::config::{self, RunArgs, Settings};
-use flotilla_kvserver::offline::{self, RecoverArgs};
+use flotilla_kvserver::offline::{self, RecoverArgs, RecoverError};
 use flotilla_kvserver::playground::{self, PlaygroundArgs, PlaygroundError};
 use flotilla_kvserver::process::start_logging;
 use flotilla_kvserver::{PROGRAM, node};
@@ -32,17 +32,24 @@ enum Command {
     Run(Box<RunArgs>),
     /// Have the groups of a stopped store go on without stores that are lost for good.
     ///
-    /// For when too little of the cluster runs for `kv admin group recover`. Of each group choose the store
-    /// whose replica has the last log (the largest term, then index; --dry-run prints them), and run it on that
-    /// one only, never on two: each would end the other. Then start the store, and have placement turn the lost stores away
-    /// (`kv admin group recover --lost-stores …`). What only the lost stores had is lost, acknowledged or not. Other stores'
+    /// For when too little of the cluster runs for `kv admin group recover`. Of each group choose
+    /// the store whose replica has the last log (the largest term, then index; --dry-run prints
+    /// them), and run it on that one only, never on two: each would end the other. Then start the
+    /// store, and have placement turn the lost stores away (`kv admin group recover --force
+    /// --lost-stores …`). What only the lost stores had is lost, acknowledged or not. Other stores'
     /// replicas of such a group are replaced by new ones, which need a snapshot. The lost stores
     /// must never start again with their old folders.
     #[command(after_help = "\
 Examples:
   kvserver recover --dir /data/3 --lost-stores 1,2 --dry-run
   kvserver recover --dir /data/3 --lost-stores 1,2 --groups 4,7
-  kvserver recover --dir /data/3 --lost-stores 1,2 --all")]
+  kvserver recover --dir /data/3 --lost-stores 1,2 --all
+
+Exit codes:
+  0  done, or nothing to recover
+  1  the folder cannot be used, or its store runs
+  2  wrong usage, an unknown group or this very store given up as lost too
+  3  some group was not recovered")]
     Recover(RecoverArgs),
     /// Run a whole cluster on this machine: placement and stores as child processes.
     ///
@@ -70,7 +77,11 @@ fn main() -> ExitCode {
     PROGRAM.install_panic_hook();
     let result = match Cli::parse().command {
         Command::Run(args) => run(*args),
-        Command::Recover(args) => offline::run(&args).map_err(|error| Failure::other(&error)),
+        Command::Recover(args) => offline::run(&args).map_err(|error| match error {
+            RecoverError::Wrong(_) => Failure::wrong_usage(&error),
+            RecoverError::Failed { .. } => Failure(error.to_string(), 3),
+            RecoverError::Node(_) | RecoverError::Output(_) => Failure::other(&error),
+        }),
         Command::Playground(args) => playground::run(*args).map_err(|error| match error {
             PlaygroundError::Config(_) | PlaygroundError::Invalid(_) => {
                 Failure::wrong_usage(&error)
