@@ -1,10 +1,11 @@
 //! The data folder: who holds it and whose it is. Used before anything inside is opened.
 //!
 //! ```text
-//! DIR/LOCK     held while a process uses the folder
-//! DIR/member   TOML: format, cluster, number of the member
-//! DIR/STATE    the last dump of the cluster map
-//! DIR/log      the Raft log
+//! DIR/LOCK           held while a process uses the folder
+//! DIR/member         TOML: format, cluster, number of the member
+//! DIR/STATE          the last dump of the cluster map
+//! DIR/log            the Raft log
+//! DIR/describe.json  what the member says of itself, as of the last SIGUSR2
 //! ```
 //! `member` is the first file written: a folder without it but with other things in it is
 //! somebody else's and stays untouched.
@@ -128,6 +129,12 @@ impl Folder {
     #[must_use]
     pub fn log_dir(&self) -> PathBuf {
         self.path.join("log")
+    }
+
+    /// Where the member's description goes when it is asked for.
+    #[must_use]
+    pub fn describe_file(&self) -> PathBuf {
+        self.path.join("describe.json")
     }
 
     /// Where snapshots are, made here or on their way here.

@@ -19,6 +19,7 @@
 pub mod client;
 pub mod config;
 pub mod convert;
+mod describe;
 pub mod folder;
 pub mod http;
 pub mod keys;

@@ -23,7 +23,8 @@ enum Command {
     ///
     /// Flags win over the environment, that over the file, that over defaults. One port serves
     /// gRPC, and HTTP with /healthz, /status (JSON) and /metrics (Prometheus). Stores keep serving
-    /// while placement is down. SIGTERM and Ctrl-C stop it cleanly.
+    /// while placement is down. SIGTERM and Ctrl-C stop it cleanly; SIGUSR2 writes describe.json into
+    /// its folder.
     Run(Box<RunArgs>),
 }
 

@@ -5,6 +5,7 @@
 //! Stop: no new connections → end the calls → stop the engine → give the folder back.
 
 use crate::config::{Address, Settings};
+use crate::describe;
 use crate::folder::{Folder, FolderError, Identity};
 use crate::kv::KvService;
 use crate::machine::{DumpError, MapMachine};
@@ -136,6 +137,7 @@ impl Node {
 
         let replicated = Replicated::new(store, machine, GROUP);
         let shared = Arc::new(shared(settings, &identity, replicated)?);
+        describe::on_signal(Arc::downgrade(&shared), folder.describe_file())?;
         let (stop, stopped) = watch::channel(false);
         let server = serve(Arc::clone(&shared), &transport, listener, stopped);
         let address = settings.advertise_addr.to_string();

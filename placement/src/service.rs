@@ -163,6 +163,10 @@ impl Shared {
 
     /// Gives up stores that are down: they never come back.
     pub(crate) async fn give_up(&self, stores: Vec<StoreId>, force: bool) -> Result<(), String> {
+        let known = |store: &StoreId| self.replicated.read(|map| map.stores.contains_key(store));
+        if let Some(odd) = stores.iter().find(|store| !known(store)) {
+            return Err(format!("there is no store {odd}: see `kv stores`"));
+        }
         let alive = {
             let (observed, now) = (self.observed.lock(), self.now());
             let down = |store: &StoreId| observed.liveness(*store, now) == Liveness::Down;

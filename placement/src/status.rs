@@ -84,7 +84,8 @@ fn healthz(shared: &Shared) -> (StatusCode, String) {
     }
 }
 
-fn json(shared: &Shared) -> String {
+/// What `/status` says.
+pub(crate) fn json(shared: &Shared) -> String {
     let replicated = &shared.replicated;
     let (routes, members) = replicated.read(|map| {
         let member = |(member, address): (&u64, &String)| Member {

@@ -178,6 +178,31 @@ async fn ids_survive_a_restart_and_are_never_handed_out_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_stores_that_there_are_and_that_are_down_are_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let member = Member::start(dir.path()).await;
+    let (cluster, _) = member.add(1).await;
+    let mut stores = kv::stores_client::StoresClient::connect(format!("http://{}", member.address))
+        .await
+        .unwrap();
+    let mut give_up = async |given: &[u64], force: bool| {
+        let request = kv::GiveUpRequest { stores: given.to_vec(), force };
+        let answer = stores.give_up(request).await.unwrap().into_inner();
+        answer.error.map(|error| error.message).unwrap_or_default()
+    };
+    Puppet::new(&cluster, 1).beat(&member, &mut Leaders::new()).await;
+    for force in [false, true] {
+        assert_eq!(give_up(&[99], force).await, "there is no store 99: see `kv stores`");
+        assert_eq!(give_up(&[1, 99], force).await, "there is no store 99: see `kv stores`");
+    }
+    assert!(give_up(&[1], false).await.contains("store 1 is not down"));
+    assert_eq!(member.routes().await.stores[0].state, "up");
+    assert_eq!(give_up(&[1], true).await, "");
+    assert_eq!(member.routes().await.stores[0].state, "lost");
+    member.node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn regions_are_created_and_their_leaders_spread() {
     let dir = tempfile::tempdir().unwrap();
     let member = Member::start(dir.path()).await;

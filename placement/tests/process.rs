@@ -204,6 +204,30 @@ fn a_folder_in_use_is_refused_and_a_kill_loses_nothing() {
 }
 
 #[test]
+fn a_member_describes_itself_on_a_signal_and_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let member = Member::start(dir.path());
+    let (cluster, _) = member.register(1).unwrap();
+    member.signal("-USR2");
+    let file = dir.path().join("describe.json");
+    let until = Instant::now() + Duration::from_secs(20);
+    // Whole from the first moment on.
+    let text = loop {
+        match fs::read_to_string(&file) {
+            Ok(text) => break text,
+            Err(error) => assert!(Instant::now() < until, "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let described: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(described["cluster"], cluster);
+    assert_eq!(described["raft"][0]["role"], "leader", "{text}");
+    assert_eq!(member.register(2).unwrap(), (cluster, 2));
+    member.signal("-TERM");
+    assert_eq!(member.end().0.code(), Some(0));
+}
+
+#[test]
 fn a_lost_log_or_state_is_told_instead_of_starting_anew() {
     let dir = tempfile::tempdir().unwrap();
     let member = Member::start(dir.path());
