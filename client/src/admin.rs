@@ -22,6 +22,18 @@ use crate::{Error, Refusal, Result, pb};
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Ids of other groups that are further away are not counted from: a group refuses ids far above its own, so
+/// that one that is mistyped does not take all that are left.
+const IDS_AHEAD_MAX: u64 = 1 << 31;
+
+/// The largest replica id that new ones of a group have to be above: `own` is the largest of the group, `ids`
+/// are those of the cluster.
+#[must_use]
+pub fn largest_known(own: u64, ids: impl IntoIterator<Item = u64>) -> u64 {
+    let near = |id: &u64| *id <= own.saturating_add(IDS_AHEAD_MAX);
+    ids.into_iter().filter(near).fold(own, u64::max)
+}
+
 /// What a store says of a group.
 #[derive(Clone, Debug)]
 pub struct Described {

@@ -11,10 +11,11 @@
 //!    in a log gives nobody a vote yet: replicas campaign, vote and count by what they have applied, so
 //!    nobody who is left can decide by a newer one before he has applied it, and then he tells.
 //! 3. Placement turns the lost stores away from then on; only then are the groups recovered, one by one.
+//!    Where there is none to recover, no store needs to be turned away.
 
 use std::collections::BTreeMap;
 
-use crate::admin::{Admin, Described, Lost, Whom};
+use crate::admin::{Admin, Described, Lost, Whom, largest_known};
 use crate::{Error, Refusal, Result, pb};
 
 /// What is to become of one group.
@@ -65,7 +66,8 @@ pub struct Survivor {
 pub struct Plan {
     /// By group; groups that can decide are not in it.
     pub fates: Vec<Fate>,
-    replica_max: u64,
+    /// The largest replica id that is known of each group.
+    largest: BTreeMap<u64, u64>,
     /// Also those that were given up before.
     lost: Vec<u64>,
 }
@@ -75,8 +77,8 @@ impl Admin<'_> {
     /// nothing.
     ///
     /// # Errors
-    /// [`Error::NotApplied`] with [`Refusal::Refused`] when a store that is not lost does not answer;
-    /// [`Error::Unavailable`] when nobody tells which stores there are.
+    /// [`Error::NotApplied`] with [`Refusal::Refused`] when a store that is not lost does not answer, or
+    /// nobody knows of a lost one; [`Error::Unavailable`] when nobody tells which stores there are.
     pub async fn plan_recovery(&self, lost: &[u64], group: Option<u64>) -> Result<Plan> {
         let routes = self.routes().await?;
         let described = self.describe(group.unwrap_or(0)).await?;
@@ -94,6 +96,7 @@ impl Admin<'_> {
             );
             return Err(Error::NotApplied { kind: Refusal::Refused, message });
         }
+        check_known(lost, &routes, &described)?;
         let told = described.into_iter().filter(|one| !given_up(one.store));
         let told = told.flat_map(|one| {
             let store = one.store;
@@ -138,7 +141,7 @@ impl Admin<'_> {
             group: fate.group,
             operation: operation.to_owned(),
             lost_stores: plan.lost.clone(),
-            replica_max: plan.replica_max,
+            replica_max: plan.replica_max(fate.group),
         };
         self.order(fate.group, Whom::Store(survivor.store), Lost::Repeat, async |mut admin| {
             let request = self.request(request.clone());
@@ -148,13 +151,42 @@ impl Admin<'_> {
     }
 }
 
+impl Plan {
+    /// What new replicas of `group` count from: above all ids of the cluster, if they are near.
+    fn replica_max(&self, group: u64) -> u64 {
+        let own = self.largest.get(&group).copied().unwrap_or_default();
+        largest_known(own, self.largest.values().copied())
+    }
+}
+
+/// A store that placement does not know may still be a member of groups, if placement has lost its state.
+fn check_known(lost: &[u64], routes: &pb::RoutesResponse, told: &[Described]) -> Result<()> {
+    let replicas = || told.iter().filter_map(|one| one.replicas.as_ref().ok()).flatten();
+    let known = |store: u64| {
+        routes.stores.iter().any(|known| known.store == store)
+            || routes.regions.iter().any(|region| region.replicas.iter().any(|r| r.store == store))
+            || replicas().any(|replica| replica.members.iter().any(|m| m.store == store))
+    };
+    match lost.iter().find(|store| !known(**store)) {
+        Some(store) => {
+            let message = format!("there is no store {store}: `kv stores` lists the stores");
+            Err(Error::NotApplied { kind: Refusal::Refused, message })
+        }
+        None => Ok(()),
+    }
+}
+
 /// As in [`Admin::plan_recovery`], from what was told.
 fn plan<'a>(
     lost: &[u64],
     known: impl Iterator<Item = &'a pb::Region>,
     told: Vec<(u64, pb::ReplicaState)>,
 ) -> Plan {
-    let replica_max = told.iter().map(|(_, replica)| replica.replica_max).max().unwrap_or_default();
+    let mut largest: BTreeMap<u64, u64> = BTreeMap::new();
+    for (_, replica) in &told {
+        let known = largest.entry(replica.group).or_default();
+        *known = replica.replica_max.max(*known);
+    }
     let mut groups: BTreeMap<u64, Vec<(u64, pb::ReplicaState)>> = BTreeMap::new();
     for (store, replica) in told {
         groups.entry(replica.group).or_default().push((store, replica));
@@ -175,7 +207,7 @@ fn plan<'a>(
         }
     }
     fates.sort_by_key(|fate| fate.group);
-    Plan { fates, replica_max, lost: lost.to_vec() }
+    Plan { fates, largest, lost: lost.to_vec() }
 }
 
 fn fate(group: u64, left: &[(u64, pb::ReplicaState)], lost: &[u64]) -> Option<Fate> {
@@ -273,7 +305,21 @@ mod tests {
             unable: Vec::new(),
         };
         assert_eq!(plan.fates, [fate]);
-        assert_eq!((plan.replica_max, &plan.lost[..]), (15, &[1, 2, 3][..]));
+        assert_eq!((plan.replica_max(1), &plan.lost[..]), (15, &[1, 2, 3][..]));
+    }
+
+    /// Ids are the cluster's by habit and the group's by rule.
+    #[test]
+    fn ids_far_away_in_another_group_are_not_counted_from() {
+        let with = |group, replica_max| {
+            (4, pb::ReplicaState { replica_max, ..replica(group, 4, (1, 1), &FIVE) })
+        };
+        let told = vec![with(1, 20), with(2, 900), with(3, u64::MAX), with(4, 1 << 40)];
+        let plan = plan(&[1, 2, 3], [].iter(), told);
+        assert_eq!(
+            [1, 2, 3, 4].map(|group| plan.replica_max(group)),
+            [900, 900, u64::MAX, 1 << 40]
+        );
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde_json::json;
 use tonic::{Request, Response, Status};
 
 use crate::cli::{kv, objects};
-use crate::server::{Fake, World, region};
+use crate::server::{Fake, World, refusal, region};
 
 /// The operators' side of a scripted store, which is placement, too.
 #[derive(Clone)]
@@ -40,11 +40,21 @@ impl Admin for Operators {
         Ok(Response::new(pb::DescribeResponse { store: self.store, replicas }))
     }
 
+    /// Of a leader that has accepted `operations`, and has no reason to refuse but one.
     async fn change_members(
         &self,
-        _: Request<pb::ChangeMembersRequest>,
+        request: Request<pb::ChangeMembersRequest>,
     ) -> Answer<pb::AdminResponse> {
-        never()
+        let request = request.into_inner();
+        let mut world = self.world.lock().unwrap();
+        let nobody = |change: &pb::Change| change.what == Some(pb::change::What::Remove(0));
+        if !world.operations.contains(&request.operation) && request.changes.iter().any(nobody) {
+            let message = "replica 0 is not a member".to_owned();
+            let error = pb::Error { message, ..refusal(pb::error::Kind::Refused) };
+            return Ok(Response::new(pb::AdminResponse { error: Some(error) }));
+        }
+        world.changes.push(request);
+        Ok(Response::new(pb::AdminResponse::default()))
     }
 
     async fn transfer_leader(
@@ -59,8 +69,10 @@ impl Admin for Operators {
     }
 
     async fn recover(&self, request: Request<pb::RecoverRequest>) -> Answer<pb::AdminResponse> {
-        let group = request.into_inner().group;
-        self.world.lock().unwrap().recovered.push((self.store, group));
+        let request = request.into_inner();
+        let mut world = self.world.lock().unwrap();
+        world.recovered.push((self.store, request.group));
+        world.replica_max.push(request.replica_max);
         Ok(Response::new(pb::AdminResponse::default()))
     }
 }
@@ -160,7 +172,9 @@ async fn a_group_of_which_nothing_is_left_fails_the_recovery() {
     let lines = objects(&run.out);
     let line = |group: u64| lines.iter().find(|line| line["group"] == json!(group)).unwrap();
     assert_eq!((&line(1)["store"], &line(1)["error"]), (&json!(2), &json!(null)));
-    assert_eq!(line(4)["gone"], json!(true), "{run:?}");
+    assert_eq!((&line(4)["gone"], &line(4)["damaged"]), (&json!(true), &json!(null)), "{run:?}");
+    assert_eq!((&line(3)["gone"], &line(3)["damaged"]), (&json!(null), &json!(true)), "{run:?}");
+    assert_eq!(line(1)["turned_away"], json!([3, 4, 5]), "{run:?}");
     assert_eq!(line(4)["error"], json!("group 4: no replica is left: its data is gone"));
     // Only what is listed counts.
     let one = |group: &'static str| [&RECOVER[..5], &[group][..], &RECOVER[5..]].concat();
@@ -169,7 +183,7 @@ async fn a_group_of_which_nothing_is_left_fails_the_recovery() {
     let run = kv(&fake, &one("9")).await;
     assert!(run.code == 0 && run.out.contains("nothing to recover in group 9"), "{run:?}");
     let run = kv(&fake, &[&["--json"][..], &one("9")].concat()).await;
-    let nothing = json!({"group": 9, "nothing_to_recover": true});
+    let nothing = json!({"group": 9, "nothing_to_recover": true, "turned_away": []});
     assert_eq!((run.code, objects(&run.out)), (0, vec![nothing.clone()]), "{run:?}");
     // Nothing is wrong with a plan.
     fake.set(|world| world.recovered.clear());
@@ -182,12 +196,95 @@ async fn a_group_of_which_nothing_is_left_fails_the_recovery() {
 
 #[tokio::test]
 async fn a_recovery_with_nothing_to_do_says_so() {
-    let fake = Fake::start().await;
-    for flags in [&[][..], &["--dry-run"]] {
-        let run = kv(&fake, &[&RECOVER[..], flags].concat()).await;
+    let mut fake = Fake::start().await;
+    fake.kill(3).await;
+    let recover = [&RECOVER[..6], &["3"]].concat();
+    for (flags, turned_away) in [
+        (&[][..], &[][..]),
+        (&["--dry-run"], &[]),
+        (&["--dry-run", "--force"], &[3]),
+        (&["--force"], &[3_u64]),
+    ] {
+        let run = kv(&fake, &[&recover[..], flags].concat()).await;
         assert!(run.code == 0 && run.out.contains("nothing to recover: every group"), "{run:?}");
-        let run = kv(&fake, &[&["--json"][..], &RECOVER, flags].concat()).await;
-        let nothing = json!({"group": null, "nothing_to_recover": true});
+        let none = run.out.contains(": none (no group goes on without them");
+        assert_eq!(none, turned_away.is_empty(), "{run:?}");
+        let run = kv(&fake, &[&["--json"][..], &recover, flags].concat()).await;
+        let nothing =
+            json!({"group": null, "nothing_to_recover": true, "turned_away": turned_away});
         assert_eq!((run.code, objects(&run.out)), (0, vec![nothing]), "{run:?}");
+        let given_up: &[u64] = if flags == ["--force"] { &[3] } else { &[] };
+        assert_eq!(fake.ask(|world| world.given_up.clone()), given_up, "{flags:?}");
     }
+}
+
+/// Who may come back is not turned away for a group that cannot go on in any case, or is not meant.
+#[tokio::test]
+async fn stores_are_turned_away_only_if_a_group_goes_on_without_them() {
+    let fake = remains().await;
+    let of = |group: &'static str| [&RECOVER[..5], &[group][..], &RECOVER[5..]].concat();
+    for (group, code) in [("2", 3), ("3", 3), ("4", 3), ("9", 0)] {
+        let run = kv(&fake, &of(group)).await;
+        assert_eq!(run.code, code, "{run:?}");
+        assert!(run.out.contains("stores turned away from now on: none"), "{run:?}");
+        assert!(fake.ask(|world| world.given_up.is_empty()), "{group}");
+    }
+    let run = kv(&fake, &[&of("1")[..], &["--dry-run"]].concat()).await;
+    assert!(run.out.contains("stores would be turned away: 3, 4, 5"), "{run:?}");
+    assert!(run.out.contains("none: its data is gone"), "{run:?}");
+    assert!(run.out.contains("none: what is left is damaged"), "{run:?}");
+    assert!(fake.ask(|world| world.given_up.is_empty()));
+    let run = kv(&fake, &of("1")).await;
+    assert!(run.code == 0 && run.out.contains("turned away from now on: 3, 4, 5"), "{run:?}");
+    assert_eq!(fake.ask(|world| world.given_up.clone()), [3, 4, 5]);
+}
+
+#[tokio::test]
+async fn a_store_that_nobody_knows_is_not_lost() {
+    let fake = remains().await;
+    for flags in [&[][..], &["--dry-run"], &["--force"]] {
+        let run = kv(&fake, &[&RECOVER[..6], &["3,4,5,99"], flags].concat()).await;
+        assert!(run.code == 3 && run.err.contains("there is no store 99"), "{run:?}");
+        assert_eq!(fake.ask(|world| (world.given_up.len(), world.recovered.len())), (0, 0));
+    }
+}
+
+/// One id that was mistyped in group 2 is not passed on to group 1, nor to the next that joins there.
+#[tokio::test]
+async fn ids_of_a_group_are_not_counted_from_far_away_ones_of_another() {
+    let fake = remains().await;
+    fake.set(|world| {
+        for (_, replica) in &mut world.replicas {
+            replica.replica_max = if replica.group == 2 { u64::MAX } else { 100 };
+        }
+        world.regions[1].replicas[2].replica = u64::MAX;
+    });
+    assert_eq!(kv(&fake, &[&RECOVER[..], &["--force"]].concat()).await.code, 3);
+    assert_eq!(fake.ask(|world| world.replica_max.clone()), [100, u64::MAX]);
+    let run = kv(&fake, &["admin", "group", "add-replica", "1", "--store", "7"]).await;
+    assert_eq!(run.code, 0, "{run:?}");
+    let newcomer = pb::Newcomer { replica: 101, store: 7 };
+    let added = pb::Change { what: Some(pb::change::What::AddVoter(newcomer)) };
+    assert_eq!(fake.ask(|world| world.changes[0].changes.clone()), [added]);
+}
+
+/// The replica may be gone because the order was carried out: only the leader can tell.
+#[tokio::test]
+async fn an_order_that_is_repeated_after_it_was_done_is_done() {
+    let mut fake = remains().await;
+    let remove = ["--timeout", "2s", "admin", "group", "remove-replica", "1", "--store", "7"];
+    let again = [&remove[..], &["--id", "bb"]].concat();
+    for words in [&remove[..], &again] {
+        let run = kv(&fake, words).await;
+        assert!(run.code == 3 && run.err.contains("group 1 has no replica on store 7"), "{run:?}");
+    }
+    fake.set(|world| world.operations.push(format!("{:032x}", 0xbb)));
+    assert_eq!(kv(&fake, &remove).await.code, 3);
+    let run = kv(&fake, &again).await;
+    assert!(run.code == 0 && run.out.contains("ok group=1 operation="), "{run:?}");
+    // Whom nobody can ask may have done it.
+    fake.kill(1).await;
+    fake.kill(2).await;
+    let run = kv(&fake, &again).await;
+    assert!(run.code == 5 || run.code == 4, "{run:?}");
 }

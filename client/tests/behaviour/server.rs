@@ -62,6 +62,11 @@ pub struct World {
     pub replicas: Vec<(u64, pb::ReplicaState)>,
     /// Orders to recover that came: (store, group).
     pub recovered: Vec<(u64, u64)>,
+    /// Their largest ids.
+    pub replica_max: Vec<u64>,
+    /// Changes of members that were accepted, and operations that were before.
+    pub changes: Vec<pb::ChangeMembersRequest>,
+    pub operations: Vec<String>,
     pub given_up: Vec<u64>,
 }
 

@@ -316,6 +316,22 @@ mod tests {
         assert_eq!(cli.common.placement, ["h:1", "h:2"]);
     }
 
+    /// A line that is cut where it is printed must be a whole paragraph: else its end stands alone.
+    #[test]
+    fn every_help_wraps_well() {
+        fn check(command: &clap::Command) {
+            for command in command.get_subcommands() {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                let lines: Vec<&str> = help.lines().collect();
+                let cut = |pair: &&[&str]| pair[0].chars().count() > 100 && !pair[1].is_empty();
+                let found = lines.windows(2).find(cut);
+                assert!(found.is_none(), "{}: {found:?}", command.get_name());
+                check(command);
+            }
+        }
+        check(&Cli::command());
+    }
+
     #[test]
     fn every_help_has_an_example() {
         fn check(command: &clap::Command) {

@@ -15,8 +15,8 @@ Example:
     Describe(Group),
     /// Add a replica: it learns first, and votes once it has caught up
     #[command(after_help = "\
-The order is done once a majority has it; `describe` shows when the replica votes. Repeat it with the
-same --id when its outcome is unknown: it is not done twice.
+The order is done once a majority has it; `describe` shows when the replica votes. Repeat it with \
+the same --id when its outcome is unknown: it is not done twice.
 
 Examples:
   kv admin group add-replica 1 --store 4
@@ -30,16 +30,17 @@ Examples:
     Promote(ChangeOne),
     /// Destroy a replica and bring up a new one in its place, for one that is damaged
     #[command(after_help = "\
-The group must be able to decide without it. With `raft.rebuild_damaged` (the default) leaders order it
-by themselves for a replica that its store found damaged (`describe` shows it as quarantined).
+The group must be able to decide without it. With `raft.rebuild_damaged` (the default) leaders \
+order it by themselves for a replica that its store found damaged (`describe` shows it as \
+quarantined).
 
 Example:
   kv admin group rebuild 1 --store 2")]
     Rebuild(ChangeOne),
     /// Change several members at once
     #[command(after_help = "\
-Parts: voter/ID@STORE and learner/ID@STORE add (ID above all that the group ever had: `describe`
-shows the largest), promote/ID, demote/ID, remove/ID, rebuild/ID@NEWID, priority/ID@PRIORITY,
+Parts: voter/ID@STORE and learner/ID@STORE add (ID above all that the group ever had: `describe` \
+shows the largest), promote/ID, demote/ID, remove/ID, rebuild/ID@NEWID, priority/ID@PRIORITY, \
 cancel/OPERATION (alone).
 
 Example:
@@ -50,9 +51,10 @@ Example:
     TransferLeader(One),
     /// Have a snapshot of the group's state made; done when it is there
     #[command(after_help = "\
-It is made from what is durable, and kept for replicas that will need one for as long as the log goes
-on behind it, a minute at least. A large group takes longer than the usual --timeout. While a replica
-takes the last one from there, which would have to begin again, the command waits, up to --timeout.
+It is made from what is durable, and kept for replicas that will need one for as long as the log \
+goes on behind it, a minute at least. A large group takes longer than the usual --timeout. While a \
+replica takes the last one from there, which would have to begin again, the command waits, up to \
+--timeout.
 
 Examples:
   kv admin group snapshot 1
@@ -60,16 +62,17 @@ Examples:
     Snapshot(SnapshotOf),
     /// Go on without stores that are lost for good: for groups that lost their majority
     #[command(after_help = "\
-Of each group the replica whose log ends last goes on alone, and new replicas begin on the other stores
-that are left; more are added with `add-replica`. What only the lost stores had is lost, acknowledged or
-not: nobody can know how much. Placement (one of --placement must be a member of it) turns the lost
-stores away from then on. Groups that still have a majority are not touched: take the lost replicas out
-of them with `remove-replica`.
+Of each group the replica whose log ends last goes on alone, and new replicas begin on the other \
+stores that are left; more are added with `add-replica`. What only the lost stores had is lost, \
+acknowledged or not: nobody can know how much. Placement (one of --placement must be a member of it) \
+turns the lost stores away from then on. Groups that still have a majority are not touched: take the \
+lost replicas out of them with `remove-replica`. Where no group is recovered no store is turned \
+away, unless --force says so.
 
-Every group is shown, since the stores are turned away for all of them; with a group only that one is
-recovered. Replicas that are left and damaged are shown, too: they cannot go on. --dry-run does
-nothing. The same command again, with the same --id, is not done twice. Where too little runs to be
-asked see `kvserver recover`; afterwards this command turns the lost stores away.
+Every group is shown, since the stores are turned away for all of them; with a group only that one \
+is recovered. Replicas that are left and damaged are shown, too: they cannot go on. --dry-run does \
+nothing. The same command again, with the same --id, is not done twice. Where too little runs to be \
+asked see `kvserver recover`; afterwards this command with --force turns the lost stores away.
 
 Examples:
   kv admin group recover --lost-stores 1,2 --dry-run
@@ -78,7 +81,7 @@ Examples:
     Recover(Recover),
     /// Say how much a replica is wanted as the leader
     #[command(after_help = "\
-PRIORITY: -1 off, 0 does not lead (unless nobody else can be elected), 1 and more: the largest
+PRIORITY: -1 off, 0 does not lead (unless nobody else can be elected), 1 and more: the largest \
 comes first. A leader that is not the preferred one hands over once that has caught up.
 
 Example:
@@ -125,7 +128,8 @@ pub struct Which {
 /// What all changes of the members take.
 #[derive(Args, Debug)]
 pub struct Operation {
-    /// The operation's id, up to 32 hexadecimal digits; random when not given, and printed
+    /// The operation's id, up to 32 hexadecimal digits; random when not given, and printed. A group
+    /// takes any order under one of its last 16 ids for that one again, and does nothing
     #[arg(long, value_name = "HEX", value_parser = parse_operation)]
     pub id: Option<u128>,
     /// Do it even if no quorum of the voters that it leaves is alive
@@ -184,8 +188,8 @@ pub struct Recover {
     /// The operation's id, up to 32 hexadecimal digits; random when not given, and printed
     #[arg(long, value_name = "HEX", value_parser = parse_operation)]
     pub id: Option<u128>,
-    /// Give the stores up even if one of them still seems to be there, and go on without damaged
-    /// replicas, which may hold more
+    /// Give the stores up even if one of them still seems to be there, or no group is to be
+    /// recovered, and go on without damaged replicas, which may hold more
     #[arg(long)]
     pub force: bool,
 }
@@ -227,7 +231,8 @@ fn parse_replica(text: &str) -> Result<u64, String> {
 
 /// Up to 32 hexadecimal digits.
 pub fn parse_operation(text: &str) -> Result<u128, String> {
-    u128::from_str_radix(text, 16)
+    // The standard library would take a sign, too; alone it is no digit.
+    u128::from_str_radix(if text.starts_with('+') { "+" } else { text }, 16)
         .map_err(|error| format!("{error}; it is 1 to 32 hexadecimal digits"))
 }
 
@@ -286,10 +291,19 @@ mod tests {
             ("voter/12", "two numbers"),
             ("priority/1@high", "'high'"),
             ("cancel/xyz", "hexadecimal"),
+            ("cancel/+5", "hexadecimal"),
             ("rename/1", "'rename'"),
         ] {
             let why = parse_part(text).unwrap_err();
             assert!(why.contains(word), "{text}: {why}");
+        }
+    }
+
+    #[test]
+    fn an_operation_is_hexadecimal_digits_without_a_sign() {
+        assert_eq!(parse_operation("2A"), Ok(0x2a));
+        for text in ["", "+5", "-5", "+", "5x"] {
+            assert!(parse_operation(text).unwrap_err().contains("hexadecimal"), "{text}");
         }
     }
 }

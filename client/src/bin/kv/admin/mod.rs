@@ -3,6 +3,9 @@
 //! 1. `args` reads the command line; [`Order::read`] checks what can be checked without a cluster.
 //! 2. Whoever names a replica by its store, or wants a new id, has the group described first.
 //! 3. The order goes to the leader (`flotilla_client::admin`); `show` prints descriptions.
+//!
+//! A change under an id that the operator gave may have been accepted before, and then the replica that it
+//! names by its store may be gone. Only the leader can tell, so it is asked all the same ([`NOBODY`]).
 
 mod args;
 mod recover;
@@ -13,13 +16,16 @@ pub use args::GroupCommand;
 use recover::Recovery;
 
 use args::{AddReplica, ChangeMany, ChangeOne, One, Operation, SetPriority, SnapshotOf, Which};
-use flotilla_client::admin::SnapshotMade;
+use flotilla_client::admin::{SnapshotMade, largest_known};
 use flotilla_client::pb::change::What;
 use flotilla_client::{Client, Error, Refusal, pb};
 use serde_json::json;
 
 use crate::failure::Failure;
 use crate::output::Output;
+
+/// No replica has this id: the leader refuses a change of it, unless it knows the operation.
+const NOBODY: u64 = 0;
 
 /// One replica, as the command line names it.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +61,8 @@ enum Deed {
     Change {
         parts: Vec<Part>,
         operation: u128,
+        /// The operator gave the operation's id: it may be known.
+        again: bool,
         force: bool,
     },
 }
@@ -76,7 +84,7 @@ fn named(which: &Which) -> Result<Named, Failure> {
 
 fn change(parts: Vec<Part>, operation: &Operation) -> Deed {
     let id = operation.id.unwrap_or_else(rand::random);
-    Deed::Change { parts, operation: id, force: operation.force }
+    Deed::Change { parts, operation: id, again: operation.id.is_some(), force: operation.force }
 }
 
 impl Order {
@@ -144,10 +152,19 @@ pub async fn carry_out(client: &Client, order: Order, out: &mut Output) -> Resul
             Ok(out.line(&format!("ok group={group} store={store} index={index} bytes={bytes}"))?)
         }
         Deed::Recover(recovery) => recover::carry_out(client, group, recovery, out).await,
-        Deed::Change { parts, operation, force } => {
+        Deed::Change { parts, operation, again, force } => {
             let operation = format!("{operation:032x}");
-            let during = |error| Failure::During(format!("operation {operation}"), error);
-            let changes = changes(client, group, parts).await?;
+            let (changes, missing) = changes(client, group, parts).await?;
+            if let Some(missing) = missing.clone().filter(|_| !again) {
+                return Err(Failure::Client(missing));
+            }
+            let during = |error| {
+                let refused = matches!(error, Error::NotApplied { kind: Refusal::Refused, .. });
+                match missing.filter(|_| refused) {
+                    Some(missing) => Failure::Client(missing),
+                    None => Failure::During(format!("operation {operation}"), error),
+                }
+            };
             let request = pb::ChangeMembersRequest {
                 group,
                 operation: operation.clone(),
@@ -163,8 +180,12 @@ pub async fn carry_out(client: &Client, order: Order, out: &mut Output) -> Resul
     }
 }
 
-/// The parts with the ids that they leave open.
-async fn changes(client: &Client, group: u64, parts: Vec<Part>) -> Result<Vec<What>, Failure> {
+/// The parts with the ids that they leave open, and why one of them stays open.
+async fn changes(
+    client: &Client,
+    group: u64,
+    parts: Vec<Part>,
+) -> Result<(Vec<What>, Option<Error>), Failure> {
     let complete = |part: &Part| match part {
         Part::Add { replica, .. } => replica.is_some(),
         Part::Remove(named) | Part::Promote(named) | Part::SetPriority(named, _) => {
@@ -177,29 +198,31 @@ async fn changes(client: &Client, group: u64, parts: Vec<Part>) -> Result<Vec<Wh
         true => Known::default(),
         false => Known::ask(client, group).await?,
     };
-    parts
-        .into_iter()
-        .map(|part| {
-            Ok(match part {
-                Part::Add { replica, store, learner } => {
-                    let replica = replica.unwrap_or(known.next_replica);
-                    let newcomer = pb::Newcomer { replica, store };
-                    if learner { What::AddLearner(newcomer) } else { What::AddVoter(newcomer) }
-                }
-                Part::Remove(named) => What::Remove(resolve(&known, named)?),
-                Part::Promote(named) => What::Promote(resolve(&known, named)?),
-                Part::Rebuild(named) => {
-                    let replica = resolve(&known, named)?;
-                    What::Rebuild(pb::Rebuild { replica, new: known.next_replica })
-                }
-                Part::SetPriority(named, priority) => {
-                    let replica = resolve(&known, named)?;
-                    What::SetPriority(pb::NewPriority { replica, priority })
-                }
-                Part::Exactly(what) => what,
-            })
+    let mut missing = None;
+    let mut id = |named| {
+        resolve(&known, named).unwrap_or_else(|error| {
+            missing.get_or_insert(error);
+            NOBODY
         })
-        .collect()
+    };
+    let complete = parts.into_iter().map(|part| match part {
+        Part::Add { replica, store, learner } => {
+            let replica = replica.unwrap_or(known.next_replica);
+            let newcomer = pb::Newcomer { replica, store };
+            if learner { What::AddLearner(newcomer) } else { What::AddVoter(newcomer) }
+        }
+        Part::Remove(named) => What::Remove(id(named)),
+        Part::Promote(named) => What::Promote(id(named)),
+        Part::Rebuild(named) => {
+            What::Rebuild(pb::Rebuild { replica: id(named), new: known.next_replica })
+        }
+        Part::SetPriority(named, priority) => {
+            What::SetPriority(pb::NewPriority { replica: id(named), priority })
+        }
+        Part::Exactly(what) => what,
+    });
+    let complete = complete.collect();
+    Ok((complete, missing))
 }
 
 /// What has to be known of a group to complete an order.
@@ -207,28 +230,33 @@ async fn changes(client: &Client, group: u64, parts: Vec<Part>) -> Result<Vec<Wh
 struct Known {
     group: u64,
     members: Vec<pb::Member>,
-    /// Above every id of the cluster.
+    /// Above every id of the group, and of the cluster, if they are near.
     next_replica: u64,
 }
 
 impl Known {
     async fn ask(client: &Client, group: u64) -> Result<Known, Failure> {
         let described = client.admin().describe(group).await?;
+        let silent = described.iter().any(|one| one.replicas.is_err());
         let replicas = described.into_iter().filter_map(|one| one.replicas.ok()).flatten();
         let Some(latest) = replicas.max_by_key(|replica| replica.members_version) else {
             let message = format!("group {group}: no store that answers has a replica of it");
-            let kind = Refusal::Refused;
-            return Err(Failure::Client(Error::NotApplied { kind, message }));
+            // One that does not answer may have it, and may have been asked before.
+            return Err(Failure::Client(match silent {
+                true => Error::Unavailable { message },
+                false => Error::NotApplied { kind: Refusal::Refused, message },
+            }));
         };
         let routes = client.routes().await?;
         let all = routes.regions.iter().flat_map(|region| &region.replicas);
-        let largest = all.map(|replica| replica.replica).max().unwrap_or_default();
-        let next_replica = largest.max(latest.replica_max) + 1;
+        let largest = largest_known(latest.replica_max, all.map(|replica| replica.replica));
+        // The last id of all is refused as a used one.
+        let next_replica = largest.saturating_add(1);
         Ok(Known { group, members: latest.members, next_replica })
     }
 }
 
-fn resolve(known: &Known, named: Named) -> Result<u64, Failure> {
+fn resolve(known: &Known, named: Named) -> Result<u64, Error> {
     let store = match named {
         Named::Replica(replica) => return Ok(replica),
         Named::Store(store) => store,
@@ -237,6 +265,6 @@ fn resolve(known: &Known, named: Named) -> Result<u64, Failure> {
     found.map(|member| member.replica).ok_or_else(|| {
         let group = known.group;
         let message = format!("group {group} has no replica on store {store}: see `describe`");
-        Failure::Client(Error::NotApplied { kind: Refusal::Refused, message })
+        Error::NotApplied { kind: Refusal::Refused, message }
     })
 }

@@ -38,64 +38,99 @@ pub async fn carry_out(
     // All groups: the lost stores are turned away for all of them.
     let plan = admin.plan_recovery(&lost, None).await?;
     let listed = |fate: &&Fate| group == 0 || fate.group == group;
-    let nothing = !plan.fates.iter().any(|fate| listed(&fate));
-    if plan.fates.is_empty() && !out.json {
-        out.line("nothing to recover: every group has a leader, or a majority that is left")?;
-    } else if dry_run || !out.json {
-        show(&plan, out)?;
+    let listed: Vec<&Fate> = plan.fates.iter().filter(listed).collect();
+    // While no group goes on without them, the stores are of use once they are back.
+    let needed = listed.iter().any(|fate| refusal(fate, force).is_none());
+    let turned_away = if needed || force { &lost[..] } else { &[] };
+    if dry_run || !out.json {
+        show(&plan, turned_away, out)?;
     }
-    if nothing && out.json {
-        let group = (group != 0).then_some(group);
-        out.object(&json!({"group": group, "nothing_to_recover": true}))?;
+    if listed.is_empty() {
+        say_nothing_to_recover(group, &plan, turned_away, out)?;
     }
     if dry_run {
         if !out.json {
+            out.line(&turned_away_line(turned_away, "would be turned away"))?;
             out.line("dry run: nothing was changed")?;
         }
         return Ok(());
     }
-    admin.give_up_stores(&lost, force).await?;
+    if !turned_away.is_empty() {
+        admin.give_up_stores(turned_away, force).await?;
+    }
     if !out.json {
-        out.line("the lost stores are turned away from now on")?;
+        out.line(&turned_away_line(turned_away, "turned away from now on"))?;
     }
     let operation = format!("{operation:032x}");
     let mut failed: Option<Error> = None;
-    if group != 0 && nothing && !out.json {
-        out.line(&format!("nothing to recover in group {group}: it is not among those shown"))?;
-    }
-    for fate in plan.fates.iter().filter(listed) {
+    for fate in listed {
         // One that cannot be is no reason to leave the others as they are.
         let outcome = match refusal(fate, force) {
             None => admin.recover(&plan, fate, &operation).await,
             Some(message) => Err(Error::NotApplied { kind: Refusal::Refused, message }),
         };
-        match &outcome {
-            Ok(()) if out.json => {
-                let mut line = object(fate);
-                line["operation"] = json!(operation);
-                out.object(&line)?;
-            }
-            Ok(()) => {
-                let Survivor { replica, store, .. } =
-                    fate.survivor.as_ref().expect("without one it is refused");
-                out.line(&format!(
-                    "ok group={} replica={replica} store={store} operation={operation}",
-                    fate.group
-                ))?;
-            }
-            Err(error) if out.json => {
-                let mut line = object(fate);
-                line["error"] = json!(error.message());
-                out.object(&line)?;
-            }
-            Err(error) => out.line(&format!("failed group={}: {}", fate.group, error.message()))?,
-        }
+        say_outcome(fate, turned_away, &operation, outcome.as_ref().err(), out)?;
         failed = failed.or(outcome.err());
     }
     match failed {
         Some(error) => Err(Failure::During(format!("operation {operation}"), error)),
         None => Ok(()),
     }
+}
+
+fn say_nothing_to_recover(
+    group: u64,
+    plan: &Plan,
+    turned_away: &[u64],
+    out: &mut Output,
+) -> Result<(), Failure> {
+    if out.json {
+        let group = (group != 0).then_some(group);
+        let object =
+            json!({"group": group, "nothing_to_recover": true, "turned_away": turned_away});
+        return Ok(out.object(&object)?);
+    }
+    if plan.fates.is_empty() {
+        let line = "nothing to recover: every group has a leader, or a majority that is left";
+        return Ok(out.line(line)?);
+    }
+    Ok(out.line(&format!("nothing to recover in group {group}: it is not among those shown"))?)
+}
+
+fn turned_away_line(stores: &[u64], what: &str) -> String {
+    if stores.is_empty() {
+        let why = "no group goes on without them; --force does it all the same";
+        return format!("stores {what}: none ({why})");
+    }
+    let stores: Vec<String> = stores.iter().map(u64::to_string).collect();
+    format!("stores {what}: {}", stores.join(", "))
+}
+
+fn say_outcome(
+    fate: &Fate,
+    turned_away: &[u64],
+    operation: &str,
+    failed: Option<&Error>,
+    out: &mut Output,
+) -> Result<(), Failure> {
+    let group = fate.group;
+    if out.json {
+        let mut line = object(fate, turned_away);
+        match failed {
+            None => line["operation"] = json!(operation),
+            Some(error) => line["error"] = json!(error.message()),
+        }
+        return Ok(out.object(&line)?);
+    }
+    let line = match failed {
+        None => {
+            let Survivor { replica, store, .. } =
+                fate.survivor.as_ref().expect("without one it is refused");
+            format!("ok group={group} replica={replica} store={store} operation={operation}")
+        }
+        Some(error) => format!("failed group={group}: {}", error.message()),
+    };
+    Ok(out.line(&line)?)
 }
 
 /// Why a group is not recovered: nobody is left to go on, or whoever is would do so without replicas that are
@@ -115,11 +150,14 @@ fn refusal(fate: &Fate, force: bool) -> Option<String> {
     Some(format!("group {}: {reason}", fate.group))
 }
 
-fn show(plan: &Plan, out: &mut Output) -> Result<(), Failure> {
+fn show(plan: &Plan, turned_away: &[u64], out: &mut Output) -> Result<(), Failure> {
     if out.json {
         for fate in &plan.fates {
-            out.object(&object(fate))?;
+            out.object(&object(fate, turned_away))?;
         }
+        return Ok(());
+    }
+    if plan.fates.is_empty() {
         return Ok(());
     }
     let mut rows = table(&[
@@ -141,7 +179,8 @@ fn show(plan: &Plan, out: &mut Output) -> Result<(), Failure> {
                 format!("{last_term}, {last_index}"),
                 commit.to_string(),
             ],
-            None => vec!["none: its data is gone".to_owned()],
+            None if fate.unable.is_empty() => vec!["none: its data is gone".to_owned()],
+            None => vec!["none: what is left is damaged".to_owned()],
         });
         rows.add_row(row);
     }
@@ -160,7 +199,7 @@ fn show(plan: &Plan, out: &mut Output) -> Result<(), Failure> {
     Ok(())
 }
 
-fn object(fate: &Fate) -> serde_json::Value {
+fn object(fate: &Fate, turned_away: &[u64]) -> serde_json::Value {
     let Fate { group, region, voters, left, survivor, unable } = fate;
     let mut object =
         json!({"group": group, "region": region, "voters": voters, "voters_left": left});
@@ -173,11 +212,13 @@ fn object(fate: &Fate) -> serde_json::Value {
             fields.insert("last_index".into(), json!(last_index));
             fields.insert("commit".into(), json!(commit));
         }
-        None => drop(fields.insert("gone".into(), json!(true))),
+        None if unable.is_empty() => drop(fields.insert("gone".into(), json!(true))),
+        None => drop(fields.insert("damaged".into(), json!(true))),
     }
     let unable = unable.iter().map(
         |Unable { replica, store, why }| json!({"replica": replica, "store": store, "why": why}),
     );
     fields.insert("unable".into(), unable.collect());
+    fields.insert("turned_away".into(), json!(turned_away));
     object
 }

@@ -75,7 +75,11 @@ fn figures(replicas: &[(u64, pb::ReplicaState)]) -> comfy_table::Table {
             r.durable_applied.to_string(),
             format!("{}..{}", r.first_index, r.last_index),
             format!("{}+{}", r.waiting_proposals, r.waiting_reads),
-            format!("{}/{}", r.ticks_silent, r.ticks_to_campaign),
+            // Nobody counts while it sleeps.
+            match r.asleep {
+                true => "asleep".to_owned(),
+                false => format!("{}/{}", r.ticks_silent, r.ticks_to_campaign),
+            },
         ]);
     }
     table
@@ -124,9 +128,11 @@ fn lines(store: u64, replica: &pb::ReplicaState) -> Vec<String> {
         }
     }
     for peer in &replica.peers {
-        let silent = peer
-            .ticks_silent
-            .map_or("never heard".to_owned(), |ticks| format!("heard {ticks} ticks ago"));
+        let silent = match peer.ticks_silent {
+            _ if replica.asleep => "asleep".to_owned(),
+            Some(ticks) => format!("heard {ticks} ticks ago"),
+            None => "never heard".to_owned(),
+        };
         let paused = if peer.paused { ", paused" } else { "" };
         lines.push(format!(
             "peer     {}@{} {} up to {}, next {}, {} in flight{paused}, {silent}",
@@ -162,6 +168,7 @@ fn object(store: u64, replica: &pb::ReplicaState) -> Value {
         "durable_applied": replica.durable_applied,
         "first_index": replica.first_index,
         "last_index": replica.last_index,
+        "last_term": replica.last_term,
         "cache_bytes": replica.cache_bytes,
         "waiting_proposals": replica.waiting_proposals,
         "waiting_reads": replica.waiting_reads,
@@ -181,4 +188,31 @@ fn object(store: u64, replica: &pb::ReplicaState) -> Value {
         "operation": text_or_null(&replica.operation),
         "peers": replica.peers.iter().map(peer).collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_sleeps_does_not_count_since_when_it_heard_the_others() {
+        let peer = |replica, ticks_silent| pb::Progress {
+            replica,
+            ticks_silent,
+            ..pb::Progress::default()
+        };
+        let leader = pb::ReplicaState {
+            role: "leader".to_owned(),
+            last_term: 7,
+            peers: vec![peer(2, Some(63)), peer(3, None)],
+            ..pb::ReplicaState::default()
+        };
+        let said = lines(1, &leader).join("\n");
+        assert!(said.contains("heard 63 ticks ago") && said.contains("never heard"), "{said}");
+        let asleep = pb::ReplicaState { asleep: true, ..leader };
+        let said = lines(1, &asleep).join("\n");
+        assert!(!said.contains("heard") && said.contains(", asleep"), "{said}");
+        assert_eq!(object(1, &asleep)["last_term"], json!(7));
+        assert!(figures(&[(1, asleep)]).to_string().contains("asleep"));
+    }
 }
