@@ -145,9 +145,16 @@ fn members(cluster: &Playground) {
     let (code, kind, message) = error(&cluster.kv(&second));
     assert_eq!((code, kind.as_str()), (3, "refused"));
     assert!(message.contains("store without a member"), "{message}");
-    let remove = ["admin", "group", "remove-replica", "1", "--store", &store];
+    let remove = ["admin", "group", "remove-replica", "1", "--store", &store, "--id", "bb"];
     assert!(ok(cluster.kv(&remove)).contains("operation="));
     await_described(cluster, "it is gone", |all| of_store(all, free).is_none());
+    assert!(ok(cluster.kv(&remove)).contains("operation="), "it was done");
+    let other = cluster.kv(&[&remove[..6], &["--id", "cc"]].concat());
+    assert!(other.code == 3 && other.err.contains("no replica on store"), "{other:?}");
+    // One id that is mistyped does not take all that are left.
+    let last = format!("voter/{}@{store}", u64::MAX);
+    let far = cluster.kv(&["admin", "group", "change", "1", &last]);
+    assert!(far.code == 3 && far.err.contains("too far above"), "{far:?}");
     await_routes(cluster, "routes do not name it", |stores| !stores.contains(&free));
     ok(cluster.kv(&["put", "a", "c"]));
     // Nobody creates it again; another one, with a larger id, may come.

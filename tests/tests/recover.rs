@@ -61,10 +61,29 @@ async fn a_lost_majority_is_recovered_and_stays_lost() {
     let lost = format!("{},{}", store_id(&cluster, 1), store_id(&cluster, 2));
     let recover = ["--json", "admin", "group", "recover", "--lost-stores", &lost];
 
-    // While the stores are there nothing is done.
+    // While the stores are there nothing is done, and with one of them down no store is turned away.
     let early = kv(&placement, &recover);
-    let nothing = early.code == 0 && early.out.is_empty();
+    let nothing = early.code == 0 && early.out.contains("nothing_to_recover");
     assert!(nothing || (early.code == 3 && early.err.contains("is not down")), "{early:?}");
+    cluster.kill_store(1);
+    let store = store_id(&cluster, 1);
+    let kept = kv(&placement, &["admin", "group", "recover", "--lost-stores", &store]);
+    assert!(kept.code == 0 && kept.out.contains("turned away from now on: none"), "{kept:?}");
+    let unknown = ["admin", "group", "recover", "--force", "--lost-stores", &format!("{store},99")];
+    let refused = kv(&placement, &unknown);
+    assert!(refused.code == 3 && refused.err.contains("there is no store 99"), "{refused:?}");
+    cluster.start_store(1);
+    let deadline = Instant::now() + SOON;
+    loop {
+        let described = objects(&kv(&placement, &["--json", "admin", "group", "describe", "1"]));
+        let is_it = |one: &Value| one["store"].as_u64() == store.parse().ok();
+        let here = |one: &Value| is_it(one) && one["role"].is_string();
+        if described.iter().any(here) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{described:#?}");
+        tokio::time::sleep(PAUSE).await;
+    }
     cluster.kill_store(1);
     cluster.kill_store(2);
     let dry_run = [&recover[..], &["--dry-run"]].concat();
@@ -190,6 +209,11 @@ async fn a_stopped_store_is_recovered_without_the_others() {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         text.lines().filter(|line| line.starts_with(word)).count()
     };
+    let own = ["--lost-stores", &store_id(&cluster, 0), "--dry-run"];
+    let refused = kvserver_recover(&cluster, 0, &own);
+    assert_eq!((refused.status.code(), refused.stdout.len()), (Some(2), 0), "{refused:?}");
+    let unknown = kvserver_recover(&cluster, 0, &[&flags[..], &["--groups", "1,9999"]].concat());
+    assert_eq!((unknown.status.code(), unknown.stdout.len()), (Some(2), 0), "{unknown:?}");
     let planned = kvserver_recover(&cluster, 0, &[&flags[..], &["--dry-run"]].concat());
     assert_eq!(printed(&planned, "would go on group="), REGIONS, "{planned:?}");
     let one = kvserver_recover(&cluster, 0, &[&flags[..], &["--groups", "1"]].concat());
@@ -202,4 +226,15 @@ async fn a_stopped_store_is_recovered_without_the_others() {
     cluster.start_store(0);
     check(&client).await;
     client.put(b"new".to_vec(), b"x".to_vec()).await.expect("a put");
+
+    // Now that nothing is to be recovered the lost stores are turned away by force only.
+    let placement = cluster.placement_address();
+    let give_up = ["admin", "group", "recover", "--lost-stores", &lost];
+    let states = || objects(&kv(&placement, &["--json", "stores"]));
+    let lost_now = || states().iter().filter(|store| store["state"] == "lost").count();
+    let kept = kv(&placement, &give_up);
+    assert!(kept.code == 0 && kept.out.contains("turned away from now on: none"), "{kept:?}");
+    assert_eq!(lost_now(), 0);
+    let gone = kv(&placement, &[&give_up[..], &["--force"]].concat());
+    assert_eq!((gone.code, lost_now()), (0, 2), "{gone:?}");
 }
