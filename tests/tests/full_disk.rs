@@ -274,7 +274,7 @@ async fn a_nearly_full_store_catches_up_when_it_is_needed() {
     let client = cluster.client().await.with_timeout(SOON);
     let ballast = Ballast::on(&cluster, 0);
     // Below a quarter of the limit, and above an eighth.
-    ballast.leave(RESERVE_MIB * 7 / 32);
+    ballast.leave(RESERVE_MIB * 30 / 128);
     wait_until("handing over", || {
         let status = status(&cluster, 0);
         !status["queues"]["disk_shortage"].is_null() && status["leaders"] == json!(0)

@@ -102,7 +102,7 @@ pub const REQUIRED: &[&str] = &[
 ];
 
 /// Seeds from which [`REQUIRED`] is asked.
-pub const SWEEP_SEEDS: u64 = 100;
+pub const SWEEP_SEEDS: u64 = 200;
 
 impl Counts {
     /// Counts one.

@@ -217,6 +217,9 @@ impl Node {
         let snapshots = SnapshotWorker::new(store, Arc::clone(&machine), block_bytes);
         let recovered = recover(log.as_ref(), machine.as_ref(), &snapshots);
         let recovered = recovered.map_err(|e| e.to_string())?;
+        // Whether it may be damaged is for the invariants to say.
+        let damaged = recovered.iter().filter(|group| group.damage.is_some());
+        damaged.for_each(|group| watched.damage(group.log.group));
         // What a start writes is durable before anything else happens.
         self.log.complete();
         let mut shards = Vec::new();
