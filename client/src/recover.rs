@@ -218,7 +218,9 @@ fn fate(group: u64, left: &[(u64, pb::ReplicaState)], lost: &[u64]) -> Option<Fa
     if left.iter().any(led) {
         return None;
     }
-    let able = left.iter().filter(|(_, replica)| replica.damage.is_empty());
+    // Who was invited and never got his first snapshot has nothing.
+    let began = |replica: &pb::ReplicaState| replica.members_version == 0 || replica.last_index > 0;
+    let able = left.iter().filter(|(_, replica)| replica.damage.is_empty() && began(replica));
     let end = |replica: &pb::ReplicaState| (replica.last_term, replica.last_index);
     // Of equal logs rather a voter's.
     let votes = |replica: &pb::ReplicaState| {
@@ -306,6 +308,20 @@ mod tests {
         };
         assert_eq!(plan.fates, [fate]);
         assert_eq!((plan.replica_max(1), &plan.lost[..]), (15, &[1, 2, 3][..]));
+    }
+
+    /// It has nothing; where nobody else is left the data is gone.
+    #[test]
+    fn who_never_got_a_first_snapshot_does_not_go_on() {
+        let invited = |group| {
+            let replica = replica(group, 4, (0, 0), &FIVE);
+            (4, pb::ReplicaState { members_version: 2, ..replica })
+        };
+        let first = |group| (5, replica(group, 5, (0, 0), &FIVE));
+        let plan = plan(&[1, 2, 3], [].iter(), vec![invited(1), invited(2), first(2)]);
+        let stores = plan.fates.iter().map(|fate| fate.survivor.as_ref().map(|s| s.store));
+        assert_eq!(stores.collect::<Vec<_>>(), [None, Some(5)]);
+        assert!(plan.fates.iter().all(|fate| fate.unable.is_empty()));
     }
 
     /// Ids are the cluster's by habit and the group's by rule.

@@ -5,11 +5,15 @@
 use crate::folder::DescribeFile;
 use crate::status::StatusSource;
 use std::sync::Arc;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Listens from now on, until the runtime ends.
-pub fn on_signal(status: Arc<StatusSource>, file: DescribeFile) -> std::io::Result<()> {
-    let mut signals = signal(SignalKind::user_defined2())?;
+/// Listens from now on: without it the signal would end the process. What comes before [`on_signal`] is kept.
+pub fn listen() -> std::io::Result<Signal> {
+    signal(SignalKind::user_defined2())
+}
+
+/// Answers until the runtime ends.
+pub fn on_signal(mut signals: Signal, status: Arc<StatusSource>, file: DescribeFile) {
     tokio::spawn(async move {
         while signals.recv().await.is_some() {
             let (status, file) = (Arc::clone(&status), file.clone());
@@ -21,5 +25,4 @@ pub fn on_signal(status: Arc<StatusSource>, file: DescribeFile) -> std::io::Resu
             }
         }
     });
-    Ok(())
 }

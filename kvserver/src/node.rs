@@ -27,6 +27,7 @@ use std::net::TcpListener;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -147,6 +148,8 @@ async fn live(
     embedder: impl FnOnce(Embedded),
 ) -> Result<(), NodeError> {
     let stop = Stop::listen().map_err(|source| NodeError::Io { what: "signals", source })?;
+    let describe =
+        describe::listen().map_err(|source| NodeError::Io { what: "signals", source })?;
     let placement = settings.placement.iter().map(Address::to_string).collect();
     let client = PlacementClient::connect(placement).map_err(AgentError::Address)?;
     let storage = folder.identity().storage;
@@ -170,7 +173,7 @@ async fn live(
     let engines = (storage, log_engine);
     let node = Node::start(settings, member, engines, (log, snapshots), machine, gauge)?;
     embedder(Embedded { store: node.store.clone(), machine: Arc::clone(&node.machine) });
-    node.serve(listener, client, folder, &stop).await
+    node.serve(listener, client, folder, &stop, describe).await
 }
 
 fn open_engine(
@@ -269,6 +272,7 @@ impl Node {
         client: PlacementClient,
         mut folder: Folder,
         stop: &Stop,
+        describe: Signal,
     ) -> Result<(), NodeError> {
         let serve_error =
             |reason: String| NodeError::Serve { address: self.settings.addr.clone(), reason };
@@ -278,8 +282,7 @@ impl Node {
             .map_err(|e| serve_error(e.to_string()))?;
         let server = self.server();
         let status = self.status();
-        describe::on_signal(Arc::clone(&status), folder.describe_file())
-            .map_err(|source| NodeError::Io { what: "signals", source })?;
+        describe::on_signal(describe, Arc::clone(&status), folder.describe_file());
         let routes = self.routes(status)?;
         let mut server = tokio::spawn(async move {
             let mut server = server;

@@ -6,11 +6,15 @@ use crate::service::Shared;
 use crate::status;
 use std::path::PathBuf;
 use std::sync::Weak;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Listens from now on, until the runtime ends; a member that was stopped is not kept by it.
-pub(crate) fn on_signal(shared: Weak<Shared>, file: PathBuf) -> std::io::Result<()> {
-    let mut signals = signal(SignalKind::user_defined2())?;
+/// Listens from now on: without it the signal would end the process. What comes before [`on_signal`] is kept.
+pub(crate) fn listen() -> std::io::Result<Signal> {
+    signal(SignalKind::user_defined2())
+}
+
+/// Answers until the runtime ends; a member that was stopped is not kept by it.
+pub(crate) fn on_signal(mut signals: Signal, shared: Weak<Shared>, file: PathBuf) {
     tokio::spawn(async move {
         while signals.recv().await.is_some() {
             let Some(shared) = shared.upgrade() else { return };
@@ -25,5 +29,4 @@ pub(crate) fn on_signal(shared: Weak<Shared>, file: PathBuf) -> std::io::Result<
             }
         }
     });
-    Ok(())
 }

@@ -106,6 +106,7 @@ impl Node {
         listener: TcpListener,
         on_fatal: OnFatal,
     ) -> Result<Node, NodeError> {
+        let signals = describe::listen()?;
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let folder = Folder::open(&settings.dir, ClusterId(rand::random()))?;
@@ -137,7 +138,7 @@ impl Node {
 
         let replicated = Replicated::new(store, machine, GROUP);
         let shared = Arc::new(shared(settings, &identity, replicated)?);
-        describe::on_signal(Arc::downgrade(&shared), folder.describe_file())?;
+        describe::on_signal(signals, Arc::downgrade(&shared), folder.describe_file());
         let (stop, stopped) = watch::channel(false);
         let server = serve(Arc::clone(&shared), &transport, listener, stopped);
         let address = settings.advertise_addr.to_string();

@@ -161,10 +161,17 @@ impl Shared {
         }
     }
 
-    /// Gives up stores that are down: they never come back.
-    pub(crate) async fn give_up(&self, stores: Vec<StoreId>, force: bool) -> Result<(), String> {
+    /// Gives up stores that are down: they never come back. With `force` also those that seem to be there, and
+    /// without those that are not known here, whose state this placement may have lost.
+    pub(crate) async fn give_up(
+        &self,
+        mut stores: Vec<StoreId>,
+        force: bool,
+    ) -> Result<(), String> {
         let known = |store: &StoreId| self.replicated.read(|map| map.stores.contains_key(store));
-        if let Some(odd) = stores.iter().find(|store| !known(store)) {
+        if force {
+            stores.retain(known);
+        } else if let Some(odd) = stores.iter().find(|store| !known(store)) {
             return Err(format!("there is no store {odd}: see `kv stores`"));
         }
         let alive = {

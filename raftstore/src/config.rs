@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) const ENTRY_BYTES_MAX: usize = 7 << 20;
 /// A tick of more is a mistake: nobody would lead for hours.
 const TICK_INTERVAL_MS_MAX: u64 = 60_000;
+/// Each of them is a thread.
+const THREADS_MAX: u64 = 256;
 /// The same for an election timeout.
 const ELECTION_TICKS_MAX: usize = 1_000;
 
@@ -14,7 +16,7 @@ const ELECTION_TICKS_MAX: usize = 1_000;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Shard threads; each owns the groups with `group % shards` of its number. Default 1.
+    /// Shard threads; each owns the groups with `group % shards` of its number. Default 1, at most 256.
     pub shards: usize,
     /// One tick in milliseconds, at most a minute. Default 100. All times below count in ticks.
     pub tick_interval_ms: u64,
@@ -90,9 +92,11 @@ pub struct Config {
     pub group_log_bytes_max: u64,
     /// Bytes of one block of a snapshot, the unit of its checksums. Default 1 MiB, at most that.
     pub snapshot_block_bytes: usize,
-    /// Threads that make snapshots: so many are made at a time. Default 1.
+    /// Threads that make snapshots: so many are made at a time. Default 1, at
+    /// most 256.
     pub snapshot_makes_max: usize,
-    /// Threads that receive snapshots: so many come at a time, one is installed at a time. Default 2.
+    /// Threads that receive snapshots: so many come at a time, one is installed at a time. Default 2,
+    /// at most 256.
     pub snapshot_receives_max: usize,
     /// Bytes a second of all snapshots that are made here, of all that come, and of all that are
     /// installed. Default 128 MiB. Larger: sooner done, and felt by the other groups.
@@ -199,9 +203,6 @@ impl Config {
         if let Some((field, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(format!("{field} = 0: must be at least 1"));
         }
-        if self.shards > 256 {
-            return Err(format!("shards = {}: at most 256", self.shards));
-        }
         if self.election_ticks <= self.heartbeat_ticks {
             return Err(format!(
                 "election_ticks = {}: must be greater than heartbeat_ticks = {}",
@@ -212,6 +213,9 @@ impl Config {
         let limited = [
             ("tick_interval_ms", self.tick_interval_ms, TICK_INTERVAL_MS_MAX, " (a minute)"),
             ("election_ticks", self.election_ticks as u64, ELECTION_TICKS_MAX as u64, ""),
+            ("shards", self.shards as u64, THREADS_MAX, ""),
+            ("snapshot_makes_max", self.snapshot_makes_max as u64, THREADS_MAX, ""),
+            ("snapshot_receives_max", self.snapshot_receives_max as u64, THREADS_MAX, ""),
             ("entry_bytes_max", self.entry_bytes_max as u64, ENTRY_BYTES_MAX as u64, message),
             ("command_bytes_max", self.command_bytes_max as u64, ENTRY_BYTES_MAX as u64, message),
         ];
@@ -240,7 +244,12 @@ mod tests {
     #[test]
     fn settings_that_would_stop_a_group_are_refused() {
         type Set = fn(&mut Config, u64);
-        let limits: [(&str, u64, Set); 4] = [
+        let limits: [(&str, u64, Set); 7] = [
+            ("shards", 256, |config, value| config.shards = value as usize),
+            ("snapshot_makes_max", 256, |config, value| config.snapshot_makes_max = value as usize),
+            ("snapshot_receives_max", 256, |config, value| {
+                config.snapshot_receives_max = value as usize;
+            }),
             ("entry_bytes_max", 7 << 20, |config, value| config.entry_bytes_max = value as usize),
             ("command_bytes_max", 7 << 20, |config, value| {
                 config.command_bytes_max = value as usize;

@@ -66,7 +66,10 @@ pub fn stranded(log: &dyn LogStore, lost: &[StoreId]) -> Result<Vec<Stranded>, L
                 group.installing.map(|id| format!("snapshot {id} is installed in part"));
             let term = group.terms.last().map_or(group.truncated.term, |(_, term)| *term);
             let last = LogPosition { index: group.last_index, term };
-            let damage = group.damage.clone().or(damage).or(unfinished);
+            let invited = group.record.desc.membership.version > 0;
+            let empty = (invited && group.last_index == 0)
+                .then(|| "it never got its first snapshot, so it has nothing".to_owned());
+            let damage = group.damage.clone().or(damage).or(unfinished).or(empty);
             found.push(Stranded { desc, replica, last, damage, hard_state: group.hard_state });
         }
     }
@@ -175,6 +178,18 @@ mod tests {
         assert!(stranded(&*log, &lost).unwrap().is_empty(), "it decides alone now");
         let again = go_on_alone(&*log, &found[0], &request(&[4, 5])).unwrap_err();
         assert!(again.to_string().contains("nothing to recover"), "{again}");
+    }
+
+    #[test]
+    fn a_replica_that_never_got_its_first_snapshot_does_not_go_on() {
+        let log = MemoryLog::new();
+        let mut desc = GroupDesc::of_voters(GroupId(1), (1..=3).map(StoreId));
+        desc.membership.version = 1;
+        let record = Some(GroupRecord::new(desc, ReplicaId(3)));
+        log.write(&[GroupWrite { record, ..write(1) }]).unwrap();
+        let found = stranded(&*log, &[StoreId(1), StoreId(2)]).unwrap();
+        let refused = go_on_alone(&*log, &found[0], &request(&[1, 2])).unwrap_err();
+        assert!(refused.to_string().contains("never got its first snapshot"), "{refused}");
     }
 
     #[test]

@@ -143,14 +143,14 @@ async fn groups_go_on_without_damaged_replicas_only_by_force() {
     for line in [
         "ok group=1 replica=12 store=2 operation=",
         "failed group=2: group 2: replica 21 at store 1 cannot go on (a hole in its log) and may hold writes",
-        "go on without it with --force",
+        "go on without it with --without-damaged",
     ] {
         assert!(run.out.contains(line), "{line}: {run:?}");
     }
     assert!(run.err.contains("operation ") && run.err.contains("replica 21"), "{run:?}");
 
     fake.set(|world| world.recovered.clear());
-    let run = kv(&fake, &[&RECOVER[..], &["--force"]].concat()).await;
+    let run = kv(&fake, &[&RECOVER[..], &["--without-damaged"]].concat()).await;
     assert_eq!(fake.ask(|world| world.recovered.clone()), [(2, 1), (2, 2)], "{run:?}");
     assert!(run.out.contains("ok group=2 replica=22 store=2 operation="), "{run:?}");
 }
@@ -158,7 +158,7 @@ async fn groups_go_on_without_damaged_replicas_only_by_force() {
 #[tokio::test]
 async fn a_group_of_which_nothing_is_left_fails_the_recovery() {
     let fake = remains().await;
-    let forced = [&RECOVER[..], &["--force"]].concat();
+    let forced = [&RECOVER[..], &["--without-damaged"]].concat();
     let run = kv(&fake, &forced).await;
     assert_eq!(run.code, 3, "{run:?}");
     for line in [
@@ -259,7 +259,7 @@ async fn ids_of_a_group_are_not_counted_from_far_away_ones_of_another() {
         }
         world.regions[1].replicas[2].replica = u64::MAX;
     });
-    assert_eq!(kv(&fake, &[&RECOVER[..], &["--force"]].concat()).await.code, 3);
+    assert_eq!(kv(&fake, &[&RECOVER[..], &["--without-damaged"]].concat()).await.code, 3);
     assert_eq!(fake.ask(|world| world.replica_max.clone()), [100, u64::MAX]);
     let run = kv(&fake, &["admin", "group", "add-replica", "1", "--store", "7"]).await;
     assert_eq!(run.code, 0, "{run:?}");

@@ -301,8 +301,9 @@ impl StateMachine for KvStateMachine {
         let mut states = Vec::with_capacity(batch.len());
         for task in batch {
             let Some(group) = self.group(task.group) else {
-                let what = format!("apply to group {}", task.group);
-                return Err(Fatal::new(what, "this store has no region for it"));
+                let first = task.entries.first().map_or(0, |entry| entry.position.index);
+                task.fail(first, "this store has no region for it: have the replica rebuilt");
+                continue;
             };
             let before = *group.state.lock();
             let done = apply::apply(group.meta(), before, task)?;

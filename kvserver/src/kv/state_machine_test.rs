@@ -221,10 +221,20 @@ fn entries_out_of_order_are_fatal() {
             let error = machine.apply(&mut [task(1, index, vec![])]).unwrap_err();
             assert!(error.to_string().contains("group 1"), "{error}");
         }
-        assert!(machine.apply(&mut [task(9, 1, vec![])]).is_err(), "no such region");
         let mut ahead = task(1, 2, vec![]);
         ahead.commit.index = 1;
         assert!(machine.apply(&mut [ahead]).is_err(), "applied beyond the commit");
+    });
+}
+
+/// Its replica stops, and no other.
+#[test]
+fn a_group_without_a_region_fails_alone() {
+    each(|machine| {
+        let mut batch = [task(9, 1, vec![]), task(1, 1, vec![])];
+        machine.apply(&mut batch).unwrap();
+        assert_eq!(batch.each_ref().map(|task| task.applied().map(|at| at.index)), [None, Some(1)]);
+        assert_eq!(machine.recovered(GroupId(9)).applied, 0);
     });
 }
 

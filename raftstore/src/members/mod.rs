@@ -143,6 +143,21 @@ pub struct ReplicaDesc {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OperationId(pub u128);
 
+impl OperationId {
+    /// The first of those that leaders give to what they do by themselves.
+    const RESERVED: u128 = (u64::MAX as u128) << 64;
+
+    /// Of the order to replace a damaged replica: the same again while the first is not applied.
+    pub(crate) fn of_rebuild(replica: ReplicaId) -> OperationId {
+        OperationId(OperationId::RESERVED | u128::from(replica.0))
+    }
+
+    /// Operators may not use it.
+    pub(crate) fn is_reserved(self) -> bool {
+        self.0 >= OperationId::RESERVED
+    }
+}
+
 impl fmt::Display for OperationId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:032x}", self.0)

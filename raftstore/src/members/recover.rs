@@ -69,6 +69,9 @@ pub(crate) fn recovered(
     if desc.decides_without(lost) {
         return Err(ChangeRefusal::NothingLost);
     }
+    if desc.membership.operations.contains(operation) {
+        return Err(ChangeRefusal::OperationUsed { operation: *operation });
+    }
     let known = desc.replica_max();
     if replica_max.0.saturating_sub(known.0) > IDS_AHEAD_MAX {
         return Err(ChangeRefusal::ReplicaFar { replica: *replica_max, replica_max: known });

@@ -135,6 +135,27 @@ pub enum ChangeRefusal {
         /// As far as this replica knows.
         leader: ReplicaId,
     },
+    /// A replica that was invited and has nothing yet cannot go on alone.
+    #[error(
+        "replica {replica} never got its first snapshot, so it has nothing to go on with: choose \
+         another replica that is left"
+    )]
+    NeverBegan {
+        /// The replica that was asked.
+        replica: ReplicaId,
+    },
+    /// The id of an order belongs to another one.
+    #[error("operation {operation} was another order in this group: take another id")]
+    OperationUsed {
+        /// As asked.
+        operation: OperationId,
+    },
+    /// Leaders use such ids for what they do by themselves.
+    #[error("operation {operation}: ids that begin with ffffffffffffffff are kept for leaders")]
+    OperationReserved {
+        /// As asked.
+        operation: OperationId,
+    },
     /// A cancel without its operation, too late, or not alone.
     #[error(
         "operation {operation} cannot be cancelled: it must be under way, wait for a member to \

@@ -14,7 +14,8 @@ use crate::error::Error;
 use crate::events::Event;
 use crate::log::GroupWrite;
 use crate::members::{
-    Begun, Change, ChangeRequest, Live, OperationId, begin, codec, leave, may_switch, switch,
+    Begun, Change, ChangeRefusal, ChangeRequest, Live, OperationId, begin, codec, leave,
+    may_switch, switch,
 };
 use crate::message::LogTask;
 use crate::shard::Round;
@@ -98,6 +99,11 @@ impl Members {
 impl Replica {
     /// Takes an operator's request.
     pub(crate) fn change_members(&mut self, request: &ChangeRequest, reply: Reply) {
+        let operation = request.operation;
+        if operation.is_reserved() {
+            let refusal = ChangeRefusal::OperationReserved { operation };
+            return reply.send(Err(Error::Refused { group: self.group(), refusal }));
+        }
         match self.judge(request) {
             Ok(Begun::Before) => reply.send(Ok(Answer::Accepted)),
             Ok(Begun::Next(next)) => {
@@ -268,8 +274,7 @@ impl Replica {
         // The last id of all is refused as a used one.
         let new = ReplicaId(self.record.desc.replica_max().0.saturating_add(1));
         let request = ChangeRequest {
-            // The same again while the first is not applied; a random one of an operator is larger.
-            operation: OperationId(u128::from(replica.0)),
+            operation: OperationId::of_rebuild(replica),
             changes: vec![Change::Rebuild { replica, new }],
             force: false,
         };

@@ -38,7 +38,10 @@ impl Replica {
             let what = "a recovery is being written";
             return reply.send(Err(Error::Busy { group: self.group(), what }));
         }
-        if self.record.desc.membership.operations.contains(&request.operation) {
+        let desc = &self.record.desc;
+        let known = desc.membership.operations.contains(&request.operation);
+        // Else the id was another order's.
+        if known && desc.decides_without(&request.lost) {
             return reply.send(Ok(Answer::Accepted));
         }
         match self.judge_recovery(request, time) {
@@ -60,6 +63,10 @@ impl Replica {
             let what = "it has promised to help nobody but its leader for a moment still; if that stays so, \
                         a lost store still runs: stop it";
             return Err(Error::Busy { group, what });
+        }
+        if self.lacks_beginning() {
+            let refusal = ChangeRefusal::NeverBegan { replica: self.me.replica };
+            return Err(Error::Refused { group, refusal });
         }
         if self.snapshots.installing() || self.raw.raft.raft_log.unstable_snapshot().is_some() {
             return Err(Error::Busy { group, what: "its state is being replaced by a snapshot" });

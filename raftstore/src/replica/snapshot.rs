@@ -148,7 +148,7 @@ impl Snapshots {
 impl Replica {
     /// A member that was invited has nothing, and the log of the others does not hold all that made
     /// their state: it begins with a snapshot.
-    fn lacks_beginning(&self) -> bool {
+    pub(super) fn lacks_beginning(&self) -> bool {
         let invited = self.record.desc.membership.version > 0;
         invited && self.raw.store().terms().last_index() == 0
     }

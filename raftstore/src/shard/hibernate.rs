@@ -6,7 +6,7 @@
 //!    another replica.
 //! 3. Every shard tells every store with which it shares a group that it lives, once a heartbeat interval
 //!    ([`Alive`]), for all its groups together. When a shard was silent for an election timeout, the groups
-//!    that it led wake, and no others. When it is heard again, or began anew, those led here wake, too,
+//!    that it led wake, and those led here that cannot decide without those that are silent, and no others. When it is heard again, or began anew, those led here wake, too,
 //!    that have a member there. A portion a tick, so that thousands do not elect at the same time.
 //!
 //! Deterministic: all state is here, time is ticks.
@@ -78,7 +78,7 @@ impl Hibernation {
 
     /// The shard that has `group` on `store`.
     fn shard_of(&self, store: StoreId, group: GroupId) -> u32 {
-        (group.0 % u64::from(self.counts.get(&store).copied().unwrap_or(1))) as u32
+        shard_of(group, self.counts.get(&store).copied().unwrap_or(1))
     }
 
     /// Ticks since the shard of `store` that has `group` was heard; unlimited if it never was.
@@ -106,6 +106,10 @@ impl Hibernation {
         })
         .collect()
     }
+}
+
+fn shard_of(group: GroupId, shards: u32) -> u32 {
+    (group.0 % u64::from(shards)) as u32
 }
 
 impl Shard {
@@ -178,6 +182,7 @@ impl Shard {
         }
         for (store, shard) in self.hibernation.fall_silent(timeout) {
             self.wake_led_by(store, shard);
+            self.wake_powerless(store, shard);
         }
         for _ in 0..WAKES_PER_TICK {
             let Some(group) = self.hibernation.waking.pop_front() else { break };
@@ -213,6 +218,29 @@ impl Shard {
     fn wake_led_by(&mut self, store: StoreId, shard: u32) {
         self.queue(store, shard, |replica| {
             replica.leader().is_some_and(|leader| leader.store == store)
+        });
+    }
+
+    /// Queues the sleepers that are led here and cannot decide any more without those that are silent, `shard` of
+    /// `store` among them: they have no leader now, and must not say that they have.
+    fn wake_powerless(&mut self, store: StoreId, shard: u32) {
+        let silent: BTreeSet<(StoreId, u32)> = self
+            .hibernation
+            .shards
+            .iter()
+            .filter(|(_, s)| s.silent)
+            .map(|(which, _)| *which)
+            .collect();
+        let counts = self.hibernation.counts.clone();
+        self.queue(store, shard, |replica| {
+            let desc = &replica.record().desc;
+            let is_silent = |store: &StoreId| {
+                let shards = counts.get(store).copied().unwrap_or(1);
+                silent.contains(&(*store, shard_of(desc.group, shards)))
+            };
+            let gone: Vec<StoreId> =
+                desc.replicas.iter().map(|r| r.store).filter(is_silent).collect();
+            replica.is_leader() && gone.contains(&store) && !desc.decides_without(&gone)
         });
     }
 

@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::log::{GroupLog, GroupWrite};
 use crate::members::codec;
 use crate::message::{ApplyTask, LogTask, Notice, REMOVAL, SnapshotTask};
-use crate::replica::members_note;
+use crate::replica::{Unfinished, members_note};
 use crate::shard::Round;
 use crate::snapshot::SnapshotId;
 use crate::transport::{Envelope, Payload};
@@ -38,15 +38,16 @@ enum Stage {
 pub(super) struct Gone {
     record: GroupRecord,
     stage: Stage,
-    /// The snapshot that is given to the state machine meanwhile.
-    loading: Option<SnapshotId>,
+    /// The install that had begun. Its blocks stay until the tombstone is durable: a start before then finds the
+    /// replica in the log, and ends the install.
+    unfinished: Option<Unfinished>,
     /// Senders that were told since the last tick.
     told: BTreeSet<ReplicaId>,
 }
 
 impl Gone {
-    fn new(record: GroupRecord, stage: Stage, loading: Option<SnapshotId>) -> Self {
-        Gone { record, stage, loading, told: BTreeSet::new() }
+    fn new(record: GroupRecord, stage: Stage, unfinished: Option<Unfinished>) -> Self {
+        Gone { record, stage, unfinished, told: BTreeSet::new() }
     }
 
     /// A tombstone as found at a start; the state was destroyed before.
@@ -82,10 +83,6 @@ impl Shard {
             Some(Slot::Quarantined(damaged)) => damaged.unfinished,
             Some(Slot::Gone(_)) | None => None,
         };
-        let loading = unfinished.filter(|install| install.loading).map(|install| install.id);
-        if let Some(install) = unfinished.filter(|install| !install.loading) {
-            round.snapshots.push(SnapshotTask::Remove(install.id));
-        }
         if let Some(Slot::Live(live)) = self.slots.get(&group)
             && live.replica.has_standing()
         {
@@ -100,7 +97,7 @@ impl Shard {
             held: Vec::new(),
             created: Vec::new(),
         });
-        self.place(group, Slot::Gone(Box::new(Gone::new(record, Stage::Writing, loading))));
+        self.place(group, Slot::Gone(Box::new(Gone::new(record, Stage::Writing, unfinished))));
     }
 
     /// Tells the group's state machine something, behind all that was handed to it.
@@ -117,11 +114,13 @@ impl Shard {
     /// A tombstone is durable: nothing of the state is needed any more.
     pub(super) fn tombstone_written(&mut self, group: GroupId, round: &mut Round) {
         if let Some(Slot::Gone(gone)) = self.slots.get_mut(&group) {
-            if gone.loading.is_some() {
+            if gone.unfinished.is_some_and(|install| install.loading) {
                 gone.stage = Stage::Held;
                 return;
             }
             gone.stage = Stage::Destroying;
+            let blocks = gone.unfinished.take().map(|install| SnapshotTask::Remove(install.id));
+            round.snapshots.extend(blocks);
             let replica = gone.record.replica;
             self.tell(group, replica, Notice::Destroy, round);
         }
@@ -129,22 +128,15 @@ impl Shard {
 
     /// A snapshot thread has loaded one, or failed to, for a replica that takes no part any more.
     pub(super) fn loaded_in_vain(&mut self, group: GroupId, id: SnapshotId, round: &mut Round) {
-        match self.slots.get_mut(&group) {
-            Some(Slot::Gone(gone)) if gone.loading == Some(id) => {
-                gone.loading = None;
-                let written = gone.stage == Stage::Held;
-                round.snapshots.push(SnapshotTask::Remove(id));
-                if written {
-                    self.tombstone_written(group, round);
-                }
-            }
-            Some(Slot::Quarantined(damaged)) => {
-                let install = damaged.unfinished.as_mut().filter(|install| install.id == id);
-                if let Some(install) = install {
-                    install.loading = false;
-                }
-            }
-            _ => {}
+        let (unfinished, held) = match self.slots.get_mut(&group) {
+            Some(Slot::Gone(gone)) => (&mut gone.unfinished, gone.stage == Stage::Held),
+            Some(Slot::Quarantined(damaged)) => (&mut damaged.unfinished, false),
+            Some(Slot::Live(_)) | None => return,
+        };
+        let Some(install) = unfinished.as_mut().filter(|install| install.id == id) else { return };
+        install.loading = false;
+        if held {
+            self.tombstone_written(group, round);
         }
     }
 

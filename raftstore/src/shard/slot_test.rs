@@ -114,6 +114,25 @@ fn an_install_outlives_a_replica_that_is_quarantined() {
     assert_eq!((gone.removes(), gone.destroys), (vec![ID], 1), "nobody holds the state");
 }
 
+/// A start before the tombstone is durable finds the replica, and ends its install.
+#[test]
+fn the_blocks_of_an_install_stay_until_the_tombstone_is_durable() {
+    let mut voter = Voter::following();
+    offered(&mut voter);
+    let received = done(SnapshotEvent::Received(Ok(())));
+    // Its beginning is on the way to the log.
+    let begins = voter.shard.round(received, Nanos(voter.now)).unwrap();
+    assert!(!begins.log.is_empty() && begins.snapshots.is_empty());
+    let told = removed(&voter);
+    let gone = voter.shard.round(told, Nanos(voter.now)).unwrap();
+    assert!(!gone.log.is_empty() && gone.snapshots.is_empty(), "{:?}", gone.snapshots);
+    let note =
+        |task: &LogTask| Persisted { group: GROUP, replica: task.replica, ready: task.ready };
+    let durable = ShardMessage::Persisted(gone.log.iter().map(note).collect());
+    let wanted = rounds(&mut voter, vec![durable]);
+    assert_eq!((wanted.removes(), wanted.destroys), (vec![ID], 1));
+}
+
 /// What is left of an install that a start found damaged goes with its replica.
 #[test]
 fn a_replica_that_was_found_damaged_takes_its_install_along() {

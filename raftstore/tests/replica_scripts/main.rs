@@ -230,6 +230,18 @@ fn a_recovery_waits_for_all_that_is_committed() {
     script("recover_unwritten");
 }
 
+/// A replica without a beginning has nothing to go on with, and an id stands for one order.
+#[test]
+fn what_cannot_go_on_is_not_recovered() {
+    script("recover_refusals");
+}
+
+/// Whatever ids the operators' orders have.
+#[test]
+fn a_damaged_replica_is_rebuilt_under_an_id_of_its_own() {
+    script("damaged_after_change");
+}
+
 #[test]
 fn a_change_that_a_recovery_leaves_out_is_not_called_made() {
     script("recover_left_out");

@@ -66,12 +66,12 @@ Of each group the replica whose log ends last goes on alone, and new replicas be
 stores that are left; more are added with `add-replica`. What only the lost stores had is lost, \
 acknowledged or not: nobody can know how much. Placement (one of --placement must be a member of it) \
 turns the lost stores away from then on. Groups that still have a majority are not touched: take the \
-lost replicas out of them with `remove-replica`. Where no group is recovered no store is turned \
-away, unless --force says so.
+lost replicas out of them with `remove-replica`. Where the plan has no group that goes on no store is \
+turned away, unless --force says so; what fails after that can be asked for again.
 
 Every group is shown, since the stores are turned away for all of them; with a group only that one \
-is recovered. Replicas that are left and damaged are shown, too: they cannot go on. --dry-run does \
-nothing. The same command again, with the same --id, is not done twice. Where too little runs to be \
+is recovered. Replicas that are left and damaged are shown, too: they cannot go on, and their groups \
+wait until they are mended or --without-damaged gives them up. --dry-run does nothing. The same command again, with the same --id, is not done twice. Where too little runs to be \
 asked see `kvserver recover`; afterwards this command with --force turns the lost stores away.
 
 Examples:
@@ -188,8 +188,11 @@ pub struct Recover {
     /// The operation's id, up to 32 hexadecimal digits; random when not given, and printed
     #[arg(long, value_name = "HEX", value_parser = parse_operation)]
     pub id: Option<u128>,
+    /// Go on also without replicas that are left and damaged, which may hold more
+    #[arg(long)]
+    pub without_damaged: bool,
     /// Give the stores up even if one of them still seems to be there, or no group is to be
-    /// recovered, and go on without damaged replicas, which may hold more
+    /// recovered
     #[arg(long)]
     pub force: bool,
 }

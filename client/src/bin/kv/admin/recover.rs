@@ -16,13 +16,20 @@ pub struct Recovery {
     dry_run: bool,
     operation: u128,
     force: bool,
+    without_damaged: bool,
 }
 
 impl From<&Recover> for Recovery {
     fn from(command: &Recover) -> Self {
-        let Recover { lost_stores, dry_run, id, force, .. } = command;
+        let Recover { lost_stores, dry_run, id, force, without_damaged, .. } = command;
         let operation = id.unwrap_or_else(rand::random);
-        Recovery { lost: lost_stores.clone(), dry_run: *dry_run, operation, force: *force }
+        Recovery {
+            lost: lost_stores.clone(),
+            dry_run: *dry_run,
+            operation,
+            force: *force,
+            without_damaged: *without_damaged,
+        }
     }
 }
 
@@ -33,14 +40,14 @@ pub async fn carry_out(
     recovery: Recovery,
     out: &mut Output,
 ) -> Result<(), Failure> {
-    let Recovery { lost, dry_run, operation, force } = recovery;
+    let Recovery { lost, dry_run, operation, force, without_damaged } = recovery;
     let admin = client.admin();
     // All groups: the lost stores are turned away for all of them.
     let plan = admin.plan_recovery(&lost, None).await?;
     let listed = |fate: &&Fate| group == 0 || fate.group == group;
     let listed: Vec<&Fate> = plan.fates.iter().filter(listed).collect();
     // While no group goes on without them, the stores are of use once they are back.
-    let needed = listed.iter().any(|fate| refusal(fate, force).is_none());
+    let needed = listed.iter().any(|fate| refusal(fate, without_damaged).is_none());
     let turned_away = if needed || force { &lost[..] } else { &[] };
     if dry_run || !out.json {
         show(&plan, turned_away, out)?;
@@ -65,7 +72,7 @@ pub async fn carry_out(
     let mut failed: Option<Error> = None;
     for fate in listed {
         // One that cannot be is no reason to leave the others as they are.
-        let outcome = match refusal(fate, force) {
+        let outcome = match refusal(fate, without_damaged) {
             None => admin.recover(&plan, fate, &operation).await,
             Some(message) => Err(Error::NotApplied { kind: Refusal::Refused, message }),
         };
@@ -135,15 +142,15 @@ fn say_outcome(
 
 /// Why a group is not recovered: nobody is left to go on, or whoever is would do so without replicas that are
 /// damaged, whose logs may end later.
-fn refusal(fate: &Fate, force: bool) -> Option<String> {
+fn refusal(fate: &Fate, without_damaged: bool) -> Option<String> {
     let unable = fate.unable.first().map(|Unable { replica, store, why }| {
         format!("replica {replica} at store {store} cannot go on ({why})")
     });
     let reason = match (&fate.survivor, unable) {
         (None, None) => "no replica is left: its data is gone".to_owned(),
         (None, Some(unable)) => format!("{unable}, and no sound one is left: mend it"),
-        (Some(_), Some(unable)) if !force => format!(
-            "{unable} and may hold writes that the others lack; mend it, or go on without it with --force"
+        (Some(_), Some(unable)) if !without_damaged => format!(
+            "{unable} and may hold writes that the others lack; mend it, or go on without it with --without-damaged"
         ),
         (Some(_), _) => return None,
     };
