@@ -4,6 +4,7 @@
 use crate::folder::Folder;
 use crate::node::NodeError;
 use clap::Args;
+use flotilla_client::admin::largest_known;
 use flotilla_raftstore::log::{self, LogOptions};
 use flotilla_raftstore::{
     GroupId, GroupLog, LogError, LogStore, OperationId, RecoverRequest, ReplicaId, StoreId,
@@ -111,7 +112,8 @@ fn recover(
     held.retain(|group| !group.record.removed);
     check_groups(&held, &args.groups)?;
     let operation = args.id.unwrap_or_else(|| OperationId(rand::random()));
-    let request = RecoverRequest { operation, lost, replica_max: ReplicaId(0) };
+    let mut request = RecoverRequest { operation, lost, replica_max: ReplicaId(0) };
+    let ids = || held.iter().map(|group| group.record.desc.replica_max().0);
     let wanted = |group: GroupId| args.groups.is_empty() || args.groups.contains(&group.0);
     let mut found = stranded(log, &request.lost)?;
     found.retain(|stranded| wanted(stranded.desc.group));
@@ -126,6 +128,8 @@ fn recover(
     for one in &found {
         let Stranded { desc, replica, last, damage, .. } = one;
         let (group, index, term) = (desc.group, last.index, last.term);
+        // Ids are the cluster's by habit: the lost stores may have given the next ones.
+        request.replica_max = ReplicaId(largest_known(desc.replica_max().0, ids()));
         let place = format!("group={group} replica={replica} last_term={term} last_index={index}");
         let outcome = match damage {
             Some(damage) => Err(format!("damaged {place}: {damage}")),

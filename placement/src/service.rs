@@ -161,8 +161,8 @@ impl Shared {
         }
     }
 
-    /// Gives up stores that are down: they never come back. With `force` also those that seem to be there, and
-    /// without those that are not known here, whose state this placement may have lost.
+    /// Gives up stores that are down: they never come back. With `force` those that seem to be there, too, and
+    /// one that is not known here is left out: this placement may have lost its state.
     pub(crate) async fn give_up(
         &self,
         mut stores: Vec<StoreId>,
@@ -172,7 +172,9 @@ impl Shared {
         if force {
             stores.retain(known);
         } else if let Some(odd) = stores.iter().find(|store| !known(store)) {
-            return Err(format!("there is no store {odd}: see `kv stores`"));
+            return Err(format!(
+                "there is no store {odd}: see `kv stores`; force it if this placement has lost its state"
+            ));
         }
         let alive = {
             let (observed, now) = (self.observed.lock(), self.now());

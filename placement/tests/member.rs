@@ -192,7 +192,7 @@ async fn only_stores_that_there_are_and_that_are_down_are_given_up() {
     };
     Puppet::new(&cluster, 1).beat(&member, &mut Leaders::new()).await;
     for stores in [&[99][..], &[1, 99]] {
-        assert_eq!(give_up(stores, false).await, "there is no store 99: see `kv stores`");
+        assert!(give_up(stores, false).await.starts_with("there is no store 99: see `kv stores`"));
     }
     assert_eq!(give_up(&[99], true).await, "", "its state may have been lost");
     assert!(give_up(&[1], false).await.contains("store 1 is not down"));

@@ -5,10 +5,10 @@ use serde::{Deserialize, Serialize};
 
 /// An entry, and a command, at most: a message between stores holds 8 MiB, its frame included.
 pub(crate) const ENTRY_BYTES_MAX: usize = 7 << 20;
-/// A tick of more is a mistake: nobody would lead for hours.
-const TICK_INTERVAL_MS_MAX: u64 = 60_000;
 /// Each of them is a thread.
 const THREADS_MAX: u64 = 256;
+/// A tick of more is a mistake: nobody would lead for hours.
+const TICK_INTERVAL_MS_MAX: u64 = 60_000;
 /// The same for an election timeout.
 const ELECTION_TICKS_MAX: usize = 1_000;
 

@@ -134,7 +134,7 @@ const RECOVER: [&str; 7] =
     ["--timeout", "5s", "admin", "group", "recover", "--lost-stores", "3,4,5"];
 
 #[tokio::test]
-async fn groups_go_on_without_damaged_replicas_only_by_force() {
+async fn groups_go_on_without_damaged_replicas_only_if_told_to() {
     let fake = remains().await;
     let run = kv(&fake, &RECOVER).await;
     assert_eq!(run.code, 3, "{run:?}");

@@ -301,8 +301,8 @@ impl StateMachine for KvStateMachine {
         let mut states = Vec::with_capacity(batch.len());
         for task in batch {
             let Some(group) = self.group(task.group) else {
-                let first = task.entries.first().map_or(0, |entry| entry.position.index);
-                task.fail(first, "this store has no region for it: have the replica rebuilt");
+                let first = task.entries.first().expect("a group has entries to apply").position;
+                task.fail(first.index, "this store has no region for it: have the replica rebuilt");
                 continue;
             };
             let before = *group.state.lock();

@@ -69,12 +69,15 @@ pub(crate) fn recovered(
     if desc.decides_without(lost) {
         return Err(ChangeRefusal::NothingLost);
     }
+    if operation.is_reserved() {
+        return Err(ChangeRefusal::OperationReserved { operation: *operation });
+    }
     if desc.membership.operations.contains(operation) {
         return Err(ChangeRefusal::OperationUsed { operation: *operation });
     }
     let known = desc.replica_max();
     if replica_max.0.saturating_sub(known.0) > IDS_AHEAD_MAX {
-        return Err(ChangeRefusal::ReplicaFar { replica: *replica_max, replica_max: known });
+        return Err(ChangeRefusal::IdsFar { replica: *replica_max, replica_max: known });
     }
     let used = known.max(*replica_max);
     if used.0 > u64::MAX - IDS_SKIPPED - MEMBERS_MAX as u64 {
@@ -173,10 +176,7 @@ mod tests {
         };
         let far = 3 + IDS_AHEAD_MAX;
         let refused = |replica: u64| {
-            Err(ChangeRefusal::ReplicaFar {
-                replica: ReplicaId(replica),
-                replica_max: ReplicaId(3),
-            })
+            Err(ChangeRefusal::IdsFar { replica: ReplicaId(replica), replica_max: ReplicaId(3) })
         };
         assert_eq!(after(&three, far), Ok(far + IDS_SKIPPED));
         assert_eq!(after(&three, far + 1), refused(far + 1));
@@ -188,6 +188,20 @@ mod tests {
             assert_eq!(after(&last, 5).is_ok(), left, "{used}");
             assert_eq!(after(&last, used).is_ok(), left, "{used}");
         }
+    }
+
+    #[test]
+    fn an_id_stands_for_one_order() {
+        let mut three = group(&[(1, 1, Voter), (2, 2, Voter), (3, 3, Voter)]);
+        let of = |operation| RecoverRequest { operation, ..request(&[1, 2]) };
+        let operation = OperationId::of_rebuild(ReplicaId(3));
+        let reserved = ChangeRefusal::OperationReserved { operation };
+        assert_eq!(recovered(&three, ReplicaId(3), &of(operation)), Err(reserved));
+        let operation = OperationId(8);
+        remember(&mut three, operation);
+        let used = ChangeRefusal::OperationUsed { operation };
+        assert_eq!(recovered(&three, ReplicaId(3), &of(operation)), Err(used));
+        assert!(recovered(&three, ReplicaId(3), &of(OperationId(9))).is_ok());
     }
 
     #[test]

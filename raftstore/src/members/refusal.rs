@@ -42,6 +42,17 @@ pub enum ChangeRefusal {
         /// The largest id that was ever used.
         replica_max: ReplicaId,
     },
+    /// A recovery must not take so many ids at once.
+    #[error(
+        "ids elsewhere go up to {replica}, too far above {replica_max}, the largest that was used in \
+         this group: leave them out of what it counts from"
+    )]
+    IdsFar {
+        /// The largest elsewhere, as told.
+        replica: ReplicaId,
+        /// The largest id that was ever used here.
+        replica_max: ReplicaId,
+    },
     /// Ids only grow, and this group had the last ones.
     #[error("ids up to {replica_max} were used in this group: none are left for new replicas")]
     IdsUsedUp {
@@ -145,7 +156,7 @@ pub enum ChangeRefusal {
         replica: ReplicaId,
     },
     /// The id of an order belongs to another one.
-    #[error("operation {operation} was another order in this group: take another id")]
+    #[error("operation {operation} was an order in this group before: take another id")]
     OperationUsed {
         /// As asked.
         operation: OperationId,

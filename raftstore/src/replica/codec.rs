@@ -269,6 +269,18 @@ impl Input<'_> {
     }
 }
 
+/// An append of one entry with `data`, whose other fields are as long as they can be.
+#[cfg(test)]
+pub(crate) fn largest_append(data: Bytes) -> Bytes {
+    let entry =
+        raft::eraftpb::Entry { term: u64::MAX, index: u64::MAX, data, ..Default::default() };
+    let mut message = Message { term: u64::MAX, log_term: u64::MAX, ..Message::default() };
+    message.set_msg_type(MessageType::MsgAppend);
+    (message.index, message.commit) = (u64::MAX - 1, u64::MAX);
+    message.entries = vec![entry].into();
+    encode(&message, None)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

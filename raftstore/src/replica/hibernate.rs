@@ -1,7 +1,7 @@
 //! When an idle group may sleep, and how its replicas wake. Who watches over sleepers: `shard/hibernate.rs`.
 //!
-//! 1. A leader to which nothing happened for `hibernate_ticks`, and whose live members hold all that it
-//!    has, tells them to sleep, and sleeps.
+//! 1. A leader to which nothing happened for `hibernate_ticks`, whose live members are a quorum and hold all
+//!    that it has, tells them to sleep, and sleeps.
 //! 2. A follower that is where its leader is sleeps, too. One that is not, or that was not reached,
 //!    hears nothing from then on and asks for votes, which wakes the others.
 //!
@@ -18,6 +18,14 @@ use raft::{ProgressState, StateRole};
 pub(super) struct Rest {
     idle_ticks: u64,
     asleep: bool,
+    /// By the last tick: the shards of its voters that are heard are no quorum.
+    powerless: bool,
+}
+
+impl Rest {
+    fn end(&mut self) {
+        (self.idle_ticks, self.asleep) = (0, false);
+    }
 }
 
 impl Replica {
@@ -26,11 +34,16 @@ impl Replica {
         self.rest.asleep
     }
 
+    /// Whether a leader must stay awake, since only then it finds out that it leads nobody.
+    pub(crate) fn keep_awake(&mut self, powerless: bool) {
+        self.rest.powerless = powerless;
+    }
+
     /// A leader's look, once a tick.
     pub(super) fn drive_rest(&mut self, round: &mut Round) {
         let after = self.config.hibernate_ticks;
         if after == 0 || !self.is_idle_leader() {
-            self.rest = Rest::default();
+            self.rest.end();
             return;
         }
         self.rest.idle_ticks += 1;
@@ -73,6 +86,7 @@ impl Replica {
             has || r.replica == self.me.replica || (r.role.votes() && !self.is_live(r.replica))
         };
         self.is_leader()
+            && !self.rest.powerless
             && self.is_settled()
             && raft.commit_to_current_term()
             && raft.raft_log.committed == last
@@ -112,7 +126,7 @@ impl Replica {
 
     /// Time goes on for it. A follower's leader was not heard of for `silence` ticks.
     pub(crate) fn wake(&mut self, silence: usize) {
-        self.rest = Rest::default();
+        self.rest.end();
         if self.is_leader() {
             // Otherwise it could miss a quorum that it has not asked since.
             self.raw.raft.election_elapsed = 0;

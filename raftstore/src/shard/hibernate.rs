@@ -6,8 +6,9 @@
 //!    another replica.
 //! 3. Every shard tells every store with which it shares a group that it lives, once a heartbeat interval
 //!    ([`Alive`]), for all its groups together. When a shard was silent for an election timeout, the groups
-//!    that it led wake, and those led here that cannot decide without those that are silent, and no others. When it is heard again, or began anew, those led here wake, too,
-//!    that have a member there. A portion a tick, so that thousands do not elect at the same time.
+//!    that it led wake, and of those led here the ones that have no quorum any more; the others sleep on.
+//!    When it is heard again, or began anew, those led here wake, too, that have a member there. A portion a
+//!    tick, so that thousands do not elect at the same time.
 //!
 //! Deterministic: all state is here, time is ticks.
 
@@ -78,7 +79,7 @@ impl Hibernation {
 
     /// The shard that has `group` on `store`.
     fn shard_of(&self, store: StoreId, group: GroupId) -> u32 {
-        shard_of(group, self.counts.get(&store).copied().unwrap_or(1))
+        (group.0 % u64::from(self.counts.get(&store).copied().unwrap_or(1))) as u32
     }
 
     /// Ticks since the shard of `store` that has `group` was heard; unlimited if it never was.
@@ -106,10 +107,6 @@ impl Hibernation {
         })
         .collect()
     }
-}
-
-fn shard_of(group: GroupId, shards: u32) -> u32 {
-    (group.0 % u64::from(shards)) as u32
 }
 
 impl Shard {
@@ -208,7 +205,7 @@ impl Shard {
     /// Queues the sleepers that a shard of `store` leads, and those that are led here and have a member in it.
     fn wake_with(&mut self, store: StoreId, shard: u32) {
         self.wake_led_by(store, shard);
-        self.queue(store, shard, |replica| {
+        self.queue(store, shard, |_, replica| {
             replica.is_leader() && replica.record().desc.on_store(store).is_some()
         });
     }
@@ -216,45 +213,41 @@ impl Shard {
     /// Queues the sleepers that a shard of `store` leads. The others of the dead one's groups have a leader, and
     /// would find nobody to speak to.
     fn wake_led_by(&mut self, store: StoreId, shard: u32) {
-        self.queue(store, shard, |replica| {
+        self.queue(store, shard, |_, replica| {
             replica.leader().is_some_and(|leader| leader.store == store)
         });
     }
 
-    /// Queues the sleepers that are led here and cannot decide any more without those that are silent, `shard` of
-    /// `store` among them: they have no leader now, and must not say that they have.
+    /// Queues the sleepers that are led here and cannot decide without the stores that are silent, this one among
+    /// them: they have no leader any more, and must not say that they have.
     fn wake_powerless(&mut self, store: StoreId, shard: u32) {
-        let silent: BTreeSet<(StoreId, u32)> = self
-            .hibernation
-            .shards
-            .iter()
-            .filter(|(_, s)| s.silent)
-            .map(|(which, _)| *which)
-            .collect();
-        let counts = self.hibernation.counts.clone();
-        self.queue(store, shard, |replica| {
-            let desc = &replica.record().desc;
-            let is_silent = |store: &StoreId| {
-                let shards = counts.get(store).copied().unwrap_or(1);
-                silent.contains(&(*store, shard_of(desc.group, shards)))
-            };
-            let gone: Vec<StoreId> =
-                desc.replicas.iter().map(|r| r.store).filter(is_silent).collect();
-            replica.is_leader() && gone.contains(&store) && !desc.decides_without(&gone)
+        self.queue(store, shard, |own, replica| {
+            let member = replica.record().desc.on_store(store).is_some();
+            replica.is_leader() && member && own.is_powerless(replica)
         });
     }
 
+    /// Whether the voters on stores that are heard are no quorum. Such a leader stays awake until it steps down.
+    pub(super) fn is_powerless(&self, replica: &Replica) -> bool {
+        let desc = &replica.record().desc;
+        let others = desc.replicas.iter().map(|r| r.store).filter(|s| *s != self.parts.store);
+        let silent: Vec<StoreId> =
+            others.filter(|store| !self.is_watched(*store, desc.group)).collect();
+        !silent.is_empty() && !desc.decides_without(&silent)
+    }
+
     /// Queues the sleepers that are in `shard` on `store` and `concerned`.
-    fn queue(&mut self, store: StoreId, shard: u32, concerned: impl Fn(&Replica) -> bool) {
-        for (group, slot) in &self.slots {
-            if let Slot::Live(live) = slot
-                && live.replica.asleep()
-                && concerned(&live.replica)
-                && self.hibernation.shard_of(store, *group) == shard
-            {
-                self.hibernation.waking.push_back(*group);
+    fn queue(&mut self, store: StoreId, shard: u32, concerned: impl Fn(&Shard, &Replica) -> bool) {
+        let wakes = |(group, slot): (&GroupId, &Slot)| match slot {
+            Slot::Live(live) => {
+                let there = self.hibernation.shard_of(store, *group) == shard;
+                live.replica.asleep() && there && concerned(self, &live.replica)
             }
-        }
+            Slot::Quarantined(_) | Slot::Gone(_) => false,
+        };
+        let woken = self.slots.iter().filter(|slot| wakes(*slot)).map(|(group, _)| *group);
+        let woken: Vec<GroupId> = woken.collect();
+        self.hibernation.waking.extend(woken);
     }
 }
 

@@ -457,10 +457,19 @@ impl Shard {
         let time = self.time;
         let election_ticks = self.parts.config.election_ticks;
         for group in self.hibernation.awake() {
+            let powerless = match self.slots.get(&group) {
+                Some(Slot::Live(live)) => {
+                    live.replica.is_leader() && self.is_powerless(&live.replica)
+                }
+                _ => false,
+            };
             match self.slots.get_mut(&group) {
                 Some(Slot::Gone(gone)) => gone.tick(),
                 Some(Slot::Quarantined(damaged)) => damaged.tick(election_ticks, round),
-                _ => drop(self.touch(group, |replica| replica.tick(time))),
+                _ => drop(self.touch(group, |replica| {
+                    replica.keep_awake(powerless);
+                    replica.tick(time);
+                })),
             }
         }
     }

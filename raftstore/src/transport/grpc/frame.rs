@@ -281,7 +281,6 @@ mod tests {
     use super::*;
     use crate::commands::{COMMAND_OVERHEAD, pack};
     use crate::replica::codec;
-    use raft::eraftpb::{Entry, Message, MessageType};
     use rand::rngs::SmallRng;
     use rand::{Rng, SeedableRng};
 
@@ -370,16 +369,9 @@ mod tests {
         let many = [largest / 2; 2].map(|length| length - COMMAND_OVERHEAD);
         for commands in [&many[..], &[largest]] {
             let commands: Vec<Bytes> = commands.iter().map(|n| vec![7; *n].into()).collect();
-            let mut entry = Entry::default();
-            (entry.term, entry.index) = (u64::MAX, u64::MAX);
-            entry.data = pack(commands.iter());
-            let mut message = Message::default();
-            message.set_msg_type(MessageType::MsgAppend);
-            (message.term, message.log_term) = (u64::MAX, u64::MAX);
-            (message.index, message.commit) = (u64::MAX - 1, u64::MAX);
-            message.entries = vec![entry].into();
+            let message = codec::largest_append(pack(commands.iter()));
             // A lease's stamp follows.
-            let bytes = [&codec::encode(&message, None)[..], &[0; 64]].concat().into();
+            let bytes = [&message[..], &[0; 64]].concat().into();
             let payload = Payload::Raft { bytes, bulk: true };
             let (group, from, to) = (GroupId(u64::MAX), ReplicaId(u64::MAX), ReplicaId(1));
             let envelope = Envelope { group, from, to, payload };

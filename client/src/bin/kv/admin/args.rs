@@ -71,8 +71,9 @@ turned away, unless --force says so; what fails after that can be asked for agai
 
 Every group is shown, since the stores are turned away for all of them; with a group only that one \
 is recovered. Replicas that are left and damaged are shown, too: they cannot go on, and their groups \
-wait until they are mended or --without-damaged gives them up. --dry-run does nothing. The same command again, with the same --id, is not done twice. Where too little runs to be \
-asked see `kvserver recover`; afterwards this command with --force turns the lost stores away.
+wait until they are mended or --without-damaged gives them up. --dry-run does nothing. The same \
+command again, with the same --id, is not done twice. Where too little runs to be asked see \
+`kvserver recover`; afterwards this command with --force turns the lost stores away.
 
 Examples:
   kv admin group recover --lost-stores 1,2 --dry-run

@@ -129,7 +129,7 @@ fn lines(store: u64, replica: &pb::ReplicaState) -> Vec<String> {
     }
     for peer in &replica.peers {
         let silent = match peer.ticks_silent {
-            _ if replica.asleep => "asleep".to_owned(),
+            _ if replica.asleep => "not counted, as it sleeps".to_owned(),
             Some(ticks) => format!("heard {ticks} ticks ago"),
             None => "never heard".to_owned(),
         };
@@ -211,7 +211,7 @@ mod tests {
         assert!(said.contains("heard 63 ticks ago") && said.contains("never heard"), "{said}");
         let asleep = pb::ReplicaState { asleep: true, ..leader };
         let said = lines(1, &asleep).join("\n");
-        assert!(!said.contains("heard") && said.contains(", asleep"), "{said}");
+        assert!(!said.contains("heard") && said.contains(", not counted"), "{said}");
         assert_eq!(object(1, &asleep)["last_term"], json!(7));
         assert!(figures(&[(1, asleep)]).to_string().contains("asleep"));
     }
