@@ -94,15 +94,12 @@ impl Replica {
             durable.told = durable.own;
             durable.ticks_since_told = 0;
             let own = durable.own;
-            for peer in self.record.desc.replicas.iter().filter(|r| r.replica != self.me.replica) {
+            let members = self.record.desc.replicas.iter().map(|r| (r.replica, r.store));
+            let strangers = self.members.strangers();
+            let (group, from) = (self.group(), self.me.replica);
+            for (to, store) in members.chain(strangers).filter(|(to, _)| *to != from) {
                 let payload = Payload::DurableApplied(own);
-                let envelope = Envelope {
-                    group: self.group(),
-                    from: self.me.replica,
-                    to: peer.replica,
-                    payload,
-                };
-                round.send(peer.store, envelope);
+                round.send(store, Envelope { group, from, to, payload });
             }
         }
         if self.is_leader() {

@@ -78,6 +78,11 @@ impl Members {
         }
     }
 
+    /// Members that this replica's log does not know yet, and their stores.
+    pub(super) fn strangers(&self) -> impl Iterator<Item = (ReplicaId, StoreId)> {
+        self.strangers.iter().map(|(replica, store)| (*replica, *store))
+    }
+
     /// Answers the callers whose entries are applied.
     pub(super) fn applied(&mut self, index: u64) {
         while self.callers.front().is_some_and(|(at, _)| *at <= index) {
@@ -324,6 +329,12 @@ impl Replica {
         // it with us may be gone.
         let LogPosition { index, term } = desc.membership.position;
         self.raw.raft.raft_log.maybe_commit(index, term);
+        // It will speak to them, too. If they have removed it they tell, and all others may be gone by then.
+        for member in &desc.replicas {
+            if self.record.desc.replica(member.replica).is_none() {
+                self.members.heard(member.replica, member.store, false);
+            }
+        }
         Ok(())
     }
 

@@ -230,6 +230,12 @@ fn a_recovery_waits_for_all_that_is_committed() {
     script("recover_unwritten");
 }
 
+/// One that knows only members that are gone by now hears of its removal all the same.
+#[test]
+fn a_removal_is_heard_of_from_those_who_came_later() {
+    script("members_unheard");
+}
+
 /// A replica without a beginning has nothing to go on with, and an id stands for one order.
 #[test]
 fn what_cannot_go_on_is_not_recovered() {
