@@ -94,10 +94,8 @@ impl Replica {
             durable.told = durable.own;
             durable.ticks_since_told = 0;
             let own = durable.own;
-            let members = self.record.desc.replicas.iter().map(|r| (r.replica, r.store));
-            let strangers = self.members.strangers();
             let (group, from) = (self.group(), self.me.replica);
-            for (to, store) in members.chain(strangers).filter(|(to, _)| *to != from) {
+            for (to, store) in self.others() {
                 let payload = Payload::DurableApplied(own);
                 round.send(store, Envelope { group, from, to, payload });
             }

@@ -78,11 +78,6 @@ impl Members {
         }
     }
 
-    /// Members that this replica's log does not know yet, and their stores.
-    pub(super) fn strangers(&self) -> impl Iterator<Item = (ReplicaId, StoreId)> {
-        self.strangers.iter().map(|(replica, store)| (*replica, *store))
-    }
-
     /// Answers the callers whose entries are applied.
     pub(super) fn applied(&mut self, index: u64) {
         while self.callers.front().is_some_and(|(at, _)| *at <= index) {
@@ -341,6 +336,13 @@ impl Replica {
     /// The tombstone's record, once this replica has applied its own removal.
     pub(crate) fn removal(&self) -> Option<GroupRecord> {
         self.members.removed.then(|| GroupRecord { removed: true, ..self.record.clone() })
+    }
+
+    /// To whom this replica speaks, and on which store: the other members, and those that its log does not know yet.
+    pub(crate) fn others(&self) -> impl Iterator<Item = (ReplicaId, StoreId)> {
+        let members = self.record.desc.replicas.iter().map(|r| (r.replica, r.store));
+        let strangers = self.members.strangers.iter().map(|(replica, store)| (*replica, *store));
+        members.chain(strangers).filter(|(replica, _)| *replica != self.me.replica)
     }
 
     /// Where messages to `replica` go.

@@ -35,7 +35,8 @@ pub(super) struct Hibernation {
     shards: BTreeMap<(StoreId, u32), Seen>,
     /// How many shards each store has.
     counts: BTreeMap<StoreId, u32>,
-    /// Stores with members of groups that are here.
+    /// Stores with which a group that is here speaks. One that it does not know as a member yet may lead it, and
+    /// must hear what is true of this store now: it withholds entries from one that is short of room.
     neighbours: BTreeSet<StoreId>,
     ticks: u64,
     life: u64,
@@ -198,7 +199,7 @@ impl Shard {
             Slot::Live(live) => Some(live),
             Slot::Quarantined(_) | Slot::Gone(_) => None,
         });
-        let stores = live.flat_map(|live| &live.replica.record().desc.replicas).map(|r| r.store);
+        let stores = live.flat_map(|live| live.replica.others()).map(|(_, store)| store);
         stores.filter(|store| *store != self.parts.store).collect()
     }
 

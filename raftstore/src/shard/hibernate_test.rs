@@ -236,3 +236,24 @@ fn a_message_of_a_member_wakes_its_group_alone() {
 fn a_live_replica_takes_at_most_two_and_a_half_kib() {
     assert!(size_of::<Live>() <= 2_560, "{} bytes", size_of::<Live>());
 }
+
+/// A leader that joined while this store was away: this replica does not know it, and learns of it only by the
+/// entries that the leader withholds as long as it believes that the store has no room.
+#[test]
+fn a_store_that_is_no_member_yet_hears_that_this_one_lives() {
+    let mut sleepers = Sleepers::new();
+    sleepers.follow(1, 2);
+    let heard_by = |sent: Vec<(StoreId, Envelope)>| {
+        let alive = sent.into_iter().filter(|(_, e)| matches!(e.payload, Payload::Alive(_)));
+        alive.map(|(store, _)| store.0).collect::<BTreeSet<_>>()
+    };
+    let mut told = BTreeSet::new();
+    (0..=TIMEOUT).for_each(|_| told.extend(heard_by(sleepers.tick())));
+    assert_eq!(told, BTreeSet::from([2, 3]));
+    let mut message = Message { from: 9, to: 1, term: TERM + 1, ..Message::default() };
+    message.set_msg_type(MessageType::MsgHeartbeat);
+    let payload = Payload::Raft { bytes: codec::encode(&message, None), bulk: false };
+    sleepers.hear(9, Sleepers::envelope(1, 9, payload));
+    (0..=TIMEOUT).for_each(|_| told.extend(heard_by(sleepers.tick())));
+    assert_eq!(told, BTreeSet::from([2, 3, 9]));
+}
