@@ -31,6 +31,9 @@ pub struct Fate {
     pub left: usize,
     /// Who goes on; `None`: no replica that could is left, and its data is gone.
     pub survivor: Option<Survivor>,
+    /// Voters on stores that are left that take no part any more: damaged, or destroyed while they were being
+    /// rebuilt.
+    pub gone: Vec<u64>,
     /// Replicas that are left and cannot go on: what only they have is lost, too.
     pub unable: Vec<Unable>,
 }
@@ -142,6 +145,7 @@ impl Admin<'_> {
             operation: operation.to_owned(),
             lost_stores: plan.lost.clone(),
             replica_max: plan.replica_max(fate.group),
+            gone_replicas: fate.gone.clone(),
         };
         self.order(fate.group, Whom::Store(survivor.store), Lost::Repeat, async |mut admin| {
             let request = self.request(request.clone());
@@ -201,6 +205,7 @@ fn plan<'a>(
                 region: region.region,
                 voters: region.replicas.iter().filter(|r| r.role != "learner").count(),
                 left: 0,
+                gone: Vec::new(),
                 survivor: None,
                 unable: Vec::new(),
             });
@@ -229,10 +234,22 @@ fn fate(group: u64, left: &[(u64, pb::ReplicaState)], lost: &[u64]) -> Option<Fa
     let best = able
         .max_by_key(|(store, replica)| (end(replica), votes(replica), std::cmp::Reverse(*store)));
     let (_, latest) = left.iter().max_by_key(|(_, replica)| replica.members_version)?;
+    // A store that has another replica of the group, or a damaged one, does not vote for this member.
+    let is_gone = |member: &&pb::Member| {
+        let mut there = left.iter().filter(|(store, _)| *store == member.store).peekable();
+        let sound = |replica: &pb::ReplicaState| {
+            replica.replica == member.replica && replica.damage.is_empty()
+        };
+        there.peek().is_some() && !there.any(|(_, replica)| sound(replica))
+    };
+    let votes = |member: &&pb::Member| !["learner", "joining"].contains(&member.role.as_str());
+    let voters = latest.members.iter().filter(votes).filter(|m| !lost.contains(&m.store));
+    let gone: Vec<u64> = voters.filter(is_gone).map(|member| member.replica).collect();
     let in_half = |roles: &[&str]| {
         let voters = latest.members.iter().filter(|m| roles.contains(&m.role.as_str()));
-        let (gone, left): (Vec<_>, Vec<_>) = voters.partition(|m| lost.contains(&m.store));
-        (left.len() + gone.len(), left.len())
+        let (out, left): (Vec<_>, Vec<_>) =
+            voters.partition(|m| lost.contains(&m.store) || gone.contains(&m.replica));
+        (left.len() + out.len(), left.len())
     };
     let halves = [in_half(&["voter", "incoming"]), in_half(&["voter", "outgoing", "demoting"])];
     if halves.iter().all(|(voters, left)| left * 2 > *voters) {
@@ -254,7 +271,7 @@ fn fate(group: u64, left: &[(u64, pb::ReplicaState)], lost: &[u64]) -> Option<Fa
         commit: replica.commit,
     });
     let region = latest.region;
-    Some(Fate { group, region, voters, left, survivor, unable })
+    Some(Fate { group, region, voters, left, gone, survivor, unable })
 }
 
 #[cfg(test)]
@@ -303,6 +320,7 @@ mod tests {
             region: 0,
             voters: 5,
             left: 2,
+            gone: Vec::new(),
             survivor: Some(survivor),
             unable: Vec::new(),
         };
@@ -322,6 +340,27 @@ mod tests {
         let stores = plan.fates.iter().map(|fate| fate.survivor.as_ref().map(|s| s.store));
         assert_eq!(stores.collect::<Vec<_>>(), [None, Some(5)]);
         assert!(plan.fates.iter().all(|fate| fate.unable.is_empty()));
+    }
+
+    /// One store is lost; on the other one the replica is damaged, or was destroyed and the next one has nothing yet.
+    #[test]
+    fn who_takes_no_part_any_more_is_no_majority() {
+        const THREE: [(u64, &str); 3] = [(3, "voter"), (4, "voter"), (5, "voter")];
+        let mut damaged = replica(1, 4, (2, 9), &THREE);
+        damaged.damage = "a hole".to_owned();
+        let next = replica(2, 44, (0, 0), &THREE);
+        let next = pb::ReplicaState { members_version: 2, ..next };
+        let told = vec![
+            (5, replica(1, 5, (2, 9), &THREE)),
+            (4, damaged),
+            (5, replica(2, 5, (2, 9), &THREE)),
+            (4, next),
+        ];
+        let plan = plan(&[3], [].iter(), told);
+        let fates = plan.fates.iter().map(|fate| (fate.group, fate.left, &fate.gone[..]));
+        assert_eq!(fates.collect::<Vec<_>>(), [(1, 1, &[4][..]), (2, 1, &[4])]);
+        let stores = plan.fates.iter().map(|fate| fate.survivor.as_ref().map(|s| s.store));
+        assert_eq!(stores.collect::<Vec<_>>(), [Some(5), Some(5)]);
     }
 
     /// Ids are the cluster's by habit and the group's by rule.

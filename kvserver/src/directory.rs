@@ -33,6 +33,7 @@ struct Place {
 }
 
 const UP: &str = "up";
+const LOST: &str = "lost";
 
 impl Directory {
     /// A directory that knows only this store, reachable at `address`.
@@ -82,6 +83,12 @@ impl Directory {
     #[must_use]
     pub fn address(&self, store: StoreId) -> Option<String> {
         self.known.read().stores.get(&store).map(|place| place.address.clone())
+    }
+
+    /// Whether placement has given `store` up: it never comes back under its id.
+    #[must_use]
+    pub fn is_lost(&self, store: StoreId) -> bool {
+        self.known.read().stores.get(&store).is_some_and(|place| place.state == LOST)
     }
 
     /// The store that leads `region` as far as this store knows.

@@ -24,6 +24,11 @@ pub struct RecoverArgs {
     #[arg(long, required = true, value_name = "STORE,…", value_delimiter = ',',
           value_parser = parse_lost_store)]
     pub lost_stores: Vec<u64>,
+    /// Replicas of the one group of --groups that take no part any more though their stores do: damaged, or
+    /// destroyed while they were being rebuilt
+    #[arg(long, value_name = "REPLICA,…", value_delimiter = ',', requires = "groups",
+          value_parser = parse_replica)]
+    pub gone_replicas: Vec<u64>,
     /// These groups, separated by commas: those whose best replica is here
     #[arg(long, value_name = "GROUP,…", value_delimiter = ',',
           value_parser = parse_group)]
@@ -47,6 +52,10 @@ fn number(text: &str, what: &str) -> Result<u64, String> {
 
 fn parse_lost_store(text: &str) -> Result<u64, String> {
     number(text, "they are stores' numbers, as in --lost-stores 2,3")
+}
+
+fn parse_replica(text: &str) -> Result<u64, String> {
+    number(text, "they are replicas' numbers, as in --gone-replicas 6: `kv admin group describe`")
 }
 
 fn parse_group(text: &str) -> Result<u64, String> {
@@ -112,10 +121,15 @@ fn recover(
     held.retain(|group| !group.record.removed);
     check_groups(&held, &args.groups)?;
     let operation = args.id.unwrap_or_else(|| OperationId(rand::random()));
-    let mut request = RecoverRequest { operation, lost, replica_max: ReplicaId(0) };
+    let gone: Vec<ReplicaId> = args.gone_replicas.iter().copied().map(ReplicaId).collect();
+    if !gone.is_empty() && args.groups.len() != 1 {
+        let what = "--gone-replicas are of one group: name that one with --groups";
+        return Err(RecoverError::Wrong(what.to_owned()));
+    }
+    let mut request = RecoverRequest { operation, lost, gone, replica_max: ReplicaId(0) };
     let ids = || held.iter().map(|group| group.record.desc.replica_max().0);
     let wanted = |group: GroupId| args.groups.is_empty() || args.groups.contains(&group.0);
-    let mut found = stranded(log, &request.lost)?;
+    let mut found = stranded(log, &request)?;
     found.retain(|stranded| wanted(stranded.desc.group));
     if found.is_empty() {
         writeln!(out, "nothing to recover: no group here has lost its majority with these stores")?;
@@ -193,6 +207,7 @@ mod tests {
         let args = RecoverArgs {
             dir: PathBuf::new(),
             lost_stores: lost.to_vec(),
+            gone_replicas: Vec::new(),
             groups: groups.to_vec(),
             all: groups.is_empty(),
             dry_run,

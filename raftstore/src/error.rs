@@ -153,6 +153,12 @@ pub enum TransferRefusal {
         /// As asked.
         replica: ReplicaId,
     },
+    /// It is being rebuilt.
+    #[error("replica {replica} is being rebuilt: choose another")]
+    GivesWay {
+        /// As asked.
+        replica: ReplicaId,
+    },
     /// Its writes would be slow.
     #[error(
         "replica {replica} is on store {store}, whose disk is slow: choose another, or wait until it \

@@ -385,6 +385,9 @@ pub enum SnapshotTask {
         asker: Asker,
         /// The new snapshot.
         id: SnapshotId,
+        /// What is durable of the state is older than the members: without a sync before it, nobody who joined
+        /// since could take the snapshot.
+        sync: bool,
     },
     /// Get the blocks from another store; answered with [`SnapshotEvent::Received`].
     Fetch {

@@ -7,7 +7,6 @@ use crate::log::{GroupLog, GroupWrite, LogStore};
 use crate::members::{ChangeRefusal, RecoverRequest, codec, recovered};
 use crate::types::{
     EntryKind, GroupDesc, GroupId, GroupRecord, HardState, LogEntry, LogPosition, ReplicaId,
-    StoreId,
 };
 
 /// A replica of a group that cannot decide without the lost stores.
@@ -49,8 +48,8 @@ pub enum OfflineError {
     Fatal(#[from] Fatal),
 }
 
-/// The groups in `log` that cannot decide without the `lost` stores. Blocks on the disk.
-pub fn stranded(log: &dyn LogStore, lost: &[StoreId]) -> Result<Vec<Stranded>, LogError> {
+/// The groups in `log` that cannot decide without what `request` gives up. Blocks on the disk.
+pub fn stranded(log: &dyn LogStore, request: &RecoverRequest) -> Result<Vec<Stranded>, LogError> {
     let mut found = Vec::new();
     for group in log.load()? {
         if group.record.removed {
@@ -61,7 +60,8 @@ pub fn stranded(log: &dyn LogStore, lost: &[StoreId]) -> Result<Vec<Stranded>, L
             Err(damage) => (GroupDesc::clone(&group.record.desc), Some(damage)),
         };
         let replica = group.record.replica;
-        if desc.replica(replica).is_some() && !desc.decides_without(lost) {
+        let decides = desc.has_quorum(|member| !request.gives_up(member));
+        if desc.replica(replica).is_some() && !decides {
             let unfinished =
                 group.installing.map(|id| format!("snapshot {id} is installed in part"));
             let term = group.terms.last().map_or(group.truncated.term, |(_, term)| *term);
@@ -122,11 +122,13 @@ mod tests {
     use super::*;
     use crate::log::MemoryLog;
     use crate::members::OperationId;
+    use crate::types::StoreId;
     use bytes::Bytes;
 
     fn request(lost: &[u64]) -> RecoverRequest {
         RecoverRequest {
             operation: OperationId(9),
+            gone: Vec::new(),
             lost: lost.iter().map(|store| StoreId(*store)).collect(),
             replica_max: ReplicaId(0),
         }
@@ -163,8 +165,7 @@ mod tests {
     #[test]
     fn a_stopped_store_goes_on_alone_with_one_write() {
         let log = log();
-        let lost = [StoreId(1), StoreId(2)];
-        let found = stranded(&*log, &lost).unwrap();
+        let found = stranded(&*log, &request(&[1, 2])).unwrap();
         assert_eq!(found.len(), 1, "three of five voters of group 2 are left");
         assert_eq!(found[0].last, LogPosition { index: 3, term: 4 });
         let next = go_on_alone(&*log, &found[0], &request(&[1, 2])).unwrap();
@@ -175,7 +176,7 @@ mod tests {
         assert_eq!(held.last_index, 4);
         assert_eq!(held.hard_state, HardState { term: 7, vote: 0, commit: 4 });
         assert_eq!(next.membership.position, LogPosition { index: 4, term: 7 });
-        assert!(stranded(&*log, &lost).unwrap().is_empty(), "it decides alone now");
+        assert!(stranded(&*log, &request(&[1, 2])).unwrap().is_empty(), "it decides alone now");
         let again = go_on_alone(&*log, &found[0], &request(&[4, 5])).unwrap_err();
         assert!(again.to_string().contains("nothing to recover"), "{again}");
     }
@@ -187,7 +188,7 @@ mod tests {
         desc.membership.version = 1;
         let record = Some(GroupRecord::new(desc, ReplicaId(3)));
         log.write(&[GroupWrite { record, ..write(1) }]).unwrap();
-        let found = stranded(&*log, &[StoreId(1), StoreId(2)]).unwrap();
+        let found = stranded(&*log, &request(&[1, 2])).unwrap();
         let refused = go_on_alone(&*log, &found[0], &request(&[1, 2])).unwrap_err();
         assert!(refused.to_string().contains("never got its first snapshot"), "{refused}");
     }
@@ -195,7 +196,7 @@ mod tests {
     #[test]
     fn a_damaged_replica_does_not_go_on() {
         let log = log();
-        let mut found = stranded(&*log, &[StoreId(1), StoreId(2)]).unwrap();
+        let mut found = stranded(&*log, &request(&[1, 2])).unwrap();
         found[0].damage = Some("a hole".to_owned());
         let before = log.load().unwrap();
         let refused = go_on_alone(&*log, &found[0], &request(&[1, 2])).unwrap_err();

@@ -351,8 +351,10 @@ mod tests {
             let (log, record) = log();
             let store = MemorySnapshots::new();
             let worker = |machine| SnapshotWorker::new(store.clone(), machine, 2);
-            let (index, content) =
-                worker(source.clone()).make(id, GroupId(1), &mut |_| Ok(())).unwrap().unwrap();
+            let (index, content) = worker(source.clone())
+                .make(id, GroupId(1), false, &mut |_| Ok(()))
+                .unwrap()
+                .unwrap();
             assert_eq!((index, content.bytes, content.blocks), (9, 5, 3));
             let manifest = Manifest { id, desc: GroupDesc::clone(&record.desc), position, content };
             if stored {

@@ -76,16 +76,23 @@ impl AdminService {
         let changes = changes.collect::<Result<Vec<Change>, String>>().map_err(invalid)?;
         let view = self.led(group)?;
         for change in &changes {
-            if let Change::AddVoter { store, .. } | Change::AddLearner { store, .. } = change
-                && view.record.desc.on_store(*store).is_none()
-                && self.core.directory.address(*store).is_none()
-            {
-                let what = format!(
-                    "store {store} cannot take a replica of group {group}: no such store: see \
-                     `kv stores`"
-                );
-                return Err(error(Kind::Refused, what));
-            }
+            let (Change::AddVoter { store, .. } | Change::AddLearner { store, .. }) = *change
+            else {
+                continue;
+            };
+            let directory = &self.core.directory;
+            let member = view.record.desc.on_store(store).is_some();
+            let why = if directory.is_lost(store) {
+                "it was given up as lost and does not come back: choose another"
+            } else if !member && directory.address(store).is_none() {
+                "no such store"
+            } else {
+                continue;
+            };
+            let what = format!(
+                "store {store} cannot take a replica of group {group}: {why}: see `kv stores`"
+            );
+            return Err(error(Kind::Refused, what));
         }
         let request = ChangeRequest { operation, changes, force: request.force };
         self.outcome(|reply| self.core.store.change_members(group, request, reply)).await.map(drop)
@@ -106,8 +113,9 @@ impl AdminService {
             return Err(error(Kind::Refused, what));
         }
         let lost = request.lost_stores.into_iter().map(StoreId).collect();
+        let gone = request.gone_replicas.into_iter().map(ReplicaId).collect();
         let replica_max = ReplicaId(request.replica_max);
-        let request = RecoverRequest { operation, lost, replica_max };
+        let request = RecoverRequest { operation, lost, gone, replica_max };
         self.outcome(|reply| self.core.store.recover(group, request, reply)).await.map(drop)
     }
 

@@ -117,7 +117,8 @@ pub trait StateMachine: Send + Sync {
     }
 
     /// Makes everything applied before the call durable. Blocks on the disk; called by the
-    /// maintenance thread, beside `apply`. Default: there is nothing to do.
+    /// maintenance thread, and by a snapshot thread that needs a later state, beside `apply` and each other.
+    /// Default: there is nothing to do.
     fn sync(&self) -> Result<(), Fatal> {
         Ok(())
     }

@@ -217,6 +217,9 @@ fn take(
             };
             check_unused(desc, next, new)?;
             next.replicas.push(ReplicaDesc { replica: new, store: old.store, role });
+            if let Some(priority) = desc.membership.priorities.get(&replica) {
+                next.membership.priorities.insert(new, *priority);
+            }
             pending.remove.push(replica);
             Ok(())
         }

@@ -216,6 +216,19 @@ fn a_quorum_must_be_allowed_to_lead() {
     assert_eq!(refusal, ChangeRefusal::NotMember { replica: ReplicaId(7) });
 }
 
+/// Whoever must not lead, or is to lead rather than others, is so by its place.
+#[test]
+fn a_rebuilt_replicas_priority_goes_to_the_new_one() {
+    let priority = Priority::NEVER;
+    let set = Change::SetPriority { replica: ReplicaId(3), priority };
+    let members = begun(&voters(1..=3), 7, &[set]);
+    let rebuild = Change::Rebuild { replica: ReplicaId(3), new: ReplicaId(4) };
+    let next = begun(&members, 8, &[rebuild]);
+    let next = leave(&switch(&next, ReplicaId(1)));
+    assert_eq!(next.priority(ReplicaId(4)), Priority::NEVER);
+    assert_eq!(next.membership.priorities.len(), 1);
+}
+
 #[test]
 fn a_rebuilt_replica_gives_way_to_a_new_one_on_its_store() {
     use ReplicaRole::{Incoming, Joining, Learner, Outgoing, Voter};

@@ -1,7 +1,7 @@
 //! Recovery of a group whose majority is lost for good, without risk that the lost ones come back
 //! into it (SOFAJRaft's `resetPeers`, made safe to repeat).
 //!
-//! 1. The operator names the stores that are lost, and chooses the replica that goes on: of those that
+//! 1. The operator names the stores that are lost, and replicas on others that take no part any more, and chooses the replica that goes on: of those that
 //!    are left the one whose log ends last, by (term, index), holds whatever any of them holds.
 //! 2. Its log counts as committed up to its end. One more entry, of the next term, has the members from
 //!    then on: this replica as the only voter, and for each other member that is left (and was to stay) a
@@ -35,9 +35,19 @@ pub struct RecoverRequest {
     pub operation: OperationId,
     /// The stores that never come back.
     pub lost: Vec<StoreId>,
+    /// The group's replicas on other stores that take no part any more: damaged, or destroyed while they were
+    /// being rebuilt. Others take their places.
+    pub gone: Vec<ReplicaId>,
     /// The largest replica id that is known anywhere, at most 2⁴⁰ above the group's own, which is taken
     /// into account anyway.
     pub replica_max: ReplicaId,
+}
+
+impl RecoverRequest {
+    /// Whether nobody counts on `member` any more.
+    pub(crate) fn gives_up(&self, member: &ReplicaDesc) -> bool {
+        self.lost.contains(&member.store) || self.gone.contains(&member.replica)
+    }
 }
 
 impl GroupDesc {
@@ -45,13 +55,7 @@ impl GroupDesc {
     /// configuration.
     #[must_use]
     pub fn decides_without(&self, lost: &[StoreId]) -> bool {
-        let majority = |votes: fn(ReplicaRole) -> bool| {
-            let voters = self.replicas.iter().filter(|r| votes(r.role));
-            let (left, gone): (Vec<&ReplicaDesc>, _) =
-                voters.partition(|r| !lost.contains(&r.store));
-            left.len() > gone.len()
-        };
-        majority(ReplicaRole::votes) && majority(ReplicaRole::voted)
+        self.has_quorum(|member| !lost.contains(&member.store))
     }
 }
 
@@ -61,12 +65,12 @@ pub(crate) fn recovered(
     me: ReplicaId,
     request: &RecoverRequest,
 ) -> Result<GroupDesc, ChangeRefusal> {
-    let RecoverRequest { operation, lost, replica_max } = request;
+    let RecoverRequest { operation, lost, replica_max, .. } = request;
     let own = desc.replica(me).ok_or(ChangeRefusal::NotMember { replica: me })?;
-    if lost.contains(&own.store) {
+    if request.gives_up(&own) {
         return Err(ChangeRefusal::OnLostStore { store: own.store });
     }
-    if desc.decides_without(lost) {
+    if desc.has_quorum(|member| !request.gives_up(member)) {
         return Err(ChangeRefusal::NothingLost);
     }
     if operation.is_reserved() {
@@ -133,6 +137,7 @@ mod tests {
     fn request(lost: &[u64]) -> RecoverRequest {
         RecoverRequest {
             operation: OperationId(7),
+            gone: Vec::new(),
             lost: lost.iter().map(|store| StoreId(*store)).collect(),
             replica_max: ReplicaId(50),
         }

@@ -58,7 +58,7 @@ impl Replica {
             let (group, from, to) = (desc.group, self.me.replica, other.replica);
             round.send(other.store, Envelope { group, from, to, payload: Payload::Sleep(last) });
         }
-        self.rest.asleep = true;
+        self.fall_asleep();
     }
 
     /// Once a tick. Without a new entry since the last one there is no need of room for those on their
@@ -117,16 +117,23 @@ impl Replica {
         let follows =
             raft.state == StateRole::Follower && (raft.leader_id, raft.term) == (from.0, last.term);
         let level = log.last_index() == last.index && log.committed == last.index;
-        self.rest.asleep = follows
-            && level
-            && self.is_settled()
-            && !self.transfers.busy()
-            && self.config.hibernate_ticks > 0;
+        let may = follows && level && self.is_settled() && !self.transfers.busy();
+        if may && self.config.hibernate_ticks > 0 {
+            self.fall_asleep();
+        }
     }
 
-    /// Time goes on for it. A follower's leader was not heard of for `silence` ticks.
-    pub(crate) fn wake(&mut self, silence: usize) {
+    /// It holds all that there is, so what was left of a snapshot on its way is of no use.
+    fn fall_asleep(&mut self) {
+        self.rest.asleep = true;
+        self.snapshots.forget_found();
+    }
+
+    /// Time goes on for it. A follower's leader was not heard of for `silence` ticks, and `others` for as many as
+    /// stand with each.
+    pub(crate) fn wake(&mut self, silence: usize, others: &[(ReplicaId, u64)]) {
         self.rest.end();
+        self.members.slept(others);
         if self.is_leader() {
             // Otherwise it could miss a quorum that it has not asked since.
             self.raw.raft.election_elapsed = 0;

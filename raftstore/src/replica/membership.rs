@@ -78,6 +78,17 @@ impl Members {
         }
     }
 
+    /// While no time went by here, their stores were heard so many ticks ago.
+    pub(super) fn slept(&mut self, others: &[(ReplicaId, u64)]) {
+        for (member, silence) in others {
+            match self.ticks.checked_sub(*silence) {
+                Some(at) if self.heard.get(*member).is_some() => *self.heard.entry(*member) = at,
+                Some(_) => {}
+                None => self.heard.retain(|one| one != *member),
+            }
+        }
+    }
+
     /// Answers the callers whose entries are applied.
     pub(super) fn applied(&mut self, index: u64) {
         while self.callers.front().is_some_and(|(at, _)| *at <= index) {
@@ -145,8 +156,12 @@ impl Replica {
 
     /// A change of the members is under way, or may be.
     pub(super) fn changes_members(&self) -> bool {
-        let desc = &self.record.desc;
-        desc.membership.pending.is_some() || desc.is_joint() || self.is_unsettled()
+        self.record.desc.membership.pending.is_some() || self.switches_members()
+    }
+
+    /// The members are just becoming others, or may be; not so while those who join catch up, which may take for ever.
+    pub(super) fn switches_members(&self) -> bool {
+        self.record.desc.is_joint() || self.is_unsettled()
     }
 
     pub(super) fn is_live(&self, replica: ReplicaId) -> bool {
@@ -216,6 +231,8 @@ impl Replica {
     /// The members are `next` from now on, by an entry.
     fn follow(&mut self, next: GroupDesc, round: &mut Round) {
         self.adopt(next, round);
+        // It does not wait until it is told: if it led by then, nobody would.
+        self.members.removed |= self.record.desc.gives_way(self.me.replica);
         if self.members.removed {
             return;
         }
@@ -296,10 +313,10 @@ impl Replica {
         members_note(&self.record, to)
     }
 
-    /// Tells a sender that was removed, once a tick.
+    /// Tells a sender that was removed, once a tick; in its sleep, each time.
     pub(crate) fn tell_removed(&mut self, from: ReplicaId, store: StoreId, round: &mut Round) {
         // What a recovery makes of the members is not durable before it is applied.
-        if self.members.alone.is_none() && self.members.told.insert(from) {
+        if self.members.alone.is_none() && (self.members.told.insert(from) || self.asleep()) {
             round.send(store, self.members_note(from));
         }
     }

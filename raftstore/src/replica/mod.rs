@@ -281,7 +281,13 @@ impl Replica {
 
     /// The leader as far as known.
     pub(crate) fn leader(&self) -> Option<ReplicaDesc> {
-        self.record.desc.replica(ReplicaId(self.raw.raft.leader_id))
+        self.record.desc.replica(self.leader_id())
+    }
+
+    /// 0 = nobody. The library of one that cannot campaign, such as a learner, never forgets a leader.
+    fn leader_id(&self) -> ReplicaId {
+        let missed = !self.is_leader() && self.timer.misses_leader(&self.raw);
+        ReplicaId(if missed { raft::INVALID_ID } else { self.raw.raft.leader_id })
     }
 
     fn not_leader(&self) -> Error {
@@ -342,7 +348,9 @@ impl Replica {
         let log = &self.raw.raft.raft_log;
         let lag = log.committed - log.applied;
         let sole = self.raw.raft.prs().is_singleton();
-        let able = lag <= APPLY_LAG_MAX
+        let votes = self.me.role.votes() || self.me.role.voted();
+        let able = votes
+            && lag <= APPLY_LAG_MAX
             && !self.snapshots.installing()
             && self.members.alone.is_none()
             && (!sole || self.unpersisted.is_empty());

@@ -215,11 +215,15 @@ impl Replica {
         if self.raw.mut_store().take_offered() {
             self.offers.used = self.offers.ticks;
         }
-        if self.offers.is_wanted(self.is_taken()) && !self.snapshots.installing() {
+        // An older one would not know whoever joined since.
+        let members = self.record.desc.membership.position.index;
+        let may_make = self.feed.applied() >= members && !self.snapshots.installing();
+        if may_make && self.offers.is_wanted(self.is_taken()) {
             let id = self.offers.next_id();
             self.offers.making = Some(id);
             let asker = self.asker(round);
-            round.snapshots.push(SnapshotTask::Make { asker, id });
+            let sync = self.durable.own() < members;
+            round.snapshots.push(SnapshotTask::Make { asker, id, sync });
         }
     }
 

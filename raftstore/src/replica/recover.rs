@@ -41,7 +41,7 @@ impl Replica {
         let desc = &self.record.desc;
         let known = desc.membership.operations.contains(&request.operation);
         // Else the id was another order's.
-        if known && desc.decides_without(&request.lost) {
+        if known && desc.has_quorum(|member| !request.gives_up(member)) {
             return reply.send(Ok(Answer::Accepted));
         }
         match self.judge_recovery(request, time) {
@@ -52,9 +52,9 @@ impl Replica {
 
     fn judge_recovery(&self, request: &RecoverRequest, time: Time) -> Result<GroupDesc, Error> {
         let group = self.group();
-        let leader = ReplicaId(self.raw.raft.leader_id);
-        // Who cannot campaign never forgets a leader that is lost.
-        let lost = |r: ReplicaDesc| request.lost.contains(&r.store);
+        let leader = self.leader_id();
+        // It may still be believed to live.
+        let lost = |r: ReplicaDesc| request.gives_up(&r);
         if leader != ReplicaId::default() && !self.record.desc.replica(leader).is_some_and(lost) {
             return Err(Error::Refused { group, refusal: ChangeRefusal::Led { leader } });
         }

@@ -140,6 +140,11 @@ impl Snapshots {
         self.garbage.append(&mut self.found);
     }
 
+    /// What a start found of snapshots is of no use any more.
+    pub(super) fn forget_found(&mut self) {
+        self.garbage.append(&mut self.found);
+    }
+
     fn forget_incoming(&mut self) {
         self.garbage.extend(self.incoming.take().map(|incoming| incoming.manifest.id));
     }

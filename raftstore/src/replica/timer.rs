@@ -9,7 +9,7 @@
 
 use super::storage::ReplicaStorage;
 use crate::members::Wait;
-use raft::{INVALID_ID, RawNode};
+use raft::{INVALID_ID, RawNode, StateRole};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -30,6 +30,8 @@ pub(super) struct ElectionTimer {
     /// Since then it campaigned as a last resort.
     resort: bool,
     last_elapsed: usize,
+    /// At the last timeout it did not campaign, and the leader was not heard since.
+    missed: bool,
 }
 
 impl ElectionTimer {
@@ -45,6 +47,7 @@ impl ElectionTimer {
             holds_up: false,
             resort: false,
             last_elapsed: 0,
+            missed: false,
         };
         timer.draw();
         timer
@@ -78,6 +81,11 @@ impl ElectionTimer {
         self.resort
     }
 
+    /// The leader is silent for an election timeout and longer, and this replica did not campaign.
+    pub(super) fn misses_leader(&self, raw: &RawNode<ReplicaStorage>) -> bool {
+        self.missed && raw.raft.election_elapsed >= self.last_elapsed
+    }
+
     fn wait(&self) -> Wait {
         let since = if self.holds_up { 0 } else { self.asked_at };
         let in_vain = (self.waited - since) / self.election_ticks as u32;
@@ -87,7 +95,7 @@ impl ElectionTimer {
     /// A leader was heard, or is not missed any more.
     fn wait_anew(&mut self) {
         (self.timeouts, self.waited, self.asked_at) = (0, 0, 0);
-        (self.holds_up, self.resort) = (false, false);
+        (self.holds_up, self.resort, self.missed) = (false, false, false);
     }
 
     fn draw(&mut self) {
@@ -131,6 +139,8 @@ impl ElectionTimer {
                 raw.raft.election_elapsed = Self::library_timeout(self.election_ticks);
                 raw.tick();
             }
+            let follows = raw.raft.state == StateRole::Follower;
+            self.missed = follows && raw.raft.leader_id != INVALID_ID;
             self.draw();
         }
         self.last_elapsed = raw.raft.election_elapsed;

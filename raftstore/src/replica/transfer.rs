@@ -114,6 +114,7 @@ impl Replica {
             (Some(member), _) if !member.role.votes() => {
                 TransferRefusal::NotVoter { replica: to, role: member.role }
             }
+            _ if self.record.desc.gives_way(to) => TransferRefusal::GivesWay { replica: to },
             _ if self.rank(to).is_none() => TransferRefusal::NeverLeads { replica: to },
             (Some(member), _) if self.disks.is_slow(member.store) && !self.disks.own_is_slow() => {
                 TransferRefusal::SlowDisk { replica: to, store: member.store }
@@ -227,7 +228,7 @@ impl Replica {
             }
             return;
         }
-        let able = self.preferred().filter(|_| !self.changes_members());
+        let able = self.preferred().filter(|_| !self.switches_members());
         let (now, before) = (self.members.ticks, self.transfers.able.take());
         let Some(preferred) = able else { return };
         let since = before.filter(|(id, _)| *id == preferred).map_or(now, |(_, since)| since);
@@ -255,6 +256,7 @@ impl Replica {
         let able = |r: &ReplicaDesc| {
             r.replica != self.me.replica
                 && r.role.votes()
+                && !self.record.desc.gives_way(r.replica)
                 && self.rank(r.replica).is_some()
                 && self.can_take_over(r.replica)
         };
@@ -311,7 +313,7 @@ impl Replica {
             && (short || self.disks.own_is_slow())
             && !self.transfers.busy()
             && self.raw.raft.lead_transferee.is_none()
-            && !self.changes_members()
+            && !self.switches_members()
             && self.has_rested();
         if !free {
             return None;

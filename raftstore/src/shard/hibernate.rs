@@ -119,9 +119,12 @@ impl Shard {
         }
         let store = live.replica.leader().map(|leader| leader.store);
         let silence = store.map_or(u64::MAX, |store| self.hibernation.silence(store, group));
+        let others = live.replica.others();
+        let others = others.map(|(member, store)| (member, self.hibernation.silence(store, group)));
+        let others: Vec<(ReplicaId, u64)> = others.collect();
         self.hibernation.insert(group);
         let silence = usize::try_from(silence).unwrap_or(usize::MAX);
-        self.touch(group, |replica| replica.wake(silence));
+        self.touch(group, |replica| replica.wake(silence, &others));
     }
 
     /// Whether a request is a reason to wake: a follower only tells who leads, unless nobody does or

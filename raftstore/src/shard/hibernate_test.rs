@@ -257,3 +257,18 @@ fn a_store_that_is_no_member_yet_hears_that_this_one_lives() {
     (0..=TIMEOUT).for_each(|_| told.extend(heard_by(sleepers.tick())));
     assert_eq!(told, BTreeSet::from([2, 3, 9]));
 }
+
+/// One that is late, of an older leader or an older entry: time must go on for whoever does not sleep.
+#[test]
+fn an_old_order_to_sleep_leaves_nobody_neither_asleep_nor_ticked() {
+    for old in [LogPosition { index: 0, term: TERM - 1 }, LogPosition { index: 7, term: TERM }] {
+        let mut sleepers = Sleepers::new();
+        sleepers.hear_alive(2, 0, 1, 7);
+        sleepers.sleeping(1..2, 2);
+        assert_eq!(sleepers.asleep(), vec![1]);
+        sleepers.hear(2, Sleepers::envelope(1, 2, Payload::Sleep(old)));
+        let asks = |(_, sent): &(StoreId, Envelope)| matches!(sent.payload, Payload::Raft { .. });
+        let asked = (0..3 * TIMEOUT).any(|_| sleepers.tick().iter().any(asks));
+        assert!(asked || !sleepers.asleep().is_empty(), "{old:?}: it waits for ever");
+    }
+}

@@ -278,7 +278,7 @@ fn a_sound_replica_gives_way_too() {
 fn recover(stepped: &Stepped, operation: u128, lost: &[u64], name: &'static str) -> ShardMessage {
     let lost = lost.iter().map(|store| StoreId(*store)).collect();
     let operation = OperationId(operation);
-    let request = RecoverRequest { operation, lost, replica_max: ReplicaId(0) };
+    let request = RecoverRequest { operation, lost, gone: Vec::new(), replica_max: ReplicaId(0) };
     let reply = stepped.reply(name);
     ShardMessage::Requests(vec![Request::Recover { group: GroupId(1), request, reply }])
 }

@@ -415,7 +415,7 @@ impl Shard {
             Payload::DurableApplied(_) => {}
             // Nobody watches over it yet: it stays awake.
             Payload::Sleep(_) if !self.is_watched(from, group) => return,
-            Payload::Sleep(_) => {}
+            // Who sleeps is woken by this one, too: an old one must not leave it neither asleep nor ticked.
             _ => self.rouse(group),
         }
         let no_entries =

@@ -63,7 +63,7 @@ impl SnapshotThread {
     pub(crate) fn run(&self, queue: &Receiver<SnapshotTask>) {
         while let Ok(task) = queue.recv() {
             let done = match task {
-                SnapshotTask::Make { asker, id } => self.make(asker, id),
+                SnapshotTask::Make { asker, id, sync } => self.make(asker, id, sync),
                 SnapshotTask::Fetch { from, manifest, .. } => {
                     let (id, start) = (manifest.id, self.shell.clock.now());
                     let fetched = self.fetch(from, manifest).map_err(|error| error.to_string());
@@ -87,9 +87,9 @@ impl SnapshotThread {
         }
     }
 
-    fn make(&self, asker: Asker, id: SnapshotId) -> Result<(), Fatal> {
+    fn make(&self, asker: Asker, id: SnapshotId, sync: bool) -> Result<(), Fatal> {
         let (mut bytes, start) = (0, self.shell.clock.now());
-        let made = self.worker.make(id, asker.group, &mut |block| {
+        let made = self.worker.make(id, asker.group, sync, &mut |block| {
             self.traffic.check(id)?;
             bytes += block as u64;
             self.traffic.reserve(id, bytes)?;

@@ -42,7 +42,7 @@ impl Traffic {
     /// and will answer the new asker, or remove it.
     pub fn admit(&self, task: &SnapshotTask) -> bool {
         match task {
-            SnapshotTask::Make { asker, id } => self.begin(*id, *asker),
+            SnapshotTask::Make { asker, id, .. } => self.begin(*id, *asker),
             SnapshotTask::Fetch { asker, manifest, .. } => self.begin(manifest.id, *asker),
             SnapshotTask::Load { .. } => true,
             SnapshotTask::Remove(id) => self.give_up(*id),
@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn a_transfer_that_nobody_wants_ends_and_one_that_is_wanted_again_goes_on() {
         let traffic = Traffic::new(100);
-        let make = |replica| SnapshotTask::Make { asker: asker(replica), id: ID };
+        let make = |replica| SnapshotTask::Make { asker: asker(replica), id: ID, sync: false };
         let remove = SnapshotTask::Remove(ID);
         assert!(traffic.admit(&remove), "nobody is at it");
         assert!(traffic.admit(&make(1)));
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn a_removal_leaves_what_is_wanted_again() {
         let traffic = Traffic::new(100);
-        let make = |replica| SnapshotTask::Make { asker: asker(replica), id: ID };
+        let make = |replica| SnapshotTask::Make { asker: asker(replica), id: ID, sync: false };
         let remove = SnapshotTask::Remove(ID);
         assert!(traffic.admit(&make(1)) && traffic.end(ID).is_some());
         assert!(traffic.admit(&remove), "it is queued behind others");

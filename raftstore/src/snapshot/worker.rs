@@ -46,12 +46,13 @@ impl SnapshotWorker {
         &self.store
     }
 
-    /// Has the state machine write `group` as the snapshot `id`; gives the last index that is in it,
-    /// and what it is. The error says why there is none now.
+    /// Has the state machine write `group` as the snapshot `id`, after a `sync` if that is asked for; gives
+    /// the last index that is in it, and what it is. The error says why there is none now.
     pub fn make(
         &self,
         id: SnapshotId,
         group: GroupId,
+        sync: bool,
         pace: Pace<'_>,
     ) -> Result<Result<(u64, Content), String>, Fatal> {
         let mut out = BlockWriter {
@@ -63,6 +64,9 @@ impl SnapshotWorker {
             pace,
             failure: None,
         };
+        if sync {
+            self.state_machine.sync()?;
+        }
         let saved = self.state_machine.snapshot_save(group, &mut out);
         let flushed = saved.is_ok().then(|| out.finish());
         if let Some(failure) = &out.failure {
@@ -320,7 +324,7 @@ mod tests {
 
     fn made(worker: &SnapshotWorker) -> Manifest {
         let (id, group) = (SnapshotId(1), GroupId(1));
-        let (index, content) = worker.make(id, group, &mut |_| Ok(())).unwrap().unwrap();
+        let (index, content) = worker.make(id, group, false, &mut |_| Ok(())).unwrap().unwrap();
         let position = LogPosition { index, term: 1 };
         Manifest { id, desc: GroupDesc::new(group, Vec::new()), position, content }
     }
@@ -336,7 +340,7 @@ mod tests {
                 if left < 0 { Err(ErrorKind::Interrupted.into()) } else { Ok(()) }
             }
         };
-        let unmade = worker.make(SnapshotId(9), GroupId(1), &mut after_two()).unwrap();
+        let unmade = worker.make(SnapshotId(9), GroupId(1), false, &mut after_two()).unwrap();
         assert!(unmade.unwrap_err().contains("interrupted"));
         let manifest = made(&worker);
         let Err(LoadError::Damaged(why)) = worker.load(&manifest, &mut after_two()) else {

@@ -214,11 +214,14 @@ impl goldenscript::Runner for Cluster {
             }
             "recover" => {
                 let operation = OperationId(more.ok_or("which operation?")?.parse()?);
-                let mut lost = Vec::new();
-                while let Some(store) = args.next_pos() {
-                    lost.push(StoreId(store.parse()?));
+                let (mut lost, mut gone) = (Vec::new(), Vec::new());
+                while let Some(part) = args.next_pos() {
+                    match part.strip_prefix("gone/") {
+                        Some(replica) => gone.push(ReplicaId(replica.parse()?)),
+                        None => lost.push(StoreId(part.parse()?)),
+                    }
                 }
-                let request = RecoverRequest { operation, lost, replica_max: ReplicaId(0) };
+                let request = RecoverRequest { operation, lost, gone, replica_max: ReplicaId(0) };
                 self.ask(&store, |reply| Request::Recover { group: GROUP, request, reply })?;
                 self.settle()?;
             }
@@ -228,6 +231,7 @@ impl goldenscript::Runner for Cluster {
             }
             "sync" => {
                 let target = self.store(&store)?;
+                target.journal.sync().map_err(|fatal| fatal.to_string())?;
                 let durable = target.journal.recovered(GROUP).applied;
                 let replica = target.shard.statuses().first().ok_or("no replica")?.replica;
                 let log_needed = target.journal.log_needed(GROUP);
@@ -320,6 +324,9 @@ fn parse_change(part: &str) -> Result<Change, Box<dyn Error>> {
     if what == "priority" {
         let priority = Priority(at.parse()?);
         return Ok(Change::SetPriority { replica, priority });
+    }
+    if what == "rebuild" {
+        return Ok(Change::Rebuild { replica, new: ReplicaId(at.parse()?) });
     }
     let store = StoreId(at.parse()?);
     Ok(match what {

@@ -16,6 +16,8 @@ pub struct Journal(Mutex<State>);
 pub struct State {
     applied: AppliedState,
     commands: Vec<String>,
+    /// As of the last sync, if there was one: what a snapshot is made from then.
+    synced: Option<(AppliedState, Vec<String>)>,
     /// It fails at this one.
     pub bad: Option<String>,
     pub told: Vec<String>,
@@ -55,6 +57,12 @@ impl StateMachine for Journal {
         Ok(())
     }
 
+    fn sync(&self) -> Result<(), Fatal> {
+        let state = &mut *self.state();
+        state.synced = Some((state.applied, state.commands.clone()));
+        Ok(())
+    }
+
     fn destroy(&self, _group: GroupId) -> Result<(), Fatal> {
         let told = std::mem::take(&mut self.state().told);
         *self.state() = State { told, ..State::default() };
@@ -67,9 +75,11 @@ impl StateMachine for Journal {
         out: &mut dyn io::Write,
     ) -> Result<Option<u64>, Fatal> {
         let state = self.state();
-        let written = out.write_all(state.commands.join(",").as_bytes());
+        let now = || (state.applied, state.commands.clone());
+        let (applied, commands) = state.synced.clone().unwrap_or_else(now);
+        let written = out.write_all(commands.join(",").as_bytes());
         written.map_err(|e| Fatal::new("save", e))?;
-        Ok(Some(state.applied.applied))
+        Ok(Some(applied.applied))
     }
 
     fn snapshot_load(
@@ -84,6 +94,7 @@ impl StateMachine for Journal {
         let mut state = self.state();
         state.commands = commands.map(str::to_owned).collect();
         state.applied = AppliedState { applied: position.index, commit: position };
+        state.synced = Some((state.applied, state.commands.clone()));
         Ok(())
     }
 

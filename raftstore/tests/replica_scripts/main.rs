@@ -14,8 +14,9 @@
 //!   from its log, losing what waits for the disk.
 //! - `change STORE OPERATION PART…` asks for a change of the members; the parts are
 //!   `voter/ID@STORE`, `learner/ID@STORE`, `promote/ID`, `demote/ID`, `remove/ID`,
-//!   `priority/ID@PRIORITY`, `cancel/OPERATION` and `force`.
-//! - `recover STORE OPERATION LOST…` has it go on without the lost stores.
+//!   `rebuild/ID@NEW`, `priority/ID@PRIORITY`, `cancel/OPERATION` and `force`.
+//! - `recover STORE OPERATION LOST…` has it go on without the lost stores, and without replicas named as
+//!   `gone/ID`.
 //! - `leave STORE` tells it that it is about to stop.
 //! - `keep STORE` remembers what is sent to a store from now on, `replay STORE` sends it again.
 //! - `sync STORE` makes its state durable, so that its log can be cut; at most four entries of a log are
@@ -52,6 +53,35 @@ fn election() {
 #[test]
 fn asleep_beside_the_dead() {
     script("asleep_beside_the_dead");
+}
+
+/// What the leader knew of the members when it fell asleep is old.
+#[test]
+fn a_sleeping_leader_is_asked_about_members_that_have_died() {
+    script("asleep_changes");
+}
+
+#[test]
+fn a_replica_that_is_being_rebuilt_does_not_lead() {
+    script("rebuild");
+}
+
+/// Somebody who never comes holds up the change, not the leader's flight from a full disk.
+#[test]
+fn a_full_disk_is_left_while_a_change_waits() {
+    script("full_disk_pending");
+}
+
+/// It cannot campaign, so the library never forgets its leader.
+#[test]
+fn a_learner_that_is_left_goes_on() {
+    script("recover_learner");
+}
+
+/// Its store is not lost, and nobody can count on it.
+#[test]
+fn a_group_goes_on_without_a_lost_store_and_a_damaged_replica() {
+    script("recover_damaged");
 }
 
 #[test]
@@ -196,6 +226,12 @@ fn snapshot() {
 #[test]
 fn a_follower_that_takes_a_snapshot_is_not_given_another_one() {
     script("snapshot_timed");
+}
+
+/// Nobody who joined since the last sync could take one that was made of it.
+#[test]
+fn what_is_older_than_the_members_is_synced_before_a_snapshot() {
+    script("snapshot_after_change");
 }
 
 /// Bug 35: what takes room is refused while no quorum has any; all else goes on.

@@ -143,8 +143,8 @@ impl Store {
             return Ok(());
         }
         let (asker, id, event) = match task {
-            SnapshotTask::Make { asker, id } => {
-                let made = self.snapshots.make(id, asker.group, &mut |_| Ok(()))?;
+            SnapshotTask::Make { asker, id, sync } => {
+                let made = self.snapshots.make(id, asker.group, sync, &mut |_| Ok(()))?;
                 self.made += 1;
                 (asker, id, SnapshotEvent::Made(made))
             }

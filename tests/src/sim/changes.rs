@@ -44,7 +44,7 @@ fn must_not_lead(desc: &GroupDesc, replica: ReplicaId) -> bool {
 impl World {
     /// Asks for the next change, and schedules the one after it.
     pub(super) fn next_change(&mut self) {
-        if !self.stormy {
+        if !self.stormy || self.is_calm() {
             return;
         }
         let region = self.rng.random_range(0..self.regions.len());
@@ -75,7 +75,7 @@ impl World {
         let group = self.regions[region].group;
         let Some(node) = self.leader_of(region) else { return };
         let Some(desc) = self.desc_on(node, group) else { return };
-        if self.stormy && desc.replica(replica).is_some() {
+        if self.stormy && !self.is_calm() && desc.replica(replica).is_some() {
             let operation = self.changes.next_operation();
             let changes = vec![Change::Remove(replica)];
             let request = ChangeRequest { operation, changes, force: false };

@@ -48,6 +48,7 @@ pub const REQUIRED: &[&str] = &[
     "states damaged",
     "damaged replicas that gave way",
     "majorities lost",
+    "losses after changes of the members",
     "groups recovered without their majority",
     "groups recovered on stopped stores",
     "crashes amid recoveries",

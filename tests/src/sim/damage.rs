@@ -21,7 +21,8 @@ impl World {
         }
         let region = self.rng.random_range(0..self.regions.len());
         let node = self.rng.random_range(0..self.nodes.len());
-        if self.may_lose_one(region) {
+        if self.settled && self.may_lose_one(region) {
+            self.note_loss();
             self.damage(node, self.regions[region].group);
         }
         let mean = self.plan.damage_interval;

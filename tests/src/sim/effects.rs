@@ -26,7 +26,7 @@ impl World {
             Work::ApplyDone => self.apply_done(node),
             Work::SyncStart => self.sync_start(node),
             Work::SyncDone => self.sync_done(node),
-            Work::SnapshotMake(asker, id) => self.snapshot_make(node, asker, id),
+            Work::SnapshotMake(asker, id, sync) => self.snapshot_make(node, asker, id, sync),
             Work::SnapshotBlock(number) => self.snapshot_block(node, number),
             Work::SnapshotLoad(asker, manifest) => self.snapshot_load(node, asker, &manifest),
             Work::SnapshotRemove(id) => {

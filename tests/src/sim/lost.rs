@@ -10,9 +10,10 @@
 
 use super::clock::{MICROS, MILLIS, SECONDS};
 use super::world::{Event, World};
+use flotilla_kvserver::kv::RegionMeta;
 use flotilla_raftstore::{
     Change, ChangeRequest, GroupId, LogPosition, OperationId, RecoverRequest, ReplicaDesc,
-    ReplicaId, Request, Role, StoreId, go_on_alone, mutant, stranded,
+    ReplicaId, Request, Role, go_on_alone, mutant, stranded,
 };
 use rand::Rng;
 use rand::seq::SliceRandom;
@@ -58,13 +59,12 @@ impl World {
         if !self.stormy {
             return;
         }
-        if !(0..self.regions.len()).all(|region| self.may_lose_one(region)) {
+        let whole = self.settled && (0..self.regions.len()).all(|region| self.may_lose_one(region));
+        let Some((nodes, left)) = whole.then(|| self.draw_majority()).flatten() else {
             return self.after(500 * MILLIS, Event::Lose);
-        }
-        let mut nodes: Vec<usize> = (0..self.nodes.len()).collect();
-        nodes.shuffle(&mut self.rng);
-        let left = nodes.split_off(nodes.len() / 2 + 1);
+        };
         self.counts.add("majorities lost");
+        self.note_loss();
         let away = self.rng.random_range(SECONDS..20 * SECONDS);
         self.take_away(nodes[0], away);
         for node in &nodes[1..] {
@@ -74,6 +74,28 @@ impl World {
         self.give_up(nodes, left, self.plan.recover_offline);
         let look = self.rng.random_range(500 * MILLIS..4 * SECONDS);
         self.after(look, Event::Operate);
+    }
+
+    /// Nodes to lose and those that are left. Every group keeps somebody, and one at least has no majority. `None`:
+    /// these would not do.
+    fn draw_majority(&mut self) -> Option<(Vec<usize>, Vec<usize>)> {
+        let mut nodes: Vec<usize> = (0..self.nodes.len()).collect();
+        nodes.shuffle(&mut self.rng);
+        let most = nodes.len() / 2 + 1;
+        // A group that is on some of the stores only loses its majority with fewer.
+        let everywhere = self.plan.calm_at.is_none();
+        let count = if everywhere { most } else { self.rng.random_range(2..=most) };
+        let left = nodes.split_off(count);
+        let kept = |region: &RegionMeta| {
+            let members = &self.invariants.members(region.group).replicas;
+            let stays =
+                |r: &&ReplicaDesc| left.iter().any(|node| self.nodes[*node].store == r.store);
+            (members.iter().filter(stays).count(), members.len())
+        };
+        let kept: Vec<(usize, usize)> = self.regions.iter().map(kept).collect();
+        let fits = kept.iter().all(|(left, _)| *left > 0)
+            && kept.iter().any(|(left, all)| 2 * left <= *all);
+        fits.then_some((nodes, left))
     }
 
     /// A store fails, and is away for so long.
@@ -158,9 +180,15 @@ impl World {
         }
     }
 
+    /// A node has a member of the group, as the members were applied last.
+    fn is_member(&self, node: usize, group: GroupId) -> bool {
+        self.invariants.members(group).on_store(self.nodes[node].store).is_some()
+    }
+
     /// The end of the longest log that is left.
     fn last_left(&self, group: GroupId) -> LogPosition {
         let left = self.loss.iter().flat_map(|loss| &loss.left);
+        let left = left.filter(|node| self.is_member(**node, group));
         let last =
             left.filter_map(|node| self.nodes[*node].log.with_group(group, |log| log.last()));
         last.max_by_key(|last| (last.term, last.index)).unwrap_or_default()
@@ -170,6 +198,7 @@ impl World {
         let gone = self.loss.iter().flat_map(|loss| &loss.gone);
         RecoverRequest {
             operation: operation(region),
+            gone: Vec::new(),
             lost: gone.map(|node| self.nodes[*node].store).collect(),
             replica_max: self.invariants.members(self.regions[region].group).replica_max(),
         }
@@ -180,7 +209,7 @@ impl World {
         let group = self.regions[region].group;
         let Some(Loss { gone, left, .. }) = &self.loss else { return };
         let mut ends = Vec::new();
-        for node in left {
+        for node in left.iter().filter(|node| self.is_member(**node, group)) {
             let Some(status) = self.status_on(*node, group) else { return };
             let led = |leader: ReplicaDesc| {
                 !gone.iter().any(|node| self.nodes[*node].store == leader.store)
@@ -222,8 +251,8 @@ impl World {
 
     /// The same in the logs of the stores that are left, which are stopped for that.
     fn recover_offline(&mut self) {
-        let Some(Loss { left, gone, .. }) = &self.loss else { return };
-        let (left, gone) = (left.clone(), gone.clone());
+        let Some(Loss { left, .. }) = &self.loss else { return };
+        let left = left.clone();
         let able = |node: &usize| {
             let target = &self.nodes[*node];
             target.process.is_some() && target.full_until <= self.now
@@ -235,12 +264,12 @@ impl World {
         for node in &left {
             self.crash(*node, false, SECONDS);
         }
-        let lost: Vec<StoreId> = gone.iter().map(|node| self.nodes[*node].store).collect();
         for region in 0..self.regions.len() {
             let group = self.regions[region].group;
+            let request = self.request_of(region);
             let found = |node: &usize| {
                 let log = self.nodes[*node].log.as_ref();
-                let found = stranded(log, &lost).expect("a simulated log can be read");
+                let found = stranded(log, &request).expect("a simulated log can be read");
                 found.into_iter().find(|one| one.desc.group == group).map(|one| (*node, one))
             };
             let able: Vec<_> = left.iter().filter_map(found).collect();
@@ -250,7 +279,7 @@ impl World {
             else {
                 continue;
             };
-            let (request, end) = (self.request_of(region), self.last_left(group));
+            let end = self.last_left(group);
             let log = self.nodes[*node].log.as_ref();
             match go_on_alone(log, best, &request) {
                 Ok(_) => {

@@ -19,6 +19,7 @@
 //! A log write, an apply batch and an engine sync have two points: handed over, and done. Between
 //! the two a crash may or may not keep them.
 
+mod calm;
 mod changes;
 pub mod clients;
 pub mod clock;

@@ -106,6 +106,9 @@ impl World {
         if self.plan.change_interval > 0 {
             self.after(self.plan.change_interval, Event::Change);
         }
+        if let Some(at) = self.plan.calm_at {
+            self.after(at, Event::Settle);
+        }
         if self.plan.disk_interval > 0 {
             self.after(self.plan.disk_interval, Event::Disk);
         }

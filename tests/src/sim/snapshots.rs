@@ -117,9 +117,9 @@ impl World {
                 continue;
             }
             match task {
-                SnapshotTask::Make { asker, id } => {
+                SnapshotTask::Make { asker, id, sync } => {
                     let delay = self.rng.random_range(50 * MICROS..20 * MILLIS);
-                    self.work_after(delay, node, Work::SnapshotMake(asker, id));
+                    self.work_after(delay, node, Work::SnapshotMake(asker, id, sync));
                 }
                 SnapshotTask::Fetch { asker, from, manifest } => {
                     let id = manifest.id;
@@ -177,11 +177,12 @@ impl World {
         node: usize,
         asker: Asker,
         id: SnapshotId,
+        sync: bool,
     ) -> Result<(), Fatal> {
         let Some(process) = &self.nodes[node].process else { return Ok(()) };
         let damaged = self.nodes[node].damaged.get(&asker.group) == Some(&asker.replica);
         let traffic = &process.traffic;
-        let made = match process.snapshots.make(id, asker.group, &mut |_| traffic.check(id)) {
+        let made = match process.snapshots.make(id, asker.group, sync, &mut |_| traffic.check(id)) {
             Ok(_) if damaged => Err("simulated: the state is damaged".to_owned()),
             made => made?,
         };

@@ -73,8 +73,9 @@ impl World {
             return;
         }
         let node = self.rng.random_range(0..self.nodes.len());
-        let whole = (0..self.regions.len()).all(|region| self.may_lose_one(region));
+        let whole = self.settled && (0..self.regions.len()).all(|region| self.may_lose_one(region));
         if whole && self.nodes[node].process.is_some() {
+            self.note_loss();
             self.wipe(node);
             self.after(REBUILD_INTERVAL, Event::Rebuild(node));
         }

@@ -64,6 +64,9 @@ pub struct Plan {
     pub change_interval: u64,
     /// Only their priorities change.
     pub members_stay: bool,
+    /// They change up to here, in nanoseconds, and only afterwards is anything lost for good; `None`: these two do not
+    /// meet.
+    pub calm_at: Option<u64>,
     /// Whoever is to be killed is told before, as by SIGTERM.
     pub kills_in_order: bool,
     /// Settings of every store.
@@ -132,6 +135,7 @@ impl Plan {
             groups,
             change_interval: 0,
             members_stay: false,
+            calm_at: None,
             kills_in_order: false,
             config: config(rng),
             faults,
@@ -174,7 +178,8 @@ impl Plan {
     }
 
     /// In a third of the seeds disks run short of room. Where the members change for no other reason,
-    /// states are damaged in a third, and in another a majority is lost for good. Drawn apart.
+    /// states are damaged in a third, and in another a majority is lost for good. Where they do, this comes
+    /// afterwards in half of the seeds. Drawn apart.
     fn with_losses(mut self) -> Self {
         let rng = &mut SmallRng::seed_from_u64(self.seed ^ 0x10_55e5);
         if rng.random_bool(0.33) {
@@ -182,7 +187,7 @@ impl Plan {
         }
         let what = rng.random_range(0..3);
         if self.change_interval > 0 && !self.members_stay {
-            return self;
+            return if rng.random_bool(0.5) { self.with_losses_later(what, rng) } else { self };
         }
         match what {
             0 => self.damage_interval = rng.random_range(2..10) * SECONDS,
@@ -198,6 +203,20 @@ impl Plan {
             _ => {}
         }
         self
+    }
+
+    /// The members change first, then states are damaged, stores lose their disks, or a majority is lost.
+    fn with_losses_later(mut self, what: u32, rng: &mut SmallRng) -> Self {
+        let calm_at = rng.random_range(self.faults_for / 5..self.faults_for / 2);
+        match what {
+            0 => self.damage_interval = rng.random_range(2..10) * SECONDS,
+            1 => {
+                self.loss_at = Some(calm_at + rng.random_range(SECONDS..4 * SECONDS));
+                self.lost_are_replaced = rng.random_bool(0.7);
+            }
+            _ => self.wipe_interval = rng.random_range(2..8) * SECONDS,
+        }
+        Plan { calm_at: Some(calm_at), ..self }
     }
 
     /// In two thirds of the seeds logs are cut so early that snapshots are needed all the time. Drawn

@@ -46,7 +46,7 @@ pub enum Work {
     /// The sync is over.
     SyncDone,
     /// A snapshot thread has a snapshot made.
-    SnapshotMake(Asker, SnapshotId),
+    SnapshotMake(Asker, SnapshotId, bool),
     /// The next block of a snapshot on its way comes, or does not.
     SnapshotBlock(u64),
     /// A snapshot thread gives one to the state machine.
@@ -114,6 +114,8 @@ pub enum Event {
     Rebuild(usize),
     /// The next change of a group's members.
     Change,
+    /// The operator has every group get the members that are to stay.
+    Settle,
     /// A learner of a region (by place) goes again, soon after it was added.
     Regret(usize, ReplicaId),
     /// A node that was told to stop ends, if it is in this incarnation still, for so long.
@@ -159,6 +161,8 @@ pub struct World {
     pub(super) invariants: Invariants,
     /// What was asked about members.
     pub(super) changes: Changes,
+    /// The members are those that are to stay: something may be lost.
+    pub(super) settled: bool,
     /// The majority that was lost.
     pub(super) loss: Option<Loss>,
     /// Faults go on.
@@ -195,6 +199,7 @@ impl World {
             clients: Clients::new(&plan, &regions),
             invariants: Invariants::new(&plan, &regions),
             changes: Changes::default(),
+            settled: plan.calm_at.is_none(),
             loss: None,
             stormy: true,
             log_bytes_received: vec![0; plan.stores as usize],
@@ -279,6 +284,7 @@ impl World {
             Event::Wipe => self.next_wipe(),
             Event::Rebuild(node) => self.rebuild(node),
             Event::Change => self.next_change(),
+            Event::Settle => self.settle(),
             Event::Regret(region, replica) => self.regret(region, replica),
             Event::Leave(node, incarnation, time) => self.leave(node, incarnation, time),
             Event::Start(node) => self.start(node),

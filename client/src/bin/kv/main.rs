@@ -47,7 +47,7 @@ fn main() -> ExitCode {
 
 /// Help and version are no errors; wrong usage is one object with `--json`.
 fn usage(error: &clap::Error) -> ExitCode {
-    if error.use_stderr() && std::env::args().any(|argument| argument == "--json") {
+    if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
         let text = error.to_string();
         let message = text.trim().trim_start_matches("error: ").to_owned();
         if let Some(line) = Failure::Usage(message).line(true) {

@@ -78,7 +78,8 @@ command again, with the same --id, is not done twice. Where too little runs to b
 Examples:
   kv admin group recover --lost-stores 1,2 --dry-run
   kv admin group recover --lost-stores 1,2
-  kv admin group recover 7 --lost-stores 1,2")]
+  kv admin group recover 7 --lost-stores 1,2
+  kv admin group recover 7 --lost-stores 1 --without-damaged")]
     Recover(Recover),
     /// Say how much a replica is wanted as the leader
     #[command(after_help = "\
@@ -179,8 +180,9 @@ pub struct Recover {
     /// The group's number; every group when not given
     #[arg(value_parser = parse_group)]
     pub group: Option<u64>,
-    /// The stores that never come back, separated by commas
-    #[arg(long, required = true, value_name = "STORE,…", value_delimiter = ',',
+    /// The stores that never come back, separated by commas; none when the one group has lost its majority
+    /// to damage alone
+    #[arg(long, required_unless_present = "group", value_name = "STORE,…", value_delimiter = ',',
           value_parser = parse_lost_store)]
     pub lost_stores: Vec<u64>,
     /// Print what would be done, and what may be lost, and do nothing

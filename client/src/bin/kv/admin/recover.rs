@@ -57,7 +57,9 @@ pub async fn carry_out(
     }
     if dry_run {
         if !out.json {
-            out.line(&turned_away_line(turned_away, "would be turned away"))?;
+            if !lost.is_empty() {
+                out.line(&turned_away_line(turned_away, "would be turned away"))?;
+            }
             out.line("dry run: nothing was changed")?;
         }
         return Ok(());
@@ -65,7 +67,7 @@ pub async fn carry_out(
     if !turned_away.is_empty() {
         admin.give_up_stores(turned_away, force).await?;
     }
-    if !out.json {
+    if !out.json && !lost.is_empty() {
         out.line(&turned_away_line(turned_away, "turned away from now on"))?;
     }
     let operation = format!("{operation:032x}");
@@ -207,7 +209,7 @@ fn show(plan: &Plan, turned_away: &[u64], out: &mut Output) -> Result<(), Failur
 }
 
 fn object(fate: &Fate, turned_away: &[u64]) -> serde_json::Value {
-    let Fate { group, region, voters, left, survivor, unable } = fate;
+    let Fate { group, region, voters, left, survivor, unable, .. } = fate;
     let mut object =
         json!({"group": group, "region": region, "voters": voters, "voters_left": left});
     let fields = object.as_object_mut().expect("an object");
