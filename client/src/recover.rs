@@ -100,13 +100,15 @@ impl Admin<'_> {
             return Err(Error::NotApplied { kind: Refusal::Refused, message });
         }
         check_known(lost, &routes, &described)?;
-        let told = described.into_iter().filter(|one| !given_up(one.store));
-        let told = told.flat_map(|one| {
+        let answered = described.into_iter().filter(|one| !given_up(one.store));
+        let answered: Vec<Described> = answered.collect();
+        let stores: Vec<u64> = answered.iter().map(|one| one.store).collect();
+        let told = answered.into_iter().flat_map(|one| {
             let store = one.store;
             one.replicas.unwrap_or_default().into_iter().map(move |replica| (store, replica))
         });
         let known = routes.regions.iter().filter(|r| group.is_none_or(|group| r.group == group));
-        Ok(plan(&all_lost, known, told.collect()))
+        Ok(plan(&all_lost, &stores, known, told.collect()))
     }
 
     /// Has placement turn the stores away for good.
@@ -180,9 +182,10 @@ fn check_known(lost: &[u64], routes: &pb::RoutesResponse, told: &[Described]) ->
     }
 }
 
-/// As in [`Admin::plan_recovery`], from what was told.
+/// As in [`Admin::plan_recovery`], from what was told: all that the stores `answered` have.
 fn plan<'a>(
     lost: &[u64],
+    answered: &[u64],
     known: impl Iterator<Item = &'a pb::Region>,
     told: Vec<(u64, pb::ReplicaState)>,
 ) -> Plan {
@@ -196,7 +199,7 @@ fn plan<'a>(
         groups.entry(replica.group).or_default().push((store, replica));
     }
     let mut fates: Vec<Fate> =
-        groups.iter().filter_map(|(group, left)| fate(*group, left, lost)).collect();
+        groups.iter().filter_map(|(group, left)| fate(*group, left, lost, answered)).collect();
     // Groups of which nobody who is left has a replica.
     for region in known.filter(|region| !groups.contains_key(&region.group)) {
         if !region.replicas.is_empty() && region.replicas.iter().all(|r| lost.contains(&r.store)) {
@@ -215,7 +218,12 @@ fn plan<'a>(
     Plan { fates, largest, lost: lost.to_vec() }
 }
 
-fn fate(group: u64, left: &[(u64, pb::ReplicaState)], lost: &[u64]) -> Option<Fate> {
+fn fate(
+    group: u64,
+    left: &[(u64, pb::ReplicaState)],
+    lost: &[u64],
+    answered: &[u64],
+) -> Option<Fate> {
     let led = |(_, replica): &(u64, pb::ReplicaState)| {
         let follows = replica.leader != 0 && !lost.contains(&replica.leader_store);
         replica.role == "leader" || follows
@@ -234,17 +242,23 @@ fn fate(group: u64, left: &[(u64, pb::ReplicaState)], lost: &[u64]) -> Option<Fa
     let best = able
         .max_by_key(|(store, replica)| (end(replica), votes(replica), std::cmp::Reverse(*store)));
     let (_, latest) = left.iter().max_by_key(|(_, replica)| replica.members_version)?;
-    // A store that has another replica of the group, or a damaged one, does not vote for this member.
+    // A store that has no replica of the group, another one or a damaged one does not vote for this member.
     let is_gone = |member: &&pb::Member| {
-        let mut there = left.iter().filter(|(store, _)| *store == member.store).peekable();
-        let sound = |replica: &pb::ReplicaState| {
-            replica.replica == member.replica && replica.damage.is_empty()
+        let sound = |(store, replica): &(u64, pb::ReplicaState)| {
+            (*store, replica.replica) == (member.store, member.replica) && replica.damage.is_empty()
         };
-        there.peek().is_some() && !there.any(|(_, replica)| sound(replica))
+        let there = left.iter().any(|(store, _)| *store == member.store);
+        // The first members are still to be created, perhaps; others were there once.
+        let came = there || latest.members_version > 0;
+        answered.contains(&member.store) && came && !left.iter().any(sound)
     };
     let votes = |member: &&pb::Member| !["learner", "joining"].contains(&member.role.as_str());
-    let voters = latest.members.iter().filter(votes).filter(|m| !lost.contains(&m.store));
-    let gone: Vec<u64> = voters.filter(is_gone).map(|member| member.replica).collect();
+    // Whoever goes on judges by the members that he knows.
+    let known = left.iter().flat_map(|(_, replica)| &replica.members);
+    let known = known.filter(votes).filter(|member| !lost.contains(&member.store));
+    let mut gone: Vec<u64> = known.filter(is_gone).map(|member| member.replica).collect();
+    gone.sort_unstable();
+    gone.dedup();
     let in_half = |roles: &[&str]| {
         let voters = latest.members.iter().filter(|m| roles.contains(&m.role.as_str()));
         let (out, left): (Vec<_>, Vec<_>) =
@@ -312,8 +326,9 @@ mod tests {
             (5, replica(1, 5, (3, 7), &FIVE)),
             // Three of five are left.
             (4, replica(2, 4, (1, 1), &[(1, "voter"), (4, "voter"), (5, "voter")])),
+            (5, replica(2, 5, (1, 1), &[(1, "voter"), (4, "voter"), (5, "voter")])),
         ];
-        let plan = plan(&[1, 2, 3], [].iter(), told);
+        let plan = plan(&[1, 2, 3], &[4, 5], [].iter(), told);
         let survivor = Survivor { replica: 5, store: 5, last_term: 3, last_index: 7, commit: 0 };
         let fate = Fate {
             group: 1,
@@ -336,13 +351,14 @@ mod tests {
             (4, pb::ReplicaState { members_version: 2, ..replica })
         };
         let first = |group| (5, replica(group, 5, (0, 0), &FIVE));
-        let plan = plan(&[1, 2, 3], [].iter(), vec![invited(1), invited(2), first(2)]);
+        let plan = plan(&[1, 2, 3], &[4, 5], [].iter(), vec![invited(1), invited(2), first(2)]);
         let stores = plan.fates.iter().map(|fate| fate.survivor.as_ref().map(|s| s.store));
         assert_eq!(stores.collect::<Vec<_>>(), [None, Some(5)]);
         assert!(plan.fates.iter().all(|fate| fate.unable.is_empty()));
     }
 
-    /// One store is lost; on the other one the replica is damaged, or was destroyed and the next one has nothing yet.
+    /// One store is lost; on the other one the replica is damaged, or was destroyed, and the next one has nothing or is
+    /// not there yet.
     #[test]
     fn who_takes_no_part_any_more_is_no_majority() {
         const THREE: [(u64, &str); 3] = [(3, "voter"), (4, "voter"), (5, "voter")];
@@ -355,12 +371,15 @@ mod tests {
             (4, damaged),
             (5, replica(2, 5, (2, 9), &THREE)),
             (4, next),
+            (5, pb::ReplicaState { members_version: 1, ..replica(3, 5, (2, 9), &THREE) }),
+            // Just being created.
+            (5, replica(4, 5, (2, 9), &THREE)),
         ];
-        let plan = plan(&[3], [].iter(), told);
+        let plan = plan(&[3], &[4, 5], [].iter(), told);
         let fates = plan.fates.iter().map(|fate| (fate.group, fate.left, &fate.gone[..]));
-        assert_eq!(fates.collect::<Vec<_>>(), [(1, 1, &[4][..]), (2, 1, &[4])]);
+        assert_eq!(fates.collect::<Vec<_>>(), [(1, 1, &[4][..]), (2, 1, &[4]), (3, 1, &[4])]);
         let stores = plan.fates.iter().map(|fate| fate.survivor.as_ref().map(|s| s.store));
-        assert_eq!(stores.collect::<Vec<_>>(), [Some(5), Some(5)]);
+        assert_eq!(stores.collect::<Vec<_>>(), [Some(5), Some(5), Some(5)]);
     }
 
     /// Ids are the cluster's by habit and the group's by rule.
@@ -370,7 +389,7 @@ mod tests {
             (4, pb::ReplicaState { replica_max, ..replica(group, 4, (1, 1), &FIVE) })
         };
         let told = vec![with(1, 20), with(2, 900), with(3, u64::MAX), with(4, 1 << 40)];
-        let plan = plan(&[1, 2, 3], [].iter(), told);
+        let plan = plan(&[1, 2, 3], &[4], [].iter(), told);
         assert_eq!(
             [1, 2, 3, 4].map(|group| plan.replica_max(group)),
             [900, 900, u64::MAX, 1 << 40]
@@ -402,7 +421,7 @@ mod tests {
                 .to_vec(),
             ..gone.clone()
         };
-        let plan = plan(&[1, 2, 5], [gone, half].iter(), told);
+        let plan = plan(&[1, 2, 5], &[3, 4], [gone, half].iter(), told);
         let survivors: Vec<_> =
             plan.fates.iter().map(|f| (f.group, f.survivor.as_ref().map(|s| s.store))).collect();
         assert_eq!(survivors, [(2, Some(4)), (3, None), (4, None)]);
@@ -426,7 +445,7 @@ mod tests {
         let both = |others: &[u64]| {
             let others = others.iter().map(|store| ahead(*store));
             let told = [(4, behind.clone())].into_iter().chain(others).collect();
-            plan(&[1, 2, 3], [].iter(), told).fates
+            plan(&[1, 2, 3], &[4, 5, 6, 7], [].iter(), told).fates
         };
         assert_eq!(both(&[5, 6, 7]), []);
         // By what the one that is behind knows.

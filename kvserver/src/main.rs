@@ -39,6 +39,9 @@ enum Command {
     /// --lost-stores …`). What only the lost stores had is lost, acknowledged or not. Other stores'
     /// replicas of such a group are replaced by new ones, which need a snapshot. The lost stores
     /// must never start again with their old folders.
+    ///
+    /// A replica that is damaged, or was destroyed to be rebuilt, counts as lost if it is named in
+    /// --gone-replicas, though its store is not.
     #[command(after_help = "\
 Examples:
   kvserver recover --dir /data/3 --lost-stores 1,2 --dry-run

@@ -20,8 +20,8 @@ pub struct RecoverArgs {
     /// Data folder of the stopped store
     #[arg(long)]
     pub dir: PathBuf,
-    /// The stores that never come back, separated by commas
-    #[arg(long, required = true, value_name = "STORE,…", value_delimiter = ',',
+    /// The stores that never come back, separated by commas; none when the majority is lost to damage alone
+    #[arg(long, required_unless_present = "gone_replicas", value_name = "STORE,…", value_delimiter = ',',
           value_parser = parse_lost_store)]
     pub lost_stores: Vec<u64>,
     /// Replicas of the one group of --groups that take no part any more though their stores do: damaged, or
@@ -126,6 +126,15 @@ fn recover(
         let what = "--gone-replicas are of one group: name that one with --groups";
         return Err(RecoverError::Wrong(what.to_owned()));
     }
+    for group in held.iter().filter(|held| args.groups.contains(&held.group.0)) {
+        let (own, members) = (group.record.replica, &group.record.desc);
+        let wrong = match gone.iter().find(|id| **id == own || members.replica(**id).is_none()) {
+            Some(id) if *id == own => format!("replica {id} is the one here, and is to go on"),
+            Some(id) => format!("replica {id} is no member of group {}", group.group),
+            None => continue,
+        };
+        return Err(RecoverError::Wrong(format!("--gone-replicas: {wrong}")));
+    }
     let mut request = RecoverRequest { operation, lost, gone, replica_max: ReplicaId(0) };
     let ids = || held.iter().map(|group| group.record.desc.replica_max().0);
     let wanted = |group: GroupId| args.groups.is_empty() || args.groups.contains(&group.0);
@@ -204,10 +213,20 @@ mod tests {
     }
 
     fn recovered(log: &MemoryLog, lost: &[u64], groups: &[u64], dry_run: bool) -> (String, String) {
+        recovered_without(log, lost, &[], groups, dry_run)
+    }
+
+    fn recovered_without(
+        log: &MemoryLog,
+        lost: &[u64],
+        gone: &[u64],
+        groups: &[u64],
+        dry_run: bool,
+    ) -> (String, String) {
         let args = RecoverArgs {
             dir: PathBuf::new(),
             lost_stores: lost.to_vec(),
-            gone_replicas: Vec::new(),
+            gone_replicas: gone.to_vec(),
             groups: groups.to_vec(),
             all: groups.is_empty(),
             dry_run,
@@ -247,6 +266,23 @@ mod tests {
         let (out, error) = recovered(&log, &[1, 99], &[], false);
         assert!(out.starts_with("nothing to recover") && error.is_empty(), "{out}{error}");
         assert!(out.ends_with("\nstore 99 is in no group here\n"), "{out}");
+    }
+
+    #[test]
+    fn a_damaged_replica_on_a_store_that_is_left_counts_as_lost() {
+        let log = log();
+        let (out, error) = recovered(&log, &[1], &[1], true);
+        assert!(out.starts_with("nothing to recover") && error.is_empty(), "{out}{error}");
+        let (out, error) = recovered_without(&log, &[1], &[2], &[1, 2], false);
+        assert!(out.is_empty() && error.contains("name that one with --groups"), "{out}{error}");
+        for (gone, why) in [(3, "is the one here"), (9, "is no member")] {
+            let (out, error) = recovered_without(&log, &[1], &[gone], &[1], false);
+            assert!(out.is_empty() && error.contains(why), "{out}{error}");
+        }
+        let (out, error) = recovered_without(&log, &[], &[1, 2], &[2], true);
+        assert!(out.starts_with("would go on group=2") && error.is_empty(), "{out}{error}");
+        let (out, error) = recovered_without(&log, &[1], &[2], &[1], false);
+        assert!(out.starts_with("ok group=1 ") && error.is_empty(), "{out}{error}");
     }
 
     #[test]

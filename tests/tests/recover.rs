@@ -151,6 +151,11 @@ async fn a_lost_majority_is_recovered_and_stays_lost() {
     assert!(!ended.success() && log.contains("its folder 'log' is missing"), "{log}");
     check(&client).await;
 
+    // Nothing goes to a store that never comes back.
+    let (group, store) = (recovered[0]["group"].to_string(), store_id(&cluster, 1));
+    let refused = kv(&placement, &["admin", "group", "add-replica", &group, "--store", &store]);
+    assert!(refused.code == 3 && refused.err.contains("given up as lost"), "{refused:?}");
+
     // With empty folders they are new stores, and take replicas.
     for index in [1, 2] {
         fs::remove_dir_all(cluster.store_dir(index)).expect("the folder");

@@ -76,12 +76,20 @@ impl AdminService {
         let changes = changes.collect::<Result<Vec<Change>, String>>().map_err(invalid)?;
         let view = self.led(group)?;
         for change in &changes {
-            let (Change::AddVoter { store, .. } | Change::AddLearner { store, .. }) = *change
+            let desc = &view.record.desc;
+            let store = match *change {
+                Change::AddVoter { store, .. } | Change::AddLearner { store, .. } => Some(store),
+                Change::Rebuild { replica, .. } | Change::Promote(replica) => {
+                    desc.replica(replica).map(|member| member.store)
+                }
+                _ => None,
+            };
+            let Some(store) = store.filter(|_| !desc.membership.operations.contains(&operation))
             else {
                 continue;
             };
             let directory = &self.core.directory;
-            let member = view.record.desc.on_store(store).is_some();
+            let member = desc.on_store(store).is_some();
             let why = if directory.is_lost(store) {
                 "it was given up as lost and does not come back: choose another"
             } else if !member && directory.address(store).is_none() {

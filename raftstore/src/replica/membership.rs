@@ -78,12 +78,13 @@ impl Members {
         }
     }
 
-    /// While no time went by here, their stores were heard so many ticks ago.
+    /// While no time went by here, their stores were heard so many ticks ago. Who was silent before stays so: a store
+    /// may live whose replica does not.
     pub(super) fn slept(&mut self, others: &[(ReplicaId, u64)]) {
         for (member, silence) in others {
+            let Some(before) = self.heard.get(*member).copied() else { continue };
             match self.ticks.checked_sub(*silence) {
-                Some(at) if self.heard.get(*member).is_some() => *self.heard.entry(*member) = at,
-                Some(_) => {}
+                Some(at) => *self.heard.entry(*member) = at.min(before),
                 None => self.heard.retain(|one| one != *member),
             }
         }
@@ -231,8 +232,6 @@ impl Replica {
     /// The members are `next` from now on, by an entry.
     fn follow(&mut self, next: GroupDesc, round: &mut Round) {
         self.adopt(next, round);
-        // It does not wait until it is told: if it led by then, nobody would.
-        self.members.removed |= self.record.desc.gives_way(self.me.replica);
         if self.members.removed {
             return;
         }

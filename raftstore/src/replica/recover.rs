@@ -53,8 +53,8 @@ impl Replica {
     fn judge_recovery(&self, request: &RecoverRequest, time: Time) -> Result<GroupDesc, Error> {
         let group = self.group();
         let leader = self.leader_id();
-        // It may still be believed to live.
-        let lost = |r: ReplicaDesc| request.gives_up(&r);
+        // It may still be believed to live. Damage may have been found in error: who leads is not gone.
+        let lost = |r: ReplicaDesc| request.lost.contains(&r.store);
         if leader != ReplicaId::default() && !self.record.desc.replica(leader).is_some_and(lost) {
             return Err(Error::Refused { group, refusal: ChangeRefusal::Led { leader } });
         }

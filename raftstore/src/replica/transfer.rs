@@ -222,7 +222,7 @@ impl Replica {
         if self.raw.raft.lead_transferee.is_some() {
             return;
         }
-        if self.transfers.leaving {
+        if self.transfers.leaving || self.is_to_give_way() {
             if let Some(next) = self.successor() {
                 self.hand_over(next, Vec::new());
             }
@@ -240,6 +240,14 @@ impl Replica {
             self.transfers.rest_from(now, timeout);
             self.hand_over(preferred, Vec::new());
         }
+    }
+
+    /// It became leader although another one is to take its place, and the others can do without it. The next leader
+    /// tells it to end, as it cannot itself.
+    fn is_to_give_way(&self) -> bool {
+        let desc = &self.record.desc;
+        let others = |r: &ReplicaDesc| r.replica != self.me.replica && self.is_live(r.replica);
+        desc.gives_way(self.me.replica) && desc.has_quorum(others)
     }
 
     /// To whom leadership is being handed.

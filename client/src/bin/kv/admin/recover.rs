@@ -194,6 +194,11 @@ fn show(plan: &Plan, turned_away: &[u64], out: &mut Output) -> Result<(), Failur
         rows.add_row(row);
     }
     print(&rows, out)?;
+    for fate in plan.fates.iter().filter(|fate| !fate.gone.is_empty()) {
+        let gone: Vec<String> = fate.gone.iter().map(u64::to_string).collect();
+        let (group, gone) = (fate.group, gone.join(","));
+        out.line(&format!("counts as lost: group={group} replicas={gone}: damaged, or destroyed"))?;
+    }
     for fate in &plan.fates {
         for Unable { replica, store, why } in &fate.unable {
             let group = fate.group;
@@ -203,13 +208,13 @@ fn show(plan: &Plan, turned_away: &[u64], out: &mut Output) -> Result<(), Failur
         }
     }
     out.line(
-        "what only the lost stores had is lost: writes that were acknowledged behind the end of these logs",
+        "what only the lost had is lost: writes that were acknowledged behind the end of these logs",
     )?;
     Ok(())
 }
 
 fn object(fate: &Fate, turned_away: &[u64]) -> serde_json::Value {
-    let Fate { group, region, voters, left, survivor, unable, .. } = fate;
+    let Fate { group, region, voters, left, gone, survivor, unable } = fate;
     let mut object =
         json!({"group": group, "region": region, "voters": voters, "voters_left": left});
     let fields = object.as_object_mut().expect("an object");
@@ -228,6 +233,7 @@ fn object(fate: &Fate, turned_away: &[u64]) -> serde_json::Value {
         |Unable { replica, store, why }| json!({"replica": replica, "store": store, "why": why}),
     );
     fields.insert("unable".into(), unable.collect());
+    fields.insert("count_as_lost".into(), json!(gone));
     fields.insert("turned_away".into(), json!(turned_away));
     object
 }
