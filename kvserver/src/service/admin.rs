@@ -75,8 +75,10 @@ impl AdminService {
         let changes = request.changes.into_iter().map(change_from_pb);
         let changes = changes.collect::<Result<Vec<Change>, String>>().map_err(invalid)?;
         let view = self.led(group)?;
-        for change in &changes {
-            let desc = &view.record.desc;
+        let desc = &view.record.desc;
+        // An order that was carried out before is answered so, whatever has become of its stores.
+        let known = desc.membership.operations.contains(&operation);
+        for change in changes.iter().filter(|_| !known) {
             let store = match *change {
                 Change::AddVoter { store, .. } | Change::AddLearner { store, .. } => Some(store),
                 Change::Rebuild { replica, .. } | Change::Promote(replica) => {
@@ -84,10 +86,7 @@ impl AdminService {
                 }
                 _ => None,
             };
-            let Some(store) = store.filter(|_| !desc.membership.operations.contains(&operation))
-            else {
-                continue;
-            };
+            let Some(store) = store else { continue };
             let directory = &self.core.directory;
             let member = desc.on_store(store).is_some();
             let why = if directory.is_lost(store) {

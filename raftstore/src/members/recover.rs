@@ -1,8 +1,9 @@
 //! Recovery of a group whose majority is lost for good, without risk that the lost ones come back
 //! into it (SOFAJRaft's `resetPeers`, made safe to repeat).
 //!
-//! 1. The operator names the stores that are lost, and replicas on others that take no part any more, and chooses the replica that goes on: of those that
-//!    are left the one whose log ends last, by (term, index), holds whatever any of them holds.
+//! 1. The operator names the stores that are lost, and replicas on others that take no part any more, and
+//!    chooses the replica that goes on: of those that are left the one whose log ends last, by (term,
+//!    index), holds whatever any of them holds.
 //! 2. Its log counts as committed up to its end. One more entry, of the next term, has the members from
 //!    then on: this replica as the only voter, and for each other member that is left (and was to stay) a
 //!    new replica on the same store, which comes up by a snapshot.

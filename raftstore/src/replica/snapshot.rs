@@ -137,7 +137,7 @@ impl Snapshots {
     /// Nothing of what is on its way here is kept on the disk.
     fn throw_away_blocks(&mut self) {
         self.garbage.extend(self.incoming.as_ref().map(|incoming| incoming.manifest.id));
-        self.garbage.append(&mut self.found);
+        self.forget_found();
     }
 
     /// What a start found of snapshots is of no use any more.

@@ -65,7 +65,8 @@ impl SnapshotWorker {
             failure: None,
         };
         if sync {
-            self.state_machine.sync()?;
+            // Whatever failed, it is not this group's data alone.
+            self.state_machine.sync().map_err(|fatal| Fatal { damage: false, ..fatal })?;
         }
         let saved = self.state_machine.snapshot_save(group, &mut out);
         let flushed = saved.is_ok().then(|| out.finish());
