@@ -54,7 +54,9 @@ fn batch(keys: &[Vec<Bytes>], round: u64) -> Vec<GroupApply> {
     let value = Bytes::from_static(b"sixteen bytes...");
     let apply = |(number, keys): (usize, &Vec<Bytes>)| {
         let group = number as u64 + 1;
-        let at = |i: u64| keys[((round * PUTS + i) % keys.len() as u64) as usize].clone();
+        // In no order that memory could foresee, as clients write.
+        let mixed = |i: u64| (round * PUTS + i).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let at = |i: u64| keys[(mixed(i) % keys.len() as u64) as usize].clone();
         let put = |i| pb::Write { key: at(i), value: Some(value.clone()) };
         let writes = pb::WriteBatch { writes: (0..PUTS).map(put).collect() };
         let batch = Bytes::from(writes.encode_to_vec());

@@ -306,12 +306,16 @@ impl Table {
             let mut stripe = self.stripe(*group).write();
             let group = stripe.entry(*group).or_default();
             let before = group.bytes();
-            for Change { column, key, value } in changes {
-                let records = match column {
-                    Column::Data => &mut group.active.data,
-                    Column::System => &mut group.active.system,
-                };
-                records.set(key, value.as_deref());
+            for chunk in changes.chunks(records::WARM) {
+                let data = |change: &&Change| change.column == Column::Data;
+                group.active.data.warm(chunk.iter().filter(data).map(|change| &change.key[..]));
+                for Change { column, key, value } in chunk {
+                    let records = match column {
+                        Column::Data => &mut group.active.data,
+                        Column::System => &mut group.active.system,
+                    };
+                    records.set(key, value.as_deref());
+                }
             }
             group.changes += changes.len() as u64;
             used += group.bytes() - before;
