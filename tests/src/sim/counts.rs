@@ -51,6 +51,7 @@ pub const REQUIRED: &[&str] = &[
     "losses after changes of the members",
     "groups recovered without their majority",
     "groups recovered on stopped stores",
+    "damaged replicas given up with lost stores",
     "crashes amid recoveries",
     "replicas of old majorities that came back and ended",
     "orders to recover refused",

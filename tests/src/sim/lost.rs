@@ -3,6 +3,8 @@
 //! 1. More than half of the stores fail at once. All but one of them lose their disks as well; that one comes back as it
 //!    was, before, during or after what follows. With the others that are left and it there is no quorum
 //!    without the replica that goes on, which is what the operator must see to.
+//!    In some seeds fewer stores fail, all with their disks, and the state of a replica that is left is damaged at that
+//!    moment: it is given up as well.
 //! 2. The operator looks at the stores that are left, once all of them answer, and has the replica whose log ends last go
 //!    on in each group that has no leader: on running stores, or on stopped ones in their logs.
 //! 3. The group's log goes on as another one (`invariants/logs.rs`), and its clients begin a new history.
@@ -12,8 +14,8 @@ use super::clock::{MICROS, MILLIS, SECONDS};
 use super::world::{Event, World};
 use flotilla_kvserver::kv::RegionMeta;
 use flotilla_raftstore::{
-    Change, ChangeRequest, GroupId, LogPosition, OperationId, RecoverRequest, ReplicaDesc,
-    ReplicaId, Request, Role, go_on_alone, mutant, stranded,
+    Change, ChangeRequest, GroupDesc, GroupId, LogPosition, OperationId, RecoverRequest,
+    ReplicaDesc, ReplicaId, Request, Role, go_on_alone, mutant, stranded,
 };
 use rand::Rng;
 use rand::seq::SliceRandom;
@@ -65,11 +67,19 @@ impl World {
         };
         self.counts.add("majorities lost");
         self.note_loss();
-        let away = self.rng.random_range(SECONDS..20 * SECONDS);
-        self.take_away(nodes[0], away);
-        for node in &nodes[1..] {
+        // An old majority that is back would serve what it has: with damaged ones, who may seem sound for a moment
+        // after a start, nobody else comes back.
+        let back = usize::from(!self.plan.damage_in_loss);
+        for node in &nodes[..back] {
+            let away = self.rng.random_range(SECONDS..20 * SECONDS);
+            self.take_away(*node, away);
+        }
+        for node in &nodes[back..] {
             self.wipe(*node);
             self.after(INTERVAL, Event::Rebuild(*node));
+        }
+        if self.plan.damage_in_loss {
+            self.damage_left(&left);
         }
         self.give_up(nodes, left, self.plan.recover_offline);
         let look = self.rng.random_range(500 * MILLIS..4 * SECONDS);
@@ -81,7 +91,7 @@ impl World {
     fn draw_majority(&mut self) -> Option<(Vec<usize>, Vec<usize>)> {
         let mut nodes: Vec<usize> = (0..self.nodes.len()).collect();
         nodes.shuffle(&mut self.rng);
-        let most = nodes.len() / 2 + 1;
+        let most = nodes.len() / 2 + usize::from(!self.plan.damage_in_loss);
         // A group that is on some of the stores only loses its majority with fewer.
         let everywhere = self.plan.calm_at.is_none();
         let count = if everywhere { most } else { self.rng.random_range(2..=most) };
@@ -93,9 +103,39 @@ impl World {
             (members.iter().filter(stays).count(), members.len())
         };
         let kept: Vec<(usize, usize)> = self.regions.iter().map(kept).collect();
-        let fits = kept.iter().all(|(left, _)| *left > 0)
-            && kept.iter().any(|(left, all)| 2 * left <= *all);
+        let damaged = usize::from(self.plan.damage_in_loss);
+        let fits = kept.iter().all(|(left, _)| *left > damaged)
+            && kept.iter().any(|(left, all)| 2 * (left - damaged) <= *all);
         fits.then_some((nodes, left))
+    }
+
+    /// One replica that is left of some groups, of one at least, is damaged.
+    fn damage_left(&mut self, left: &[usize]) {
+        let always = self.rng.random_range(0..self.regions.len());
+        for region in 0..self.regions.len() {
+            if region == always || self.rng.random_bool(0.5) {
+                let node = left[self.rng.random_range(0..left.len())];
+                self.damage(node, self.regions[region].group);
+            }
+        }
+    }
+
+    /// Of these members the ones on stores that are left that take no part any more: damaged, or destroyed while they
+    /// were being rebuilt.
+    fn gone_left(&self, desc: &GroupDesc) -> Vec<ReplicaId> {
+        let left = self.loss.iter().flat_map(|loss| &loss.left);
+        let left: Vec<_> = left.map(|node| (self.nodes[*node].store, *node)).collect();
+        let is_gone = |member: &&ReplicaDesc| {
+            let node = left.iter().find(|(store, _)| *store == member.store);
+            node.is_some_and(|(_, node)| self.sound_on(*node, desc.group) != Some(member.replica))
+        };
+        desc.replicas.iter().filter(is_gone).map(|member| member.replica).collect()
+    }
+
+    /// A node's replica of a group, if it is not damaged.
+    fn sound_on(&self, node: usize, group: GroupId) -> Option<ReplicaId> {
+        let node = &self.nodes[node];
+        node.log.replica(group).filter(|_| !node.damaged.contains_key(&group))
     }
 
     /// A store fails, and is away for so long.
@@ -180,9 +220,10 @@ impl World {
         }
     }
 
-    /// A node has a member of the group, as the members were applied last.
+    /// A node has a sound member of the group, as the members were applied last.
     fn is_member(&self, node: usize, group: GroupId) -> bool {
-        self.invariants.members(group).on_store(self.nodes[node].store).is_some()
+        let sound = self.sound_on(node, group);
+        sound.is_some_and(|sound| self.invariants.members(group).replica(sound).is_some())
     }
 
     /// The end of the longest log that is left.
@@ -194,13 +235,14 @@ impl World {
         last.max_by_key(|last| (last.term, last.index)).unwrap_or_default()
     }
 
-    fn request_of(&self, region: usize) -> RecoverRequest {
-        let gone = self.loss.iter().flat_map(|loss| &loss.gone);
+    /// What the operator orders a replica that knows these members.
+    fn request_of(&self, region: usize, desc: &GroupDesc) -> RecoverRequest {
+        let lost = self.loss.iter().flat_map(|loss| &loss.gone);
         RecoverRequest {
             operation: operation(region),
-            gone: Vec::new(),
-            lost: gone.map(|node| self.nodes[*node].store).collect(),
-            replica_max: self.invariants.members(self.regions[region].group).replica_max(),
+            gone: self.gone_left(desc),
+            lost: lost.map(|node| self.nodes[*node].store).collect(),
+            replica_max: self.invariants.members(desc.group).replica_max(),
         }
     }
 
@@ -228,11 +270,14 @@ impl World {
         let Some((.., node, replica)) = (if shorter { worst } else { best }).copied() else {
             return;
         };
-        let (request, end) = (self.request_of(region), self.last_left(group));
+        let Some(desc) = self.desc_on(node, group) else { return };
+        let (request, end) = (self.request_of(region, &desc), self.last_left(group));
+        let gone = request.gone.len() as u64;
         let order = |reply| Request::Recover { group, request, reply };
         if let Some(ticket) = self.order(region, node, order) {
             self.note("recover: group, replica, ticket", node, [group.0, replica.0, ticket]);
             self.invariants.recovers(group, replica, end);
+            self.counts.add_many("damaged replicas given up with lost stores", gone);
             if let Some(loss) = &mut self.loss {
                 loss.asked[region] = Some(ticket);
             }
@@ -266,7 +311,7 @@ impl World {
         }
         for region in 0..self.regions.len() {
             let group = self.regions[region].group;
-            let request = self.request_of(region);
+            let request = self.request_of(region, &self.invariants.members(group));
             let found = |node: &usize| {
                 let log = self.nodes[*node].log.as_ref();
                 let found = stranded(log, &request).expect("a simulated log can be read");
@@ -369,7 +414,15 @@ impl World {
         }
         if self.violations.is_empty() && !all(self) {
             let why = "liveness: a group that lost its majority is not recovered after a minute";
-            self.violations.push(why.into());
+            let stuck = (0..regions).filter(|region| !settled(self, *region));
+            let seen = |region: usize| {
+                let group = self.regions[region].group;
+                let nodes = 0..self.nodes.len();
+                let seen = nodes.filter_map(|node| self.status_on(node, group));
+                seen.map(|status| format!("\n{status:?}")).collect::<String>()
+            };
+            let seen: String = stuck.map(seen).collect();
+            self.violations.push(format!("{why}:{seen}"));
         }
         if let Some(loss) = &mut self.loss {
             loss.closed = true;

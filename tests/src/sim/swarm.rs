@@ -111,6 +111,8 @@ pub struct Plan {
     pub damage_interval: u64,
     /// When a majority of the stores is lost for good, in nanoseconds.
     pub loss_at: Option<u64>,
+    /// Fewer stores are lost, and replicas on others are damaged at that moment: together they are a majority.
+    pub damage_in_loss: bool,
     /// What is left is stopped, and recovered in its logs.
     pub recover_offline: bool,
     /// Recovered groups get as many members as they had.
@@ -158,6 +160,7 @@ impl Plan {
             shortage_interval: 0,
             damage_interval: 0,
             loss_at: None,
+            damage_in_loss: false,
             recover_offline: false,
             lost_are_replaced: false,
         };
@@ -199,6 +202,9 @@ impl Plan {
                 if rng.random_bool(0.4) {
                     (self.stores, self.members) = (5, 5);
                 }
+                // In logs alone nobody sees that a state is damaged. Drawn apart.
+                let own = &mut SmallRng::seed_from_u64(self.seed ^ 0xda_3a6e);
+                self.damage_in_loss = !self.recover_offline && own.random_bool(0.4);
             }
             _ => {}
         }
