@@ -272,7 +272,7 @@ impl World {
         };
         let Some(desc) = self.desc_on(node, group) else { return };
         let (request, end) = (self.request_of(region, &desc), self.last_left(group));
-        let gone = request.gone.len() as u64;
+        let gone = if self.plan.damage_in_loss { request.gone.len() as u64 } else { 0 };
         let order = |reply| Request::Recover { group, request, reply };
         if let Some(ticket) = self.order(region, node, order) {
             self.note("recover: group, replica, ticket", node, [group.0, replica.0, ticket]);
@@ -400,8 +400,12 @@ impl World {
         let Some(loss) = &self.loss else { return };
         let regions = loss.asked.len();
         let settled = |world: &World, region: usize| {
-            let recovered = world.invariants.recovery(world.regions[region].group);
-            recovered == Some(true) || (recovered.is_none() && world.leader_of(region).is_some())
+            let group = world.regions[region].group;
+            let recovered = world.invariants.recovery(group);
+            // With one that is damaged, and seems sound until it is read, it may lead for a moment.
+            let sound = !world.nodes.iter().any(|node| node.damaged.contains_key(&group));
+            let goes_on = || sound && world.leader_of(region).is_some();
+            recovered == Some(true) || (recovered.is_none() && goes_on())
         };
         let all = |world: &World| {
             world.nodes.iter().all(|node| node.process.is_some())

@@ -122,7 +122,7 @@ impl Records {
         self.index.find(spread(hash), same).map(|slot| self.value(slot.place))
     }
 
-    /// Fetches what [`Records::set`] and [`Records::get`] will touch for up to [`WARM`] keys.
+    /// Fetches what [`Records::set`] will touch for up to [`WARM`] keys.
     pub(super) fn warm<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) {
         let (mut places, mut found) = ([0; WARM], 0);
         for key in keys.take(WARM) {
@@ -204,26 +204,24 @@ impl Records {
             return places;
         };
         let mut common = first.len();
-        for step in places.chunks(STEP) {
-            for chunk in step.chunks(WARM) {
-                self.warm_places(chunk);
-                for place in chunk {
-                    let pairs = first[..common].iter().zip(self.key(*place));
-                    common = pairs.take_while(|(a, b)| a == b).count();
-                }
-            }
-            pace.step();
-        }
+        self.each_warm(&places, pace, |key, _| {
+            common = first[..common].iter().zip(key).take_while(|(a, b)| a == b).count();
+        });
         let mut keyed: Vec<(u64, Place)> = Vec::with_capacity(places.len());
-        for step in places.chunks(STEP) {
-            for chunk in step.chunks(WARM) {
-                self.warm_places(chunk);
-                keyed.extend(chunk.iter().map(|p| (eight_bytes(&self.key(*p)[common..]), *p)));
-            }
-            pace.step();
-        }
+        self.each_warm(&places, pace, |key, p| keyed.push((eight_bytes(&key[common..]), p)));
         self.sort_keyed(&mut keyed, pace);
         keyed.into_iter().map(|(_, place)| place).collect()
+    }
+
+    /// Looks at the keys in steps of `pace`, each time at many at once.
+    fn each_warm(&self, places: &[Place], pace: &Pace<'_>, mut look: impl FnMut(&[u8], Place)) {
+        for step in places.chunks(STEP) {
+            for chunk in step.chunks(WARM) {
+                self.warm_places(chunk);
+                chunk.iter().for_each(|place| look(self.key(*place), *place));
+            }
+            pace.step();
+        }
     }
 
     /// Cut in the middle until the pieces are small, so that there is a step between them.
