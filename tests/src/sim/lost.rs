@@ -311,7 +311,7 @@ impl World {
         }
         for region in 0..self.regions.len() {
             let group = self.regions[region].group;
-            let request = self.request_of(region, &self.invariants.members(group));
+            let request = self.request_of(region, self.invariants.members(group));
             let found = |node: &usize| {
                 let log = self.nodes[*node].log.as_ref();
                 let found = stranded(log, &request).expect("a simulated log can be read");
