@@ -24,6 +24,7 @@ use bytes::{Buf, Bytes};
 use flotilla_raftstore::{Fatal, GroupId};
 use parking_lot::{Mutex, RwLock};
 use rocksdb::{DBCompressionType, IngestExternalFileOptions, Options, SstFileWriter, WriteBatch};
+use rustix::fs::{Advice, fadvise};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
@@ -109,6 +110,8 @@ impl RocksBase {
         // RocksDB's writer drops what it wrote from the system's cache. Reads will want it, and
         // until it is taken over they do not wait for it.
         let mut file = File::open(&self.file).map_err(|e| fatal(&e))?;
+        // The system would read megabytes ahead at once, and syncs of the log would wait behind them. Only advice.
+        let _ = fadvise(&file, 0, None, Advice::Random);
         let mut piece = vec![0; READ_BYTES];
         while file.read(&mut piece).map_err(|e| fatal(&e))? > 0 {
             pace.step();

@@ -493,8 +493,8 @@ impl Engine for RocksEngine {
         }
         self.sync()?;
         let lull = Lull::new(self.db.latest_sequence_number());
-        let hurry = || lull.is_on(self.db.latest_sequence_number());
-        self.ingest_files(records, &Pace::gentle(&hurry))
+        let rest = || lull.rest(self.db.latest_sequence_number());
+        self.ingest_files(records, &Pace::gentle(&rest))
     }
 
     fn reclaim(&self, start: &[u8], end: &[u8]) -> Result<bool, Fatal> {

@@ -30,7 +30,7 @@ mod records;
 mod view;
 
 pub use base::{Base, GroupCheckpoint};
-pub use pace::{Lull, Pace};
+pub use pace::{Lull, Pace, Rest};
 pub(super) use records::hash_of;
 pub use records::{Records, Sorted};
 
@@ -41,7 +41,7 @@ use super::{
 use bytes::Bytes;
 use flotilla_raftstore::{Fatal, GroupId, mutant};
 use metrics::Metrics;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -76,6 +76,15 @@ struct Group {
     changes: u64,
 }
 
+/// What is known from one checkpoint to the next.
+#[derive(Default)]
+struct Turn {
+    /// Why one failed.
+    failed: Option<Fatal>,
+    /// Batches that had been written when the last one sealed.
+    sealed_at: u64,
+}
+
 /// See the module.
 pub struct TableEngine {
     table: Arc<Table>,
@@ -98,8 +107,10 @@ struct Table {
     sealed_bytes: AtomicUsize,
     /// Batches so far.
     writes: AtomicU64,
-    /// Held for a whole checkpoint: one at a time. Why one failed.
-    turn: Mutex<Option<Fatal>>,
+    /// Held for a whole checkpoint: one at a time.
+    turn: Mutex<Turn>,
+    /// Those who wait for the turn.
+    waiting: AtomicUsize,
     /// Why nothing is written any more.
     fence: RwLock<Option<Fatal>>,
     /// Checkpoints rest between slices of work.
@@ -122,6 +133,7 @@ impl TableEngine {
             sealed_bytes: AtomicUsize::new(0),
             writes: AtomicU64::new(0),
             turn: Mutex::default(),
+            waiting: AtomicUsize::new(0),
             fence: RwLock::default(),
             gentle: false,
             metrics: Metrics::new(),
@@ -150,15 +162,15 @@ impl TableEngine {
         let own = Cell::new(0);
         let writes = || self.table.writes.load(Ordering::Relaxed) - own.get();
         let lull = Lull::new(writes());
-        let hurry = || lull.is_on(writes());
-        work(&if self.table.gentle { Pace::gentle(&hurry) } else { Pace::full() }, &own)
+        let rest = || lull.rest(writes());
+        work(&if self.table.gentle { Pace::gentle(&rest) } else { Pace::full() }, &own)
     }
 }
 
 fn flush(table: &Table, woken: &Receiver<()>) {
     while woken.recv().is_ok() {
-        let mut failed = table.turn.lock();
-        if table.half_full() && table.checkpoint(&mut failed).is_err() {
+        let mut turn = table.take_turn();
+        if table.half_full() && table.checkpoint(&mut turn).is_err() {
             // The fence stands; the next write or sync says why.
             return;
         }
@@ -191,8 +203,7 @@ impl Engine for TableEngine {
         if mutant::active("sync_without_checkpoint") && !self.table.half_full() {
             return Ok(());
         }
-        let mut failed = self.table.turn.lock();
-        self.table.checkpoint(&mut failed)
+        self.table.checkpoint(&mut self.table.take_turn())
     }
 
     fn view(&self, group: GroupId) -> Box<dyn View + '_> {
@@ -202,9 +213,9 @@ impl Engine for TableEngine {
     /// What the base has: the state as of the last checkpoint. A group that is in no checkpoint yet gets
     /// one.
     fn pin(&self, group: GroupId) -> Result<Box<dyn View + '_>, Fatal> {
-        let mut failed = self.table.turn.lock();
+        let mut turn = self.table.take_turn();
         if !self.table.base.groups()?.contains(&group) {
-            self.table.checkpoint(&mut failed)?;
+            self.table.checkpoint(&mut turn)?;
         }
         self.table.base.pin(group)
     }
@@ -219,9 +230,9 @@ impl Engine for TableEngine {
         });
         match erased {
             Err(fatal) if fatal.damage => {
-                let mut failed = self.table.turn.lock();
+                let mut turn = self.table.take_turn();
                 // The table's own records go first: then nothing hides what the base does.
-                self.table.checkpoint(&mut failed)?;
+                self.table.checkpoint(&mut turn)?;
                 self.table.base.erase(start, end)
             }
             done => done,
@@ -235,7 +246,7 @@ impl Engine for TableEngine {
             return ingest_by_writing(self, group, records);
         }
         // What was erased would hide them, and whoever finds some of them must find their region.
-        table.checkpoint(&mut table.turn.lock())?;
+        table.checkpoint(&mut table.take_turn())?;
         self.gently(|pace, _| table.base.ingest(records, pace))
     }
 
@@ -341,20 +352,30 @@ impl Table {
                 self.metrics.waits.inc();
             }
             // Whoever has the turn makes room: look again before making more.
-            let mut failed = self.turn.lock();
+            let mut turn = self.take_turn();
             if take(self.bytes.load(Ordering::Relaxed)).is_none() {
-                self.checkpoint(&mut failed)?;
+                self.checkpoint(&mut turn)?;
             }
         }
         Ok(())
     }
 
-    /// Everything written before the call is durable when it returns. `failed` is the turn's.
-    fn checkpoint(&self, failed: &mut Option<Fatal>) -> Result<(), Fatal> {
-        if let Some(why) = failed {
+    /// Waits until nobody else makes a checkpoint.
+    fn take_turn(&self) -> MutexGuard<'_, Turn> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let turn = self.turn.lock();
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        turn
+    }
+
+    /// Everything written before the call is durable when it returns.
+    fn checkpoint(&self, turn: &mut Turn) -> Result<(), Fatal> {
+        if let Some(why) = &turn.failed {
             return Err(why.clone());
         }
         self.metrics.bytes.set(self.bytes.load(Ordering::Relaxed) as i64);
+        let at_seal = self.writes.load(Ordering::Relaxed);
+        let before = std::mem::replace(&mut turn.sealed_at, at_seal);
         let sealed = self.seal();
         if sealed.is_empty() {
             return Ok(());
@@ -368,16 +389,21 @@ impl Table {
                 system: &columns.system,
             })
             .collect();
-        let seen = Cell::new(u64::MAX);
-        let hurry = || {
+        let lull = Lull::new(at_seal);
+        let rest = || {
             let writes = self.writes.load(Ordering::Relaxed);
-            let idle = seen.replace(writes) == writes;
-            idle || self.nearly_full()
+            // What comes meanwhile would be replayed after a crash, too: at most half as much again.
+            let late = writes - at_seal > (at_seal - before) / 2;
+            match () {
+                () if lull.is_on(writes) || self.nearly_full() => Rest::None,
+                () if late || self.waiting.load(Ordering::Relaxed) > 0 => Rest::Short,
+                () => Rest::Long,
+            }
         };
-        let pace = if self.gentle { Pace::gentle(&hurry) } else { Pace::full() };
+        let pace = if self.gentle { Pace::gentle(&rest) } else { Pace::full() };
         if let Err(why) = self.base.checkpoint(&groups, &pace) {
             *self.fence.write() = Some(why.clone());
-            *failed = Some(why.clone());
+            turn.failed = Some(why.clone());
             return Err(why);
         }
         let records: usize = sealed.iter().map(|(_, c)| c.data.len() + c.system.len()).sum();

@@ -6,17 +6,36 @@ use std::time::{Duration, Instant};
 
 /// Work between two rests.
 const SLICE: Duration = Duration::from_micros(300);
-/// A rest is so many times as long as the work before it: a checkpoint takes a sixth of a core.
-const REST: u32 = 5;
 /// No rest is longer: the thread may have been away from its core while it worked.
 const REST_MAX: Duration = Duration::from_millis(20);
 
 /// Without a write for so long a store has nothing to do.
 const LULL: Duration = Duration::from_millis(100);
 
-/// Makes a checkpoint or a load rest between short slices of work, unless it is in a hurry.
+/// How long a rest is, by the work before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// Twenty times as long: there is all the time in the world.
+    Long,
+    /// Five times as long: others may have the core, but the end is waited for. A sixth of a core.
+    Short,
+    /// None: somebody waits for the end, or nobody for the core.
+    None,
+}
+
+impl Rest {
+    const fn times(self) -> u32 {
+        match self {
+            Rest::Long => 20,
+            Rest::Short => 5,
+            Rest::None => 0,
+        }
+    }
+}
+
+/// Makes a checkpoint or a load rest between short slices of work.
 pub struct Pace<'a> {
-    hurry: Option<&'a dyn Fn() -> bool>,
+    rest: &'a dyn Fn() -> Rest,
     slice: Cell<Instant>,
 }
 
@@ -24,25 +43,25 @@ impl<'a> Pace<'a> {
     /// Never rests.
     #[must_use]
     pub fn full() -> Self {
-        Pace { hurry: None, slice: Cell::new(Instant::now()) }
+        Pace::gentle(&|| Rest::None)
     }
 
-    /// Rests until `hurry` says that somebody waits for the checkpoint, or nobody for the core.
+    /// Rests after every slice as `rest` says then.
     #[must_use]
-    pub fn gentle(hurry: &'a dyn Fn() -> bool) -> Self {
-        Pace { hurry: Some(hurry), slice: Cell::new(Instant::now()) }
+    pub fn gentle(rest: &'a dyn Fn() -> Rest) -> Self {
+        Pace { rest, slice: Cell::new(Instant::now()) }
     }
 
     /// To be called after every small piece of work, holding no lock that readers want. May block
     /// for some milliseconds.
     pub fn step(&self) {
-        let Some(hurry) = self.hurry else { return };
         let worked = self.slice.get().elapsed();
         if worked < SLICE {
             return;
         }
-        if !hurry() {
-            std::thread::sleep((worked * REST).min(REST_MAX));
+        let times = (self.rest)().times();
+        if times > 0 {
+            std::thread::sleep((worked * times).min(REST_MAX));
         }
         self.slice.set(Instant::now());
     }
@@ -69,6 +88,11 @@ impl Lull {
         }
         writes == before && since.elapsed() >= LULL
     }
+
+    /// The rest of work that others wait for, but nobody who writes.
+    pub fn rest(&self, writes: u64) -> Rest {
+        if self.is_on(writes) { Rest::None } else { Rest::Short }
+    }
 }
 
 #[cfg(test)]
@@ -76,21 +100,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gentle_pace_rests_until_there_is_a_hurry() {
-        let hurry = Cell::new(false);
-        let hurried = || hurry.get();
+    fn a_slice_of_work_is_followed_by_the_rest_that_is_asked_for() {
+        let rest = Cell::new(Rest::Short);
+        let asked = || rest.get();
         let work = |pace: &Pace<'_>| {
             let begin = Instant::now();
             while begin.elapsed() < 2 * SLICE {}
             pace.step();
             begin.elapsed()
         };
-        assert!(work(&Pace::gentle(&hurried)) >= 2 * SLICE * (REST + 1));
-        let pace = Pace::gentle(&hurried);
-        hurry.set(true);
+        let after = |rest: Rest| 2 * SLICE * (rest.times() + 1);
+        let pace = Pace::gentle(&asked);
+        assert!(work(&pace) >= after(Rest::Short));
+        rest.set(Rest::Long);
+        assert!(work(&pace) >= after(Rest::Long));
+        rest.set(Rest::None);
         // Quick on its own, but the machine may be busy: one of many is enough.
-        assert!((0..100).any(|_| work(&pace) < 2 * SLICE * (REST + 1)));
-        assert!((0..100).any(|_| work(&Pace::full()) < 2 * SLICE * (REST + 1)));
+        assert!((0..100).any(|_| work(&pace) < after(Rest::Short)));
+        assert!((0..100).any(|_| work(&Pace::full()) < after(Rest::Short)));
     }
 
     #[test]
