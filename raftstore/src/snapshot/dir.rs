@@ -15,12 +15,19 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// A block is not larger.
 pub(crate) const BLOCK_BYTES_MAX: usize = 1 << 20;
 const HEAD_BYTES: usize = 8;
 /// Blocks between two syncs while a snapshot is written: one large sync at its end would hold up the log's.
 const SYNC_BLOCKS: u64 = 8;
+/// Bytes that are given back to the file system at once, for the same reason, ...
+const FREE_BYTES: u64 = 8 << 20;
+/// ... and how long others may have the disk then, by the time that took. A stop may wait for all of it.
+const FREE_REST: u32 = 4;
+const FREE_REST_MAX: Duration = Duration::from_millis(50);
+const FREE_RESTS_MAX: Duration = Duration::from_secs(10);
 const BLOCKS: &str = "blocks";
 const MANIFEST: &str = "manifest";
 
@@ -141,11 +148,26 @@ impl SnapshotStore for SnapshotDir {
         Ok(Bytes::copy_from_slice(manifest))
     }
 
+    /// The blocks are held open while their folder goes, and freed piece by piece then.
     fn remove(&self, id: SnapshotId) -> io::Result<()> {
-        match fs::remove_dir_all(self.path(id)) {
-            Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
-            _ => Ok(()),
+        let dir = self.path(id);
+        let blocks = File::options().write(true).open(dir.join(BLOCKS));
+        match fs::remove_dir_all(dir) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+            _ => {}
         }
+        let Ok(blocks) = blocks else { return Ok(()) };
+        let mut bytes = blocks.metadata()?.len();
+        let mut left = FREE_RESTS_MAX;
+        while bytes > 0 {
+            let begin = Instant::now();
+            bytes = bytes.saturating_sub(FREE_BYTES);
+            blocks.set_len(bytes)?;
+            let rest = (begin.elapsed() * FREE_REST).min(FREE_REST_MAX).min(left);
+            left -= rest;
+            std::thread::sleep(rest);
+        }
+        Ok(())
     }
 }
 
