@@ -197,7 +197,7 @@ impl Metrics {
             ),
             apply_seconds: histogram(APPLY_SECONDS, "One apply batch", short()),
             apply_tasks: histogram(APPLY_TASKS, "Tasks in one apply batch", tasks()),
-            sync_seconds: histogram(SYNC_SECONDS, "One sync of the state machine", short()),
+            sync_seconds: histogram(SYNC_SECONDS, "One sync of the state machine", long()),
             role_changes: counter(ROLE_CHANGES, "Leader, term or role changes"),
             leading: register(
                 &registry,

@@ -331,7 +331,7 @@ impl StateMachine for KvStateMachine {
     }
 
     fn sync(&self) -> Result<(), Fatal> {
-        self.engine.sync()
+        self.engine.sync_at_leisure()
     }
 
     fn destroy(&self, group: GroupId) -> Result<(), Fatal> {

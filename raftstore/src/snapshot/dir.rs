@@ -10,6 +10,7 @@
 
 use super::{SnapshotId, SnapshotStore};
 use bytes::Bytes;
+use crossbeam::channel::{Sender, unbounded};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::FileExt;
@@ -24,34 +25,57 @@ const HEAD_BYTES: usize = 8;
 const SYNC_BLOCKS: u64 = 8;
 /// Bytes that are given back to the file system at once, for the same reason, ...
 const FREE_BYTES: u64 = 8 << 20;
-/// ... and how long others may have the disk then, by the time that took. A stop may wait for all of it.
+/// ... and how long others may have the disk then, by the time that took.
 const FREE_REST: u32 = 4;
 const FREE_REST_MAX: Duration = Duration::from_millis(50);
-const FREE_RESTS_MAX: Duration = Duration::from_secs(10);
 const BLOCKS: &str = "blocks";
 const MANIFEST: &str = "manifest";
 
 /// A [`SnapshotStore`] in a folder.
 pub struct SnapshotDir {
     dir: PathBuf,
+    /// Large files that have no name any more, for a thread that frees them.
+    freeing: Sender<File>,
 }
 
 impl SnapshotDir {
     /// The snapshots in `dir`, which is created when it is not there. Whoever opens it must have the
     /// store's data folder for itself.
     ///
+    /// Its thread, which frees the room of deleted snapshots, ends on its own; nobody need wait for it.
+    ///
     /// # Errors
-    /// The folder cannot be created.
+    /// The folder cannot be created, or the thread.
     pub fn open(dir: &Path) -> io::Result<Arc<Self>> {
         fs::create_dir_all(dir)?;
         if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             File::open(parent)?.sync_all()?;
         }
-        Ok(Arc::new(SnapshotDir { dir: dir.to_owned() }))
+        let (freeing, unnamed) = unbounded::<File>();
+        std::thread::Builder::new()
+            .name("snapshot-free".to_owned())
+            .spawn(move || unnamed.iter().for_each(|blocks| free(&blocks)))?;
+        Ok(Arc::new(SnapshotDir { dir: dir.to_owned(), freeing }))
     }
 
     fn path(&self, id: SnapshotId) -> PathBuf {
         self.dir.join(id.to_string())
+    }
+}
+
+/// Frees the room of a file piece by piece. Whatever fails: closing it frees the rest.
+fn free(file: &File) {
+    let mut bytes = file.metadata().map_or(0, |metadata| metadata.len());
+    // Who opened it while it had a name reads to the end of his block first.
+    let mut rest = FREE_REST_MAX;
+    while bytes > FREE_BYTES {
+        std::thread::sleep(rest);
+        let begin = Instant::now();
+        bytes -= FREE_BYTES;
+        if file.set_len(bytes).is_err() {
+            return;
+        }
+        rest = (begin.elapsed() * FREE_REST).min(FREE_REST_MAX);
     }
 }
 
@@ -148,7 +172,7 @@ impl SnapshotStore for SnapshotDir {
         Ok(Bytes::copy_from_slice(manifest))
     }
 
-    /// The blocks are held open while their folder goes, and freed piece by piece then.
+    /// Large blocks are held open while their name goes, and freed later.
     fn remove(&self, id: SnapshotId) -> io::Result<()> {
         let dir = self.path(id);
         let blocks = File::options().write(true).open(dir.join(BLOCKS));
@@ -156,16 +180,11 @@ impl SnapshotStore for SnapshotDir {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
             _ => {}
         }
-        let Ok(blocks) = blocks else { return Ok(()) };
-        let mut bytes = blocks.metadata()?.len();
-        let mut left = FREE_RESTS_MAX;
-        while bytes > 0 {
-            let begin = Instant::now();
-            bytes = bytes.saturating_sub(FREE_BYTES);
-            blocks.set_len(bytes)?;
-            let rest = (begin.elapsed() * FREE_REST).min(FREE_REST_MAX).min(left);
-            left -= rest;
-            std::thread::sleep(rest);
+        if let Ok(blocks) = blocks
+            && blocks.metadata().is_ok_and(|metadata| metadata.len() > FREE_BYTES)
+        {
+            // The thread lives as long as the sender; without it the file is freed here and now.
+            let _ = self.freeing.send(blocks);
         }
         Ok(())
     }
@@ -194,6 +213,19 @@ mod tests {
         assert_eq!(store.read(ID, 2).unwrap_err().kind(), ErrorKind::NotFound);
         assert_eq!(&store.manifest(ID).unwrap()[..], b"what it is");
         store.remove(ID).unwrap();
+        store.remove(ID).unwrap();
+        assert!(store.list().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_large_file_is_freed_to_its_last_piece_and_its_name_goes_at_once() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(3 * FREE_BYTES - 1).unwrap();
+        free(&file);
+        assert_eq!(file.metadata().unwrap().len(), FREE_BYTES - 1);
+        let dir = tempfile::tempdir().unwrap();
+        let store = SnapshotDir::open(dir.path()).unwrap();
+        store.write(ID, FREE_BYTES / BLOCK_BYTES_MAX as u64 + 1, b"far behind").unwrap();
         store.remove(ID).unwrap();
         assert!(store.list().unwrap().is_empty());
     }

@@ -177,6 +177,11 @@ pub trait Engine: Send + Sync {
     /// Makes all earlier writes durable. Blocks on the disk; runs beside `write`.
     fn sync(&self) -> Result<(), Fatal>;
 
+    /// [`sync`](Self::sync) that nobody waits for: it may leave the processor to others for longer.
+    fn sync_at_leisure(&self) -> Result<(), Fatal> {
+        self.sync()
+    }
+
     /// The state of `group` at this moment. Hold it briefly: it may keep `write` waiting.
     fn view(&self, group: GroupId) -> Box<dyn View + '_>;
 

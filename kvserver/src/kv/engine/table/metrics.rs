@@ -31,7 +31,7 @@ impl Metrics {
             let counter = IntCounter::new(name, help).expect("a valid metric name");
             register(&registry, counter)
         };
-        let buckets = prometheus::exponential_buckets(1e-3, 2.0, 14).expect("valid buckets");
+        let buckets = prometheus::exponential_buckets(1e-3, 2.0, 18).expect("valid buckets");
         let seconds =
             HistogramOpts::new(CHECKPOINT_SECONDS, "One checkpoint of the table").buckets(buckets);
         Metrics {

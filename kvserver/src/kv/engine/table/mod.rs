@@ -170,7 +170,7 @@ impl TableEngine {
 fn flush(table: &Table, woken: &Receiver<()>) {
     while woken.recv().is_ok() {
         let mut turn = table.take_turn();
-        if table.half_full() && table.checkpoint(&mut turn).is_err() {
+        if table.half_full() && table.checkpoint(&mut turn, Rest::Long).is_err() {
             // The fence stands; the next write or sync says why.
             return;
         }
@@ -200,10 +200,11 @@ impl Engine for TableEngine {
     }
 
     fn sync(&self) -> Result<(), Fatal> {
-        if mutant::active("sync_without_checkpoint") && !self.table.half_full() {
-            return Ok(());
-        }
-        self.table.checkpoint(&mut self.table.take_turn())
+        self.table.sync(Rest::Short)
+    }
+
+    fn sync_at_leisure(&self) -> Result<(), Fatal> {
+        self.table.sync(Rest::Long)
     }
 
     fn view(&self, group: GroupId) -> Box<dyn View + '_> {
@@ -215,7 +216,7 @@ impl Engine for TableEngine {
     fn pin(&self, group: GroupId) -> Result<Box<dyn View + '_>, Fatal> {
         let mut turn = self.table.take_turn();
         if !self.table.base.groups()?.contains(&group) {
-            self.table.checkpoint(&mut turn)?;
+            self.table.checkpoint(&mut turn, Rest::Short)?;
         }
         self.table.base.pin(group)
     }
@@ -232,7 +233,7 @@ impl Engine for TableEngine {
             Err(fatal) if fatal.damage => {
                 let mut turn = self.table.take_turn();
                 // The table's own records go first: then nothing hides what the base does.
-                self.table.checkpoint(&mut turn)?;
+                self.table.checkpoint(&mut turn, Rest::Short)?;
                 self.table.base.erase(start, end)
             }
             done => done,
@@ -246,7 +247,7 @@ impl Engine for TableEngine {
             return ingest_by_writing(self, group, records);
         }
         // What was erased would hide them, and whoever finds some of them must find their region.
-        table.checkpoint(&mut table.take_turn())?;
+        table.checkpoint(&mut table.take_turn(), Rest::Short)?;
         self.gently(|pace, _| table.base.ingest(records, pace))
     }
 
@@ -354,10 +355,17 @@ impl Table {
             // Whoever has the turn makes room: look again before making more.
             let mut turn = self.take_turn();
             if take(self.bytes.load(Ordering::Relaxed)).is_none() {
-                self.checkpoint(&mut turn)?;
+                self.checkpoint(&mut turn, Rest::None)?;
             }
         }
         Ok(())
+    }
+
+    fn sync(&self, longest: Rest) -> Result<(), Fatal> {
+        if mutant::active("sync_without_checkpoint") && !self.half_full() {
+            return Ok(());
+        }
+        self.checkpoint(&mut self.take_turn(), longest)
     }
 
     /// Waits until nobody else makes a checkpoint.
@@ -368,8 +376,8 @@ impl Table {
         turn
     }
 
-    /// Everything written before the call is durable when it returns.
-    fn checkpoint(&self, turn: &mut Turn) -> Result<(), Fatal> {
+    /// Everything written before the call is durable when it returns. No rest is longer than `longest`.
+    fn checkpoint(&self, turn: &mut Turn, longest: Rest) -> Result<(), Fatal> {
         if let Some(why) = &turn.failed {
             return Err(why.clone());
         }
@@ -392,12 +400,15 @@ impl Table {
         let lull = Lull::new(at_seal);
         let rest = || {
             let writes = self.writes.load(Ordering::Relaxed);
-            // What comes meanwhile would be replayed after a crash, too: at most half as much again.
+            // What comes meanwhile is replayed after a crash, too: soon no more than half as much again.
             let late = writes - at_seal > (at_seal - before) / 2;
-            match () {
-                () if lull.is_on(writes) || self.nearly_full() => Rest::None,
-                () if late || self.waiting.load(Ordering::Relaxed) > 0 => Rest::Short,
-                () => Rest::Long,
+            let filling = self.bytes.load(Ordering::Relaxed) > self.bytes_max / 8 * 5;
+            if lull.is_on(writes) || self.nearly_full() {
+                Rest::None
+            } else if late || filling || self.waiting.load(Ordering::Relaxed) > 0 {
+                Rest::Short
+            } else {
+                longest
             }
         };
         let pace = if self.gentle { Pace::gentle(&rest) } else { Pace::full() };

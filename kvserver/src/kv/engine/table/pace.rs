@@ -15,11 +15,11 @@ const LULL: Duration = Duration::from_millis(100);
 /// How long a rest is, by the work before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rest {
-    /// Twenty times as long: there is all the time in the world.
+    /// Twenty times as long: nobody waits for the end.
     Long,
-    /// Five times as long: others may have the core, but the end is waited for. A sixth of a core.
+    /// Five times as long, a sixth of a core: the end is waited for, but not by requests.
     Short,
-    /// None: somebody waits for the end, or nobody for the core.
+    /// None: requests wait for the end, or nobody for the core.
     None,
 }
 

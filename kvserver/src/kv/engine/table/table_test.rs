@@ -68,6 +68,7 @@ impl Base for DiskBase {
     fn checkpoint(&self, groups: &[GroupCheckpoint<'_>], pace: &Pace<'_>) -> Result<(), Fatal> {
         assert!(!self.disk.failed.load(Ordering::Relaxed), "asked again after a failure");
         std::thread::sleep(*self.disk.checkpoint_takes.lock());
+        pace.step();
         let mishap = self.disk.mishap.lock().take();
         let durable = match mishap {
             Some(Mishap::Before) => 0,
@@ -430,6 +431,24 @@ fn behaves_like_maps_that_crash_to_a_moment_at_or_after_the_last_sync() {
         }
     }
     assert!(waits > 0 && mishaps.len() == 3 && later > 0, "{waits} {mishaps:?} {later}");
+}
+
+#[test]
+fn a_sync_that_nobody_waits_for_rests_longer() {
+    let disk = Arc::new(Disk::default());
+    let work = Duration::from_millis(2);
+    *disk.checkpoint_takes.lock() = work;
+    let engine = open(&disk, 1 << 20).with_flusher().unwrap();
+    let timed = |sync: &dyn Fn() -> Result<(), Fatal>| {
+        write(&engine, GroupId(1), vec![put(b"key", b"value")]).unwrap();
+        let begin = Instant::now();
+        sync().unwrap();
+        begin.elapsed()
+    };
+    let longest = Duration::from_millis(20);
+    assert!(timed(&|| engine.sync_at_leisure()) >= work + longest);
+    // Five times the work; but the machine may be busy: one of many is enough.
+    assert!((0..100).any(|_| timed(&|| engine.sync()) < longest));
 }
 
 #[test]
