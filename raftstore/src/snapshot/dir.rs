@@ -16,7 +16,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A block is not larger.
 pub(crate) const BLOCK_BYTES_MAX: usize = 1 << 20;
@@ -25,9 +25,8 @@ const HEAD_BYTES: usize = 8;
 const SYNC_BLOCKS: u64 = 8;
 /// Bytes that are given back to the file system at once, for the same reason, ...
 const FREE_BYTES: u64 = 8 << 20;
-/// ... and how long others may have the disk then, by the time that took.
-const FREE_REST: u32 = 4;
-const FREE_REST_MAX: Duration = Duration::from_millis(50);
+/// ... and how long others have the disk before each piece: a gigabyte is freed in some seconds.
+const FREE_REST: Duration = Duration::from_millis(30);
 const BLOCKS: &str = "blocks";
 const MANIFEST: &str = "manifest";
 
@@ -64,18 +63,16 @@ impl SnapshotDir {
 }
 
 /// Frees the room of a file piece by piece. Whatever fails: closing it frees the rest.
+#[allow(clippy::disallowed_methods)] // On a thread that does nothing else.
 fn free(file: &File) {
     let mut bytes = file.metadata().map_or(0, |metadata| metadata.len());
-    // Who opened it while it had a name reads to the end of his block first.
-    let mut rest = FREE_REST_MAX;
     while bytes > FREE_BYTES {
-        std::thread::sleep(rest);
-        let begin = Instant::now();
+        // Also before the first: who opened it while it had a name reads to the end of his block.
+        std::thread::sleep(FREE_REST);
         bytes -= FREE_BYTES;
         if file.set_len(bytes).is_err() {
             return;
         }
-        rest = (begin.elapsed() * FREE_REST).min(FREE_REST_MAX);
     }
 }
 
