@@ -406,7 +406,7 @@ impl Table {
             if lull.is_on(writes) || self.nearly_full() {
                 Rest::None
             } else if late || filling || self.waiting.load(Ordering::Relaxed) > 0 {
-                Rest::Short
+                longest.min(Rest::Short)
             } else {
                 longest
             }

@@ -12,15 +12,15 @@ const REST_MAX: Duration = Duration::from_millis(20);
 /// Without a write for so long a store has nothing to do.
 const LULL: Duration = Duration::from_millis(100);
 
-/// How long a rest is, by the work before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How long a rest is, by the work before it; the shortest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rest {
-    /// Twenty times as long: nobody waits for the end.
-    Long,
-    /// Five times as long, a sixth of a core: the end is waited for, but not by requests.
-    Short,
     /// None: requests wait for the end, or nobody for the core.
     None,
+    /// Five times as long, a sixth of a core: the end is waited for, but not by requests.
+    Short,
+    /// Twenty times as long: nobody waits for the end.
+    Long,
 }
 
 impl Rest {
