@@ -355,7 +355,7 @@ impl Table {
             // Whoever has the turn makes room: look again before making more.
             let mut turn = self.take_turn();
             if take(self.bytes.load(Ordering::Relaxed)).is_none() {
-                self.checkpoint(&mut turn, Rest::None)?;
+                self.checkpoint(&mut turn, Rest::Hurry)?;
             }
         }
         Ok(())
@@ -403,8 +403,10 @@ impl Table {
             // What comes meanwhile is replayed after a crash, too: soon no more than half as much again.
             let late = writes - at_seal > (at_seal - before) / 2;
             let filling = self.bytes.load(Ordering::Relaxed) > self.bytes_max / 8 * 5;
-            if lull.is_on(writes) || self.nearly_full() {
-                Rest::None
+            if self.nearly_full() {
+                Rest::Hurry
+            } else if lull.is_on(writes) {
+                longest.min(Rest::None)
             } else if late || filling || self.waiting.load(Ordering::Relaxed) > 0 {
                 longest.min(Rest::Short)
             } else {

@@ -15,7 +15,9 @@ const LULL: Duration = Duration::from_millis(100);
 /// How long a rest is, by the work before it; the shortest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rest {
-    /// None: requests wait for the end, or nobody for the core.
+    /// None, and what need not be done is left out: requests wait for the end.
+    Hurry,
+    /// None: nobody waits for the core.
     None,
     /// Five times as long, a sixth of a core: the end is waited for, but not by requests.
     Short,
@@ -28,7 +30,7 @@ impl Rest {
         match self {
             Rest::Long => 20,
             Rest::Short => 5,
-            Rest::None => 0,
+            Rest::None | Rest::Hurry => 0,
         }
     }
 }
@@ -37,6 +39,7 @@ impl Rest {
 pub struct Pace<'a> {
     rest: &'a dyn Fn() -> Rest,
     slice: Cell<Instant>,
+    hurries: Cell<bool>,
 }
 
 impl<'a> Pace<'a> {
@@ -49,7 +52,7 @@ impl<'a> Pace<'a> {
     /// Rests after every slice as `rest` says then.
     #[must_use]
     pub fn gentle(rest: &'a dyn Fn() -> Rest) -> Self {
-        Pace { rest, slice: Cell::new(Instant::now()) }
+        Pace { rest, slice: Cell::new(Instant::now()), hurries: Cell::new(false) }
     }
 
     /// To be called after every small piece of work, holding no lock that readers want. May block
@@ -59,11 +62,19 @@ impl<'a> Pace<'a> {
         if worked < SLICE {
             return;
         }
-        let times = (self.rest)().times();
+        let rest = (self.rest)();
+        self.hurries.set(rest == Rest::Hurry);
+        let times = rest.times();
         if times > 0 {
             std::thread::sleep((worked * times).min(REST_MAX));
         }
         self.slice.set(Instant::now());
+    }
+
+    /// Whether requests wait for the end, as of the last slice: what need not be done is left out.
+    #[must_use]
+    pub fn hurries(&self) -> bool {
+        self.hurries.get()
     }
 }
 
@@ -114,7 +125,13 @@ mod tests {
         assert!(work(&pace) >= after(Rest::Short));
         rest.set(Rest::Long);
         assert!(work(&pace) >= after(Rest::Long));
+        assert!(!pace.hurries());
+        rest.set(Rest::Hurry);
+        work(&pace);
+        assert!(pace.hurries());
         rest.set(Rest::None);
+        work(&pace);
+        assert!(!pace.hurries());
         // Quick on its own, but the machine may be busy: one of many is enough.
         assert!((0..100).any(|_| work(&pace) < after(Rest::Short)));
         assert!((0..100).any(|_| work(&Pace::full()) < after(Rest::Short)));

@@ -28,6 +28,8 @@ struct Disk {
     content: DiskContent,
     mishap: Mutex<Option<Mishap>>,
     checkpoint_takes: Mutex<Duration>,
+    /// The last checkpoint was to leave out what need not be done.
+    hurried: AtomicBool,
     failed: AtomicBool,
 }
 
@@ -69,6 +71,7 @@ impl Base for DiskBase {
         assert!(!self.disk.failed.load(Ordering::Relaxed), "asked again after a failure");
         std::thread::sleep(*self.disk.checkpoint_takes.lock());
         pace.step();
+        self.disk.hurried.store(pace.hurries(), Ordering::Relaxed);
         let mishap = self.disk.mishap.lock().take();
         let durable = match mishap {
             Some(Mishap::Before) => 0,
@@ -449,6 +452,18 @@ fn a_sync_that_nobody_waits_for_rests_longer() {
     assert!(timed(&|| engine.sync_at_leisure()) >= work + longest);
     // Five times the work; but the machine may be busy: one of many is enough.
     assert!((0..100).any(|_| timed(&|| engine.sync()) < longest));
+}
+
+#[test]
+fn a_checkpoint_hurries_when_the_table_is_nearly_full() {
+    let disk = Arc::new(Disk::default());
+    *disk.checkpoint_takes.lock() = Duration::from_millis(2);
+    let engine = open(&disk, 4_000).with_flusher().unwrap();
+    for (bytes, hurries) in [(1_000, false), (3_500, true), (1_000, false)] {
+        write(&engine, GroupId(1), vec![put(b"key", &vec![0; bytes])]).unwrap();
+        engine.sync().unwrap();
+        assert_eq!(disk.hurried.load(Ordering::Relaxed), hurries, "{bytes} bytes");
+    }
 }
 
 #[test]
