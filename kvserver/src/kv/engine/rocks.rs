@@ -23,9 +23,9 @@ use bytes::Bytes;
 use flotilla_raftstore::{Fatal, GroupId};
 use parking_lot::Mutex;
 use rocksdb::{
-    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor,
-    CompactOptions, DB, DBCompressionType, DBRecoveryMode, ErrorKind, LiveFile, LogLevel, Options,
-    ReadOptions, Snapshot, WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
+    DBCompressionType, DBRecoveryMode, ErrorKind, LiveFile, LogLevel, Options, ReadOptions,
+    Snapshot, WriteBatch, WriteOptions,
 };
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -82,7 +82,8 @@ impl RocksEngine {
         if !names.iter().any(|name| is_data(name)) {
             names.push(DATA.to_owned());
         }
-        // Four parts. The LRU cache has 64, and what is larger than one of those is never kept.
+        // Four parts. The LRU cache has 64, and what is larger than one of those is never kept: the filter of a
+        // file of two million records, which every get then reads and checks again.
         let cache = Cache::new_hyper_clock_cache(BLOCK_CACHE_BYTES, 0);
         // A compaction that meets the damage would end all writes before it is left out.
         let damaged = Self::damage(dir).is_some();
@@ -570,8 +571,6 @@ impl View for RocksView<'_> {
 }
 
 const BLOCK_CACHE_BYTES: usize = 128 << 20;
-/// Of records, of an index or of a filter, before compression.
-const BLOCK_BYTES: usize = 16 << 10;
 /// Small: inserting into a large memtable misses the cache. A put in batches of 100 over a million
 /// keys takes 1.8 µs of CPU with 16 MiB, 2.2 with 64 MiB.
 const WRITE_BUFFER_BYTES: usize = 16 << 20;
@@ -623,13 +622,8 @@ fn family_options(name: &str, cache: &Cache) -> Options {
 
 fn table_options() -> BlockBasedOptions {
     let mut table = BlockBasedOptions::default();
-    table.set_block_size(BLOCK_BYTES);
+    table.set_block_size(16 << 10);
     table.set_bloom_filter(BLOOM_BITS_PER_KEY, false);
-    // A file of a million small records has more than a megabyte of filter: as one block it is read and
-    // checked whole by every get that does not find it in the cache.
-    table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
-    table.set_partition_filters(true);
-    table.set_metadata_block_size(BLOCK_BYTES);
     table
 }
 
