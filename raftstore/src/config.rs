@@ -11,6 +11,8 @@ const THREADS_MAX: u64 = 256;
 const TICK_INTERVAL_MS_MAX: u64 = 60_000;
 /// The same for an election timeout.
 const ELECTION_TICKS_MAX: usize = 1_000;
+/// The shortest election timeout: so long a group may be without a leader.
+const ELECTION_MS_MAX: u64 = 600_000;
 
 /// All settings; every field has a default, unknown fields are refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,7 +23,7 @@ pub struct Config {
     /// One tick in milliseconds, at most a minute. Default 100. All times below count in ticks.
     pub tick_interval_ms: u64,
     /// A follower campaigns after this many ticks of silence, randomized up to twice as many.
-    /// Default 10 (1 s to 2 s), at most 1000. Shorter: faster recovery, more false elections.
+    /// Default 10 (1 s to 2 s), at most 1000 and ten minutes. Shorter: faster recovery, more false elections.
     pub election_ticks: usize,
     /// A leader's heartbeat interval in ticks. Default 2. Must be below `election_ticks`.
     pub heartbeat_ticks: usize,
@@ -224,6 +226,14 @@ impl Config {
                 return Err(format!("{field} = {value}: at most {most}{why}"));
             }
         }
+        let election_ms = self.tick_interval_ms * self.election_ticks as u64;
+        if election_ms > ELECTION_MS_MAX {
+            return Err(format!(
+                "election_ticks = {} with tick_interval_ms = {}: a group would be without a leader for \
+                 {election_ms} ms and longer, at most {ELECTION_MS_MAX} (ten minutes)",
+                self.election_ticks, self.tick_interval_ms
+            ));
+        }
         if self.snapshot_block_bytes > BLOCK_BYTES_MAX {
             return Err(format!(
                 "snapshot_block_bytes = {}: at most {BLOCK_BYTES_MAX}",
@@ -269,5 +279,10 @@ mod tests {
                 assert!(why.starts_with(&format!("{field} = {value}: at most {limit}")), "{why}");
             }
         }
+        let slow =
+            |ticks| Config { tick_interval_ms: 60_000, election_ticks: ticks, ..Config::default() };
+        assert_eq!(slow(10).validate(), Ok(()));
+        let why = slow(11).validate().unwrap_err();
+        assert!(why.starts_with("election_ticks = 11 with tick_interval_ms = 60000: "), "{why}");
     }
 }

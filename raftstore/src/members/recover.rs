@@ -6,7 +6,7 @@
 //!    index), holds whatever any of them holds.
 //! 2. Its log counts as committed up to its end. One more entry, of the next term, has the members from
 //!    then on: this replica as the only voter, and for each other member that is left (and was to stay) a
-//!    new replica on the same store, which comes up by a snapshot.
+//!    new replica on the same store, with the same priority, which comes up by a snapshot.
 //! 3. That entry, the term and the record are *one* log write (`replica/recover.rs` on a running store,
 //!    `crate::offline` on a stopped one), so there is no state in between. Nobody is told before it is durable.
 //! 4. Whoever else was a member has left: the group's replicas refuse his messages, and tell him so. The
@@ -108,7 +108,11 @@ pub(crate) fn recovered(
                 ReplicaRole::Learner | ReplicaRole::Demoting => ReplicaRole::Learner,
                 _ => ReplicaRole::Joining,
             };
-            next.replicas.push(ReplicaDesc { replica: ReplicaId(id), store: other.store, role });
+            let replica = ReplicaId(id);
+            next.replicas.push(ReplicaDesc { replica, store: other.store, role });
+            if let Some(priority) = desc.membership.priorities.get(&other.replica) {
+                next.membership.priorities.insert(replica, *priority);
+            }
         }
     }
     next.membership.replica_max = ReplicaId(id);
@@ -155,13 +159,15 @@ mod tests {
             (6, 6, Learner),
         ]);
         desc.membership.priorities =
-            [(ReplicaId(4), Priority(0)), (ReplicaId(5), Priority(3))].into();
+            [(ReplicaId(1), Priority(9)), (ReplicaId(4), Priority(0)), (ReplicaId(5), Priority(3))]
+                .into();
         let next = recovered(&desc, ReplicaId(4), &request(&[1, 2, 3])).unwrap();
         let expected = group(&[(4, 4, Voter), (1051, 5, Joining), (1052, 6, Learner)]);
         assert_eq!(next.replicas, expected.replicas);
         assert_eq!(next.membership.version, 1_000_004);
         assert_eq!(next.replica_max(), ReplicaId(1052));
-        assert!(next.membership.priorities.is_empty(), "it must be able to lead");
+        // The one that goes on must be able to lead; who takes a place has its priority.
+        assert_eq!(next.membership.priorities, [(ReplicaId(1051), Priority(3))].into());
         assert_eq!(next.membership.pending.as_ref().map(|p| p.operation), Some(OperationId(7)));
         for gone in [1, 2, 3, 5, 6, 51, 1050] {
             assert!(next.has_left(ReplicaId(gone)), "{gone}");

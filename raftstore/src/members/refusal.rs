@@ -141,7 +141,10 @@ pub enum ChangeRefusal {
     )]
     NothingLost,
     /// Recovery of a group that has a leader, or had one until a moment ago.
-    #[error("replica {leader} leads the group, or did until a moment ago: nothing to recover")]
+    #[error(
+        "replica {leader} leads the group, or did until a moment ago: nothing to recover; if it is dead, \
+         ask again in a few seconds"
+    )]
     Led {
         /// As far as this replica knows.
         leader: ReplicaId,

@@ -100,7 +100,8 @@ fn say_nothing_to_recover(
         return Ok(out.object(&object)?);
     }
     if plan.fates.is_empty() {
-        let line = "nothing to recover: every group has a leader, or a majority that is left";
+        let line = "nothing to recover: every group has a leader, or a majority that is left (one whose \
+                    leader has just died counts as led for a few seconds more)";
         return Ok(out.line(line)?);
     }
     Ok(out.line(&format!("nothing to recover in group {group}: it is not among those shown"))?)
