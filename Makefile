@@ -114,6 +114,8 @@ bench-peers: deps announce ## the same load on etcd, installed with root on Debi
 bench-report: build ## docs/throughput.md, its plots and the README's table from what bench-full and bench-peers left
 	@[ -e $(BENCH_OUT)/full/full.jsonl ] || { \
 	  echo 'no $(BENCH_OUT)/full/full.jsonl: run make bench-full first' >&2; exit 1; }
+	@[ -e $(BENCH_OUT)/peers/peers.jsonl ] || \
+	  echo 'no $(BENCH_OUT)/peers/peers.jsonl: the page is without etcd, and the README says what an older one did (make bench-peers)' >&2
 	$(BIN)/throughput report --out docs --json $(wildcard $(BENCH_OUT)/full/full.jsonl $(BENCH_OUT)/peers/peers.jsonl)
 	$(BIN)/throughput report --readme README.md --json $(BENCH_OUT)/full/full.jsonl
 

@@ -18,8 +18,6 @@ const STORE_PORT_OFFSET: u64 = 10;
 const POLL: Duration = Duration::from_millis(50);
 /// How much longer than its times a load may take.
 const LATE_MAX: Duration = Duration::from_secs(30);
-/// How long batched puts fill a cluster whose row only reads: most of a million keys are there then.
-const FILL: Duration = Duration::from_secs(6);
 
 /// A playground with `throughput run` beside it.
 pub struct Loaded {
@@ -52,9 +50,9 @@ impl Loaded {
         let playground = Playground::start(&kind.servers.options(), |_| {})?;
         let placement = playground.placement().to_owned();
         if workload.write_percent == 0 {
-            let fill = Workload { seconds: FILL, warmup: Duration::ZERO, ..puts_like(&workload) };
+            let fill = workload.filling();
             let mut filling = spawn(&mut command(&fill, &placement)?)?;
-            wait_for_end(&mut filling, Instant::now() + FILL + LATE_MAX, interrupt)?;
+            wait_for_end(&mut filling, Instant::now() + fill.seconds + LATE_MAX, interrupt)?;
             filling.stop()?;
         }
         let file = || {
@@ -111,19 +109,6 @@ impl Loaded {
     }
 }
 
-/// Batched puts to the same keys.
-fn puts_like(workload: &Workload) -> Workload {
-    Workload {
-        clients: 8,
-        batching: true,
-        rpc: crate::workload::Rpc::Stream,
-        in_flight: 4_096,
-        write_percent: 100,
-        rate: None,
-        ..workload.clone()
-    }
-}
-
 fn wait_for_end(load: &mut Owned, until: Instant, interrupt: &Interrupt) -> Result<(), Error> {
     while load.is_running() {
         if Instant::now() > until {
@@ -146,6 +131,7 @@ fn command(workload: &Workload, placement: &str) -> Result<Command, Error> {
     flag("--batching", on_off(workload.batching).to_owned());
     flag("--rpc", workload.rpc.name().to_owned());
     flag("--write-percent", workload.write_percent.to_string());
+    flag("--consistency", workload.consistency.to_string());
     flag("--key-bytes", workload.key_bytes.to_string());
     flag("--value-bytes", workload.value_bytes.to_string());
     flag("--keys", workload.keys.to_string());
@@ -182,6 +168,20 @@ pub fn row_names() -> clap::builder::PossibleValuesParser {
 mod tests {
     use super::*;
     use crate::suite;
+    use flotilla_client::Consistency;
+
+    #[test]
+    fn a_row_with_lease_reads_is_run_with_lease_reads() {
+        let kind = suite::find("gets-512-lease").unwrap();
+        let second = Duration::from_secs(1);
+        let workload = kind.workload(second, second, None);
+        assert_eq!(workload.consistency, Consistency::Lease);
+        let command = command(&workload, "127.0.0.1:7100").unwrap();
+        let flags: Vec<_> = command.get_args().collect();
+        assert!(flags.windows(2).any(|pair| pair == ["--consistency", "lease"]), "{flags:?}");
+        let fill = workload.filling();
+        assert_eq!((fill.write_percent, fill.keys), (100, workload.keys));
+    }
 
     #[test]
     fn an_open_loop_asks_for_its_maximum_before_anything_starts() {

@@ -245,8 +245,12 @@ pub fn find(name: &str) -> Option<Kind> {
 /// All names, in the order of the table.
 #[must_use]
 pub fn names() -> Vec<&'static str> {
-    let mut names: Vec<&'static str> = full().iter().map(|kind| kind.name).collect();
-    names.dedup();
+    let mut names = Vec::new();
+    for kind in full() {
+        if !names.contains(&kind.name) {
+            names.push(kind.name);
+        }
+    }
     names
 }
 

@@ -6,6 +6,7 @@
 //!    shares of the median of all passes of the row [`MAXIMUM`].
 //! 3. A row is written as soon as it is measured: a run that is cut short leaves what it has.
 //! 4. A cluster that does not start costs its rows, not the table.
+//! 5. Before the first row that only reads a cluster is filled.
 
 use crate::error::Error;
 use crate::keys::{KeyMode, Keys};
@@ -112,6 +113,7 @@ impl Pass {
         observer: &mut dyn Observer,
     ) -> Result<(), Error> {
         let at = [playground.placement().to_owned()];
+        let mut filled = false;
         for kind in kinds {
             if kind.share.is_some() && self.maximum.is_none() {
                 let missing = format!("the row {MAXIMUM} with spread keys gave no rate to take of");
@@ -119,6 +121,14 @@ impl Pass {
                 continue;
             }
             let workload = kind.workload(self.times.seconds, self.times.warmup, self.maximum);
+            if workload.write_percent == 0 && !filled {
+                let name = format!("{}: its records", kind.name);
+                if let Err(error) = run_own(&name, &workload.filling(), &at, observer).await {
+                    observer.failed(kind.name, &error);
+                    continue;
+                }
+                filled = true;
+            }
             match run_own(kind.name, &workload, &at, observer).await {
                 Ok(mut row) => {
                     row.invalid = row.invalid.take().or_else(|| wrong_servers(kind, &row));

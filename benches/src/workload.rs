@@ -32,6 +32,9 @@ impl Rpc {
     }
 }
 
+/// How long batched puts fill a cluster: most of a million keys are there then.
+const FILL: Duration = Duration::from_secs(6);
+
 /// One load.
 #[derive(Clone, Debug)]
 pub struct Workload {
@@ -102,6 +105,22 @@ impl Workload {
             return invalid(format!("--seconds {} is less than 0.1", self.seconds.as_secs_f64()));
         }
         Ok(())
+    }
+
+    /// What puts most of the keys there before a load that only reads: a get of nothing costs less.
+    #[must_use]
+    pub fn filling(&self) -> Workload {
+        Workload {
+            clients: 8,
+            batching: true,
+            rpc: Rpc::Stream,
+            in_flight: 4_096,
+            write_percent: 100,
+            rate: None,
+            seconds: FILL,
+            warmup: Duration::ZERO,
+            ..self.clone()
+        }
     }
 
     /// Operations in flight of client number `client`: the total, as evenly as it goes.

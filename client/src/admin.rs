@@ -13,7 +13,7 @@ use tonic::Code;
 use tonic::transport::Channel;
 
 use crate::client::Client;
-use crate::connection::channel;
+use crate::connection::{MESSAGE_BYTES_MAX, channel};
 use crate::pb::admin_client::AdminClient;
 use crate::pb::error::Kind;
 use crate::pb::stores_client::StoresClient;
@@ -222,12 +222,13 @@ impl Admin<'_> {
                         return Ok(());
                     }
                     begun |= error.kind() == Kind::Unknown;
-                    last = refusal(&address, &error)?;
+                    last = refusal(&address, &error).map_err(|error| after(begun, error))?;
                     let led = matches!(whom, Whom::Leader(_)) && !leader.address.is_empty();
                     hint = led.then_some(leader.address);
                 }
                 Attempt::Unsent(why) => last = Error::unavailable(why),
                 Attempt::Lost(why) => {
+                    begun = true;
                     last = Error::unknown(why);
                     if lost == Lost::Unknown {
                         return Err(last);
@@ -239,7 +240,7 @@ impl Admin<'_> {
             }
             tokio::time::sleep(PAUSE).await;
         }
-        Err(last)
+        Err(after(begun, last))
     }
 
     /// Whom to ask: the store that is said to lead, then the others in turn.
@@ -284,6 +285,18 @@ async fn attempt(
     }
 }
 
+/// What an order that failed with `error` has come to, when an earlier attempt may have been carried out.
+fn after(begun: bool, error: Error) -> Error {
+    match error {
+        Error::Unknown { .. } => error,
+        error if !begun => error,
+        error => Error::unknown(format!(
+            "an earlier attempt may have been carried out; since then: {}",
+            error.message()
+        )),
+    }
+}
+
 /// What an answer means: `Err` ends the order, `Ok` is the reason if time is over.
 fn refusal(address: &str, error: &pb::Error) -> Result<Error> {
     let message = format!("{address}: {}", error.message);
@@ -302,7 +315,8 @@ async fn describe_at(
     address: &str,
     request: tonic::Request<pb::DescribeRequest>,
 ) -> std::result::Result<Vec<pb::ReplicaState>, String> {
-    let mut admin = AdminClient::new(channel(address).await?);
-    let answer = admin.describe(request).await;
+    // All replicas of a store: tens of thousands come to several MiB.
+    let admin = AdminClient::new(channel(address).await?);
+    let answer = admin.max_decoding_message_size(MESSAGE_BYTES_MAX).describe(request).await;
     answer.map(|answer| answer.into_inner().replicas).map_err(|status| status.message().to_owned())
 }

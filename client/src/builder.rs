@@ -55,7 +55,8 @@ impl Default for ClientBuilder {
 
 impl ClientBuilder {
     /// Whether operations that are queued at the same moment share a message (default: yes). Off
-    /// means one operation a message. Nothing ever waits for company.
+    /// means one operation a message. While messages to a store are on their way, operations gather for
+    /// the next one, for 10 ms at most.
     pub fn batching(mut self, on: bool) -> Self {
         self.batching = on;
         self

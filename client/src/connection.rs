@@ -14,7 +14,7 @@ use crate::pb::kv_client::KvClient;
 use crate::{Error, Result};
 
 /// A page of a scan holds at most 4 MiB of records and a frame may hold several answers.
-const MESSAGE_BYTES_MAX: usize = 64 << 20;
+pub(crate) const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// Per stream and connection; the defaults of HTTP/2 (64 KiB) would make one stream wait for the
 /// round trip of its window.
 const WINDOW_BYTES: u32 = 8 << 20;

@@ -73,6 +73,8 @@ pub struct Plan {
     largest: BTreeMap<u64, u64>,
     /// Also those that were given up before.
     lost: Vec<u64>,
+    /// Stores that are to be given up and are not down, as far as placement knows: it would refuse that.
+    pub not_down: Vec<u64>,
 }
 
 impl Admin<'_> {
@@ -108,7 +110,12 @@ impl Admin<'_> {
             one.replicas.unwrap_or_default().into_iter().map(move |replica| (store, replica))
         });
         let known = routes.regions.iter().filter(|r| group.is_none_or(|group| r.group == group));
-        Ok(plan(&all_lost, &stores, known, told.collect()))
+        let mut plan = plan(&all_lost, &stores, known, told.collect());
+        let state =
+            |store: &u64| routes.stores.iter().find(|s| s.store == *store).map(|s| &*s.state);
+        let not_down = |store: &u64| state(store).is_some_and(|s| !["down", "lost"].contains(&s));
+        plan.not_down = lost.iter().copied().filter(not_down).collect();
+        Ok(plan)
     }
 
     /// Has placement turn the stores away for good.
@@ -158,6 +165,11 @@ impl Admin<'_> {
 }
 
 impl Plan {
+    /// Whether a store that is left, or placement, knows the group.
+    pub fn knows(&self, group: u64) -> bool {
+        self.largest.contains_key(&group)
+    }
+
     /// What new replicas of `group` count from: above all ids of the cluster, if they are near.
     fn replica_max(&self, group: u64) -> u64 {
         let own = self.largest.get(&group).copied().unwrap_or_default();
@@ -202,6 +214,7 @@ fn plan<'a>(
         groups.iter().filter_map(|(group, left)| fate(*group, left, lost, answered)).collect();
     // Groups of which nobody who is left has a replica.
     for region in known.filter(|region| !groups.contains_key(&region.group)) {
+        largest.entry(region.group).or_default();
         if !region.replicas.is_empty() && region.replicas.iter().all(|r| lost.contains(&r.store)) {
             fates.push(Fate {
                 group: region.group,
@@ -215,7 +228,7 @@ fn plan<'a>(
         }
     }
     fates.sort_by_key(|fate| fate.group);
-    Plan { fates, largest, lost: lost.to_vec() }
+    Plan { fates, largest, lost: lost.to_vec(), not_down: Vec::new() }
 }
 
 fn fate(

@@ -227,7 +227,7 @@ impl Node {
             settings.raft.election_ticks as u64 * settings.raft.tick_interval_ms;
         let runtime = tokio::runtime::Handle::current();
         let cluster = member.cluster_id();
-        let transport = GrpcTransport::new(config, cluster, member.store, runtime);
+        let transport = GrpcTransport::new(config, cluster, member.store, runtime)?;
         let builder = StoreBuilder {
             config: settings.raft.clone(),
             store: member.store,

@@ -119,7 +119,7 @@ impl Node {
         let me = member_id(identity.member);
         let runtime = tokio::runtime::Handle::current();
         let grpc = GrpcConfig::default();
-        let transport = GrpcTransport::new(grpc, identity.cluster, me, runtime);
+        let transport = GrpcTransport::new(grpc, identity.cluster, me, runtime)?;
         let store = StoreBuilder {
             config: settings.raft.clone(),
             store: me,

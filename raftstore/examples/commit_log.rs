@@ -207,13 +207,15 @@ fn read(log: &Member<CommitLog>, number: u64, count: usize) -> Result<Vec<String
 fn answer(log: &Member<CommitLog>, line: &str) -> Result<String, String> {
     let wrong = |text: &str| format!("error number '{text}': must be a whole number");
     let number = |text: &str| text.parse::<u64>().map_err(|_| wrong(text));
-    let propose = |command: String| {
-        log.propose(command).map(|number| format!("ok {}", String::from_utf8_lossy(&number)))
+    let propose = |command: String, trims| {
+        log.propose(command, trims).map(|number| format!("ok {}", String::from_utf8_lossy(&number)))
     };
     let state = log.machine.machine();
     match line.split(' ').collect::<Vec<_>>()[..] {
-        ["append", topic, _, ..] if !topic.is_empty() => propose(line.replacen("append ", "+", 1)),
-        ["trim", first] => propose(format!("-{}", number(first)?)),
+        ["append", topic, _, ..] if !topic.is_empty() => {
+            propose(line.replacen("append ", "+", 1), false)
+        }
+        ["trim", first] => propose(format!("-{}", number(first)?), true),
         ["get", digits] => Ok(format!("ok {}", read(log, number(digits)?, 1)?.join("\n"))),
         ["read", digits, count] => {
             let found = read(log, number(digits)?, number(count)?.min(1_000) as usize)?;

@@ -76,7 +76,7 @@ fn answer(member: &Member<Counter>, line: &str) -> Result<String, String> {
         ["increment", step] => {
             let wrong = |_| format!("error step '{step}': must be a whole number");
             let step: i64 = step.parse().map_err(wrong)?;
-            let value = member.propose(step.to_le_bytes().to_vec())?;
+            let value = member.propose(step.to_le_bytes().to_vec(), false)?;
             Ok(format!("ok {}", String::from_utf8_lossy(&value)))
         }
         ["get"] => {

@@ -119,12 +119,15 @@
 //! - **Requests**: many at once by [`Store::submit`], with one [`Completion`] for all their answers;
 //!   [`Pending`] is for one. [`Error`] says what a caller should do.
 //! - **Reads**: [`Store::read_barrier`], then read the state. The log itself: [`Store::read_log`].
-//! - **Members**: [`Store::change_members`], [`Store::transfer_leader`].
+//! - **Members**: [`Store::change_members`] (priorities, too), [`Store::transfer_leader`],
+//!   [`Store::recover`] after a majority is lost, [`Store::snapshot`] by order.
+//! - **Stop**: [`Store::hand_over`] moves the leaderships away, then [`Store::shutdown`].
 //! - **What it does**: [`Store::describe`], [`Store::metrics`], and `tracing` events.
 //!
 //! The examples `counter` and `commit_log` are whole programs of three processes.
 //!
-//! All types here are this library's own, but for [`Bytes`] and the `prometheus` registry. The modules
+//! All types here are this library's own, but for [`Bytes`], the `prometheus` registry and, with `grpc`,
+//! tokio's runtime handle and tonic's server. The modules
 //! [`message`], and [`Shard`], [`LogWriter`], [`ApplyWorker`] and [`SnapshotWorker`], are for those who drive
 //! the library without its threads, as a simulator does.
 //!

@@ -301,7 +301,8 @@ mod tests {
         for (data, why) in [
             (Bytes::new(), "cut short"),
             (whole.slice(..whole.len() - 1), "cut short"),
-            (Bytes::from([&whole[..], b"x"].concat()), "1 bytes follow"),
+            (Bytes::from([&whole[..], b"x"].concat()), "cut short"),
+            (Bytes::from([&whole[..], &[0; 5]].concat()), "1 bytes follow"),
             (Bytes::from(newer), "format 9"),
         ] {
             let (log, _) = log();

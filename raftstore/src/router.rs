@@ -71,12 +71,12 @@ impl Router {
 
     /// Admits requests and queues them, one message a shard.
     pub(crate) fn submit(&self, requests: Vec<Request>) {
-        let log_full = self.log.live_bytes() >= self.config.log_bytes_max / 8 * 7;
+        let log_bytes = self.log.live_bytes();
         let mut per_shard: Vec<Vec<Request>> = Vec::new();
         per_shard.resize_with(self.inboxes.len(), Vec::new);
         for request in requests {
             let shard = self.shard_of(request.group());
-            per_shard[shard].extend(self.admit(request, log_full));
+            per_shard[shard].extend(self.admit(request, log_bytes));
         }
         for (inbox, requests) in self.inboxes.iter().zip(per_shard) {
             if !requests.is_empty() {
@@ -86,12 +86,15 @@ impl Router {
     }
 
     /// The request with its permit, or nothing: then it was answered.
-    fn admit(&self, request: Request, log_full: bool) -> Option<Request> {
+    fn admit(&self, request: Request, log_bytes: u64) -> Option<Request> {
         let Request::Propose { group, command, takes_away, reply } = request else {
             return Some(request);
         };
         let (bytes, max) = (command.len(), self.config.command_bytes_max);
         let total = &self.proposal_bytes;
+        let log_max = self.config.log_bytes_max;
+        // What takes away may be what the log waits for (`StateMachine::log_needed`): it has the last eighth.
+        let log_full = log_bytes >= if takes_away { log_max } else { log_max / 8 * 7 };
         let admitted = if bytes > max {
             let reason = format!("a command of {bytes} bytes: at most {max}");
             Err(Error::Invalid { group, reason })
@@ -212,12 +215,45 @@ impl Router {
 mod tests {
     use super::*;
     use crate::completion::{Answer, Reply};
-    use crate::log::MemoryLog;
+    use crate::log::{GroupWrite, MemoryLog};
     use crate::message::ReadMode;
     use crate::shard::inbox::inbox;
+    use crate::types::{EntryKind, GroupDesc, GroupRecord, LogEntry};
     use bytes::Bytes;
     use futures::FutureExt;
     use std::time::Duration;
+
+    /// A state machine that keeps its log is asked to let some of it go by a command, too.
+    #[test]
+    fn a_full_log_takes_what_takes_away() {
+        let group = GroupId(1);
+        let log = MemoryLog::new();
+        let record = GroupRecord::new(GroupDesc::of_voters(group, [StoreId(1)]), ReplicaId(1));
+        let data = Bytes::from(vec![7; 8_000]);
+        let entry = LogEntry { index: 1, term: 1, kind: EntryKind::Normal, data };
+        let (record, append) = (Some(record), vec![entry]);
+        log.write(&[GroupWrite { group, record, append, ..GroupWrite::default() }]).unwrap();
+        let live = log.live_bytes();
+        let admitted = |log_bytes_max: u64, takes_away: bool| {
+            let config = Config { log_bytes_max, ..Config::default() };
+            let (inbox, mut end) = inbox();
+            let router = Router::new(Arc::new(config), vec![inbox], log.clone(), Metrics::new());
+            let (reply, answer) = Reply::pending();
+            let command = Bytes::from_static(b"trim");
+            router.submit(vec![Request::Propose { group, command, takes_away, reply }]);
+            let taken = end.take().now_or_never();
+            if taken.is_none() {
+                let what = "the store's log is full";
+                let refused = Some(Err(Error::Busy { group, what }));
+                assert_eq!(answer.wait(Duration::ZERO), refused);
+            }
+            taken.is_some()
+        };
+        let both = |max: u64| (admitted(max, false), admitted(max, true));
+        assert_eq!(both(live * 2), (true, true));
+        assert_eq!(both(live + live / 10), (false, true));
+        assert_eq!(both(live), (false, false));
+    }
 
     #[test]
     fn a_store_with_too_many_bytes_of_commands_is_busy_until_they_are_answered() {

@@ -62,6 +62,7 @@ impl Flotilla {
         Client::builder()
             .batching(workload.batching)
             .batch_ops_max(BATCH_OPS_MAX)
+            .in_flight_max(workload.in_flight)
             .rpc(match workload.rpc {
                 Rpc::Stream => flotilla_client::Rpc::Stream,
                 Rpc::Unary => flotilla_client::Rpc::Unary,

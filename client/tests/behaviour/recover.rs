@@ -108,7 +108,7 @@ fn replica(group: u64, store: u64, last_index: u64, damage: &str) -> (u64, pb::R
 }
 
 /// Of five stores 3, 4 and 5 are lost. Group 1 is sound, of group 2 a replica that is left is damaged, of
-/// group 3 both are, and of group 4 none is left.
+/// group 3 both are, of group 4 none is left, and group 9 has a leader.
 async fn remains() -> Fake {
     let mut fake = Fake::start().await;
     let mut gone = region(4, "x", "", 0);
@@ -124,7 +124,9 @@ async fn remains() -> Fake {
             replica(2, 2, 5, ""),
             replica(3, 1, 0, "a hole in its log"),
             replica(3, 2, 0, "a bad block"),
+            replica(9, 1, 5, ""),
         ];
+        world.replicas.last_mut().unwrap().1.role = "leader".to_owned();
     });
     fake.kill(3).await;
     fake
@@ -185,6 +187,8 @@ async fn a_group_of_which_nothing_is_left_fails_the_recovery() {
     let run = kv(&fake, &[&["--json"][..], &one("9")].concat()).await;
     let nothing = json!({"group": 9, "nothing_to_recover": true, "turned_away": []});
     assert_eq!((run.code, objects(&run.out)), (0, vec![nothing.clone()]), "{run:?}");
+    let run = kv(&fake, &one("99")).await;
+    assert!(run.code == 3 && run.err.contains("group 99 is unknown: `kv regions`"), "{run:?}");
     // Nothing is wrong with a plan.
     fake.set(|world| world.recovered.clear());
     assert_eq!(kv(&fake, &[&RECOVER[..], &["--dry-run"]].concat()).await.code, 0);

@@ -85,14 +85,17 @@ impl Reader {
 
     /// The region at this moment. Hold it briefly. May block on the disk.
     pub fn open(&self, region: u64) -> Result<RegionView<'_>, ReadError> {
-        let meta = self.state_machine.region(region).ok_or(ReadError::NoRegion)?;
-        let view = self.state_machine.engine().view(meta.group);
-        // A state that is destroyed, or replaced by a snapshot, leaves the table first: if it is
-        // there still, nothing of it was gone when the view began.
-        if self.state_machine.region(region).is_none() {
-            return Err(ReadError::NoRegion);
+        let mut meta = self.state_machine.region(region).ok_or(ReadError::NoRegion)?;
+        loop {
+            let view = self.state_machine.engine().view(meta.group);
+            // A state that is destroyed, or replaced by a snapshot, leaves the table first: if the same one
+            // is there still, nothing of it was gone when the view began.
+            let now = self.state_machine.region(region).ok_or(ReadError::NoRegion)?;
+            if Arc::ptr_eq(&now, &meta) {
+                return RegionView::new(view, meta);
+            }
+            meta = now;
         }
-        RegionView::new(view, meta)
     }
 
     /// Point reads, all at one moment.

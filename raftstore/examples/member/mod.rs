@@ -7,7 +7,7 @@ use flotilla_raftstore::log::{self, LogOptions};
 use flotilla_raftstore::transport::grpc::{GrpcConfig, GrpcTransport};
 use flotilla_raftstore::{
     Answer, ClusterId, Config, Error, GroupDesc, GroupId, GroupRecord, Pending, ReadMode,
-    ReplicaId, Reply, SnapshotDir, StateFiles, StateMachine, Store, StoreBuilder, StoreId,
+    ReplicaId, Reply, Request, SnapshotDir, StateFiles, StateMachine, Store, StoreBuilder, StoreId,
     SystemClock,
 };
 use std::collections::BTreeMap;
@@ -94,7 +94,7 @@ impl<M: StateMachine + 'static> Member<M> {
         let me = StoreId(args.id);
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let handle = runtime.handle().clone();
-        let transport = GrpcTransport::new(GrpcConfig::default(), cluster, me, handle);
+        let transport = GrpcTransport::new(GrpcConfig::default(), cluster, me, handle)?;
         for (id, (raft, _)) in &peers {
             transport.set_address(StoreId(*id), &raft.to_string());
         }
@@ -146,9 +146,12 @@ impl<M: StateMachine + 'static> Member<M> {
         Ok(())
     }
 
-    /// The state machine's answer to `command`, once it is applied; or a line for the client.
-    pub fn propose(&self, command: impl Into<Bytes>) -> Result<Bytes, String> {
-        match self.request(|reply| self.store.propose(GROUP, command.into(), reply))? {
+    /// The state machine's answer to `command`, once it is applied; or a line for the client. One that only
+    /// `takes_away` is let through when log or disk are full.
+    pub fn propose(&self, command: impl Into<Bytes>, takes_away: bool) -> Result<Bytes, String> {
+        let (group, command) = (GROUP, command.into());
+        let propose = |reply| Request::Propose { group, command, takes_away, reply };
+        match self.request(|reply| self.store.submit(vec![propose(reply)]))? {
             Answer::Applied(answer) => Ok(answer),
             other => Err(format!("error {other:?}")),
         }

@@ -133,7 +133,8 @@ pub trait StateMachine: Send + Sync {
 
     /// The first index of `group`'s log that must stay, for whoever reads it with
     /// [`crate::Store::read_log`]: neither [`crate::Config::group_log_entries_max`] nor
-    /// `group_log_bytes_max` cuts it; beyond [`crate::Config::log_bytes_max`] writes are refused.
+    /// `group_log_bytes_max` cuts it; near [`crate::Config::log_bytes_max`] writes are refused, those that
+    /// only take away ([`crate::Request::Propose`]) last: let go by one of these.
     /// Asked at the start, and behind each `sync` that follows an apply; it may grow only. Default:
     /// `u64::MAX`, nothing has to stay.
     fn log_needed(&self, _group: GroupId) -> u64 {

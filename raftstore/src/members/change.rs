@@ -313,7 +313,8 @@ fn check_quorum(
     }
     let leads = |r: &&&ReplicaDesc| desc.priority(r.replica) != Priority::NEVER;
     let able = voters.iter().filter(leads).count();
-    if able * 2 <= voters.len() {
+    // For a request only: who goes on after a lost majority fills places that may never have led.
+    if joiners_live && able * 2 <= voters.len() {
         return Err(ChangeRefusal::TooFewLead { voters: voters.len(), able });
     }
     let lives = |r: &&&ReplicaDesc| {

@@ -7,7 +7,8 @@
 //! membership  version, index, term, largest id u64; request under way u8 (0 or 1), and then:
 //!               operation u128, force u8, demote (count u32, ids u64), remove (the same);
 //!             accepted operations: count u32, u128 each;
-//!             priorities: count u32, replica u64, priority i32 each
+//!             priorities: count u32, replica u64, priority i32 each;
+//!             after recoveries only: count u32, u128 each
 //! whole       format u8 = 1, group u64, members, membership
 //! ```
 
@@ -83,7 +84,8 @@ fn role_number(role: ReplicaRole) -> u8 {
 
 /// See the module.
 pub(crate) fn put_membership(out: &mut Vec<u8>, membership: &Membership) {
-    let Membership { version, position, replica_max, pending, operations, priorities } = membership;
+    let Membership { version, position, replica_max, pending, operations, priorities, recoveries } =
+        membership;
     for number in [*version, position.index, position.term, replica_max.0] {
         out.put_u64_le(number);
     }
@@ -104,9 +106,13 @@ pub(crate) fn put_membership(out: &mut Vec<u8>, membership: &Membership) {
         out.put_u64_le(replica.0);
         out.put_i32_le(priority.0);
     }
+    if !recoveries.is_empty() {
+        out.put_u32_le(u32::try_from(recoveries.len()).expect("few recoveries are kept"));
+        recoveries.iter().for_each(|recovery| out.put_u128_le(recovery.0));
+    }
 }
 
-/// What [`put_membership`] made.
+/// What [`put_membership`] made, and nothing behind it.
 pub(crate) fn get_membership(input: &mut &[u8]) -> Result<Membership, String> {
     let version = number(input)?;
     let position = LogPosition { index: number(input)?, term: number(input)? };
@@ -120,11 +126,11 @@ pub(crate) fn get_membership(input: &mut &[u8]) -> Result<Membership, String> {
             remove: ids(input)?,
         })),
     };
-    let count = short(input)?;
-    let operations = (0..count).map(|_| operation(input)).collect::<Result<_, String>>()?;
+    let operations = all_operations(input)?;
     let count = short(input)?;
     let priorities = (0..count).map(|_| priority(input)).collect::<Result<_, String>>()?;
-    Ok(Membership { version, position, replica_max, pending, operations, priorities })
+    let recoveries = if input.is_empty() { Vec::new() } else { all_operations(input)? };
+    Ok(Membership { version, position, replica_max, pending, operations, priorities, recoveries })
 }
 
 const CUT: &str = "the members are cut short";
@@ -145,6 +151,11 @@ fn number(input: &mut &[u8]) -> Result<u64, String> {
 fn priority(input: &mut &[u8]) -> Result<(ReplicaId, Priority), String> {
     let replica = ReplicaId(number(input)?);
     Ok((replica, Priority(input.try_get_i32_le().map_err(|_| CUT)?)))
+}
+
+fn all_operations(input: &mut &[u8]) -> Result<Vec<OperationId>, String> {
+    let count = short(input)?;
+    (0..count).map(|_| operation(input)).collect()
 }
 
 fn operation(input: &mut &[u8]) -> Result<OperationId, String> {
@@ -177,6 +188,7 @@ mod tests {
             })),
             operations: vec![OperationId(1), OperationId(2)],
             priorities: [(ReplicaId(1), Priority(-1)), (ReplicaId(2), Priority(i32::MAX))].into(),
+            recoveries: Vec::new(),
         };
         let bytes = encode(&desc);
         assert_eq!(decode(&bytes), Ok(desc.clone()));
@@ -184,6 +196,7 @@ mod tests {
             assert!(decode(&bytes[..end]).is_err(), "cut at {end}");
         }
         desc.membership.pending = None;
+        desc.membership.recoveries = vec![OperationId(3), OperationId(u128::MAX)];
         let mut bytes = encode(&desc).to_vec();
         assert_eq!(decode(&bytes), Ok(desc));
         bytes.push(0);

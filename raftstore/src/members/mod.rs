@@ -215,6 +215,8 @@ pub struct Membership {
     pub operations: Vec<OperationId>,
     /// Who is to lead; whoever is not named has [`Priority::OFF`].
     pub priorities: BTreeMap<ReplicaId, Priority>,
+    /// The recoveries ([`RecoverRequest`]) that these members come from, oldest first.
+    pub recoveries: Vec<OperationId>,
 }
 
 /// A group and all its members.
@@ -277,6 +279,14 @@ impl GroupDesc {
             voters().filter(|r| counts(r)).count() * 2 > voters().count()
         };
         of(ReplicaRole::votes) && (!self.is_joint() || of(ReplicaRole::voted))
+    }
+
+    /// Whether these members come from a recovery that `later` does not know: then the group has
+    /// gone on twice, and neither half may end the other's replicas.
+    #[must_use]
+    pub fn parts_from(&self, later: &GroupDesc) -> bool {
+        let last = self.membership.recoveries.last();
+        last.is_some_and(|recovery| !later.membership.recoveries.contains(recovery))
     }
 
     /// Whether `replica` gives way to another one on its store: see [`Change::Rebuild`].

@@ -11,7 +11,8 @@
 //!    `crate::offline` on a stopped one), so there is no state in between. Nobody is told before it is durable.
 //! 4. Whoever else was a member has left: the group's replicas refuse his messages, and tell him so. The
 //!    versions and ids of the members jump, so that nothing that the lost ones may have done among
-//!    themselves meanwhile looks newer, or takes the same id.
+//!    themselves meanwhile looks newer, or takes the same id. The members keep the recoveries that they come from:
+//!    where a group went on twice, by two operators, neither half ends the other ([`GroupDesc::parts_from`]).
 //!
 //! What only the lost replicas had is lost, acknowledged or not: nobody can know how much that is.
 
@@ -25,6 +26,8 @@ use crate::types::{ReplicaId, StoreId};
 const VERSIONS_SKIPPED: u64 = 1_000_000;
 /// Members that they may have taken in.
 const IDS_SKIPPED: u64 = 1_000;
+/// A replica that has been away for more of them is left to the operator.
+const RECOVERIES_KEPT: usize = 64;
 /// How far above the replica's own the largest known id may be. It may have missed changes, each of which
 /// may take ids far above the last.
 const IDS_AHEAD_MAX: u64 = 1 << 40;
@@ -91,6 +94,9 @@ pub(crate) fn recovered(
     let mut next = desc.clone();
     remember(&mut next, *operation);
     let membership = &mut next.membership;
+    membership.recoveries.push(*operation);
+    let surplus = membership.recoveries.len().saturating_sub(RECOVERIES_KEPT);
+    membership.recoveries.drain(..surplus);
     membership.version += VERSIONS_SKIPPED;
     let mut id = used.0 + IDS_SKIPPED;
     membership.replica_max = ReplicaId(id);
@@ -125,6 +131,7 @@ pub(crate) fn recovered(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::members::{Live, may_switch};
     use crate::types::GroupId;
     use ReplicaRole::{Demoting, Incoming, Joining, Learner, Outgoing, Voter};
 
@@ -176,6 +183,35 @@ mod tests {
         let alone = group(&[(1, 1, Voter), (2, 2, Voter), (3, 3, Voter)]);
         let next = recovered(&alone, ReplicaId(3), &request(&[1, 2])).unwrap();
         assert_eq!((next.replicas.len(), next.membership.pending), (1, None));
+    }
+
+    #[test]
+    fn those_who_may_not_lead_take_their_places_all_the_same() {
+        let mut desc = group(&[(1, 1, Voter), (2, 2, Voter), (3, 3, Voter), (4, 4, Voter)]);
+        desc.membership.priorities = [(ReplicaId(4), Priority::NEVER)].into();
+        let next = recovered(&desc, ReplicaId(1), &request(&[2, 3])).unwrap();
+        assert_eq!(next.membership.priorities, [(ReplicaId(1051), Priority::NEVER)].into());
+        let live = Live { me: ReplicaId(1), is_live: &|_| true };
+        assert!(may_switch(&next, &live), "the new one becomes a voter");
+    }
+
+    /// Two operators, each of whom takes the other's store for lost; one of them then changes the members.
+    #[test]
+    fn a_group_that_went_on_twice_has_two_halves() {
+        let three = group(&[(1, 1, Voter), (2, 2, Voter), (3, 3, Voter)]);
+        let go_on = |desc: &GroupDesc, me: u64, lost: &[u64], operation: u128| {
+            let operation = OperationId(operation);
+            recovered(desc, ReplicaId(me), &RecoverRequest { operation, ..request(lost) }).unwrap()
+        };
+        let (one, two) = (go_on(&three, 1, &[2, 3], 7), go_on(&three, 2, &[1, 3], 8));
+        let mut later = one.clone();
+        later.membership.version += 5;
+        assert!(two.parts_from(&later) && later.parts_from(&two));
+        assert!(!three.parts_from(&later), "who took no part follows the later one");
+        assert!(!one.parts_from(&later));
+        later.replicas.clone_from(&three.replicas);
+        let again = go_on(&later, 1, &[2, 3], 9);
+        assert!(!later.parts_from(&again) && again.parts_from(&later) && two.parts_from(&again));
     }
 
     #[test]

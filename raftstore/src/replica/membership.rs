@@ -326,7 +326,8 @@ impl Replica {
         if desc.group != self.group() || told.version < known.version {
             return Ok(());
         }
-        if told.version == known.version && told.position != known.position {
+        let same = told.version == known.version && told.position != known.position;
+        if same || self.record.desc.parts_from(&desc) {
             // Two replicas went on alone, by different orders. Neither ends the other: that is for the operator.
             let group = desc.group.0;
             tracing::error!(group, "two recoveries of one group: stop one of them for good");

@@ -114,6 +114,15 @@ impl Writes {
         }
     }
 
+    /// What waited at `index` or above was overwritten here, by another leader's entries. They may be lost
+    /// again, and the old ones committed by whoever has them still (Raft paper, figure 8).
+    fn overwrite(&mut self, index: u64, group: GroupId) {
+        for (_, stale) in self.pending.split_off(&index) {
+            self.bytes -= stale.bytes;
+            fail(stale.callers, &Error::Unknown { group });
+        }
+    }
+
     pub(super) fn close(&mut self, group: GroupId, error: &Error) {
         for (_, reply) in self.queued.drain(..) {
             reply.send(Err(error.clone()));
@@ -256,13 +265,40 @@ impl Replica {
     /// `callers` hear what becomes of the entry of this term at `index`, the log's last.
     pub(super) fn await_outcome(&mut self, index: u64, kind: EntryKind, callers: Vec<Reply>) {
         let term = self.raw.raft.term;
-        // What waited at this index or above was overwritten since.
-        for (_, stale) in self.writes.pending.split_off(&index) {
-            self.writes.bytes -= stale.bytes;
-            fail(stale.callers, &Error::NotLeader { group: self.record.desc.group, leader: None });
-        }
+        self.writes.overwrite(index, self.record.desc.group);
         let (bytes, proposed, expires) = (0, None, None);
         let pending = Pending { term, kind, callers, bytes, proposed, expires };
         self.writes.pending.insert(index, pending);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_another_committed_entry_tells_that_a_write_never_will_be_applied() {
+        let group = GroupId(1);
+        let mut writes = Writes::default();
+        let waits = |writes: &mut Writes, index: u64| {
+            let (reply, outcome) = Reply::pending();
+            let (term, kind, callers) = (2, EntryKind::Normal, vec![reply]);
+            let pending = Pending { term, kind, callers, bytes: 1, proposed: None, expires: None };
+            writes.bytes += pending.bytes;
+            writes.pending.insert(index, pending);
+            outcome
+        };
+        let (below, at, above) =
+            (waits(&mut writes, 4), waits(&mut writes, 5), waits(&mut writes, 6));
+        writes.overwrite(5, group);
+        for overwritten in [at, above] {
+            assert_eq!(overwritten.wait(Default::default()), Some(Err(Error::Unknown { group })));
+        }
+        assert_eq!(writes.bytes, 1);
+        let entry = LogEntry { index: 4, term: 3, kind: EntryKind::Normal, data: Bytes::new() };
+        writes.settle(&entry, group);
+        let never = Error::NotLeader { group, leader: None };
+        assert_eq!(below.wait(Default::default()), Some(Err(never)));
+        assert_eq!(writes.bytes, 0);
     }
 }

@@ -14,6 +14,7 @@
 
 use super::Shard;
 use super::slot::Slot;
+use crate::members::RecoverRequest;
 use crate::message::{ReadMode, Request};
 use crate::replica::Replica;
 use crate::shard::Round;
@@ -148,6 +149,14 @@ impl Shard {
     pub(super) fn is_watched(&self, store: StoreId, group: GroupId) -> bool {
         let timeout = self.parts.config.election_ticks as u64;
         self.hibernation.silence(store, group) <= timeout
+    }
+
+    /// Whether the store of the group's leader was heard lately, though `request` takes it for lost. A
+    /// replica that slept has promised nothing that would say so.
+    pub(super) fn hears_lost_leader(&self, group: GroupId, request: &RecoverRequest) -> bool {
+        let Some(Slot::Live(live)) = self.slots.get(&group) else { return false };
+        let leader = live.replica.leader().filter(|leader| request.lost.contains(&leader.store));
+        leader.is_some_and(|leader| self.is_watched(leader.store, group))
     }
 
     /// Another store's shard says that it lives.

@@ -191,7 +191,8 @@ impl Shard {
         let replica = damaged.record.replica;
         let (told, known) = (&desc.membership, &damaged.record.desc.membership);
         let same = told.position == known.position;
-        let news = told.version > known.version || (told.version == known.version && same);
+        let later = told.version > known.version || (told.version == known.version && same);
+        let news = later && !damaged.record.desc.parts_from(desc);
         if news && (desc.has_left(replica) || desc.gives_way(replica)) {
             let record = GroupRecord { removed: true, ..GroupRecord::new(desc.clone(), replica) };
             self.remove(desc.group, record, round);

@@ -370,6 +370,12 @@ impl Shard {
                 self.touch(group, |replica| replica.change_members(&request, reply));
             }
             Request::Recover { request, reply, .. } => {
+                self.rouse(group);
+                if self.hears_lost_leader(group, &request) {
+                    let what = "the store of its leader was heard a moment ago; if that stays so, a lost \
+                                store still runs: stop it";
+                    return reply.send(Err(Error::Busy { group, what }));
+                }
                 let time = self.time;
                 self.touch(group, |replica| replica.recover(&request, reply, time, round));
             }

@@ -30,6 +30,20 @@ const FREE_REST: Duration = Duration::from_millis(30);
 const BLOCKS: &str = "blocks";
 const MANIFEST: &str = "manifest";
 
+/// A sync that failed. What was written before it may be lost, though later ones succeed.
+#[derive(Debug, thiserror::Error)]
+#[error("sync: {0}")]
+struct SyncFailed(io::Error);
+
+fn synced(done: io::Result<()>) -> io::Result<()> {
+    done.map_err(|error| io::Error::other(SyncFailed(error)))
+}
+
+/// Whether `error` is that of a sync.
+pub(super) fn is_sync_failure(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<SyncFailed>())
+}
+
 /// A [`SnapshotStore`] in a folder.
 pub struct SnapshotDir {
     dir: PathBuf,
@@ -113,7 +127,7 @@ impl SnapshotStore for SnapshotDir {
         record.extend_from_slice(&checksum(number, block).to_le_bytes());
         record.extend_from_slice(block);
         file.write_all_at(&record, place_of(number))?;
-        if (number + 1).is_multiple_of(SYNC_BLOCKS) { file.sync_data() } else { Ok(()) }
+        if (number + 1).is_multiple_of(SYNC_BLOCKS) { synced(file.sync_data()) } else { Ok(()) }
     }
 
     fn read(&self, id: SnapshotId, number: u64) -> io::Result<Bytes> {
@@ -145,7 +159,7 @@ impl SnapshotStore for SnapshotDir {
         let dir = self.path(id);
         fs::create_dir_all(&dir)?;
         match File::open(dir.join(BLOCKS)) {
-            Ok(blocks) => blocks.sync_all()?,
+            Ok(blocks) => synced(blocks.sync_all())?,
             Err(e) if e.kind() == ErrorKind::NotFound => {}
             Err(e) => return Err(e),
         }
@@ -153,10 +167,10 @@ impl SnapshotStore for SnapshotDir {
         let mut file = File::create(&new)?;
         file.write_all(&crc32c::crc32c(manifest).to_le_bytes())?;
         file.write_all(manifest)?;
-        file.sync_all()?;
+        synced(file.sync_all())?;
         fs::rename(&new, dir.join(MANIFEST))?;
-        File::open(&dir)?.sync_all()?;
-        File::open(&self.dir)?.sync_all()
+        synced(File::open(&dir)?.sync_all())?;
+        synced(File::open(&self.dir)?.sync_all())
     }
 
     fn manifest(&self, id: SnapshotId) -> io::Result<Bytes> {
@@ -225,6 +239,23 @@ mod tests {
         store.write(ID, FREE_BYTES / BLOCK_BYTES_MAX as u64 + 1, b"far behind").unwrap();
         store.remove(ID).unwrap();
         assert!(store.list().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_failed_sync_is_told_from_a_failed_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SnapshotDir::open(dir.path()).unwrap();
+        let device = |name: &str| {
+            store.remove(ID).unwrap();
+            fs::create_dir_all(store.path(ID)).unwrap();
+            std::os::unix::fs::symlink(name, store.path(ID).join(BLOCKS)).unwrap();
+            store.write(ID, SYNC_BLOCKS - 1, b"block").unwrap_err()
+        };
+        // It takes every write, and syncs nothing.
+        assert!(is_sync_failure(&device("/dev/null")));
+        assert!(!is_sync_failure(&device("/dev/full")));
+        device("/dev/null");
+        assert!(is_sync_failure(&store.seal(ID, b"manifest").unwrap_err()));
     }
 
     #[test]

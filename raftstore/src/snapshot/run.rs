@@ -3,6 +3,7 @@
 //! Some make, some fetch, one gives what came to the state machine and removes what nobody needs: so
 //! an install that has begun never waits for a slow sender.
 
+use super::dir::is_sync_failure;
 use super::rate::Rate;
 use super::traffic::Traffic;
 use super::{LoadError, Manifest, Receiving, SnapshotId, SnapshotWorker};
@@ -66,7 +67,14 @@ impl SnapshotThread {
                 SnapshotTask::Make { asker, id, sync } => self.make(asker, id, sync),
                 SnapshotTask::Fetch { from, manifest, .. } => {
                     let (id, start) = (manifest.id, self.shell.clock.now());
-                    let fetched = self.fetch(from, manifest).map_err(|error| error.to_string());
+                    let fetched = self.fetch(from, manifest);
+                    if let Err(error) = &fetched
+                        && is_sync_failure(error)
+                    {
+                        // The next sync of the file would succeed, and say nothing of what is lost.
+                        return (self.shell.on_fatal)(Fatal::new("sync of a snapshot", error));
+                    }
+                    let fetched = fetched.map_err(|error| error.to_string());
                     if fetched.is_ok() {
                         let metrics = &self.shell.router.metrics;
                         let seconds = seconds_since(start, &self.shell);
@@ -198,6 +206,9 @@ impl SnapshotThread {
         while let Some(first) = receiving.next() {
             let Err(error) = self.fetch_from(from, id, first, &mut receiving) else { continue };
             self.traffic.check(id)?;
+            if is_sync_failure(&error) {
+                return Err(error);
+            }
             let moved = receiving.next() != Some(first);
             failures = if moved { 1 } else { failures + 1 };
             if failures == ATTEMPTS || self.is_stopped() {

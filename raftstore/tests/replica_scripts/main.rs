@@ -246,6 +246,11 @@ fn a_hand_over_from_a_full_disk_that_fails_is_not_repeated_at_once() {
 }
 
 #[test]
+fn a_sleeper_whose_leader_lives_does_not_go_on_alone() {
+    script("recover_asleep");
+}
+
+#[test]
 fn two_recoveries_of_one_group_do_not_end_each_other() {
     script("recovered_twice");
 }

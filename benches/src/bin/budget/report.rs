@@ -156,7 +156,7 @@ fn others(budgets: &[Budget]) -> String {
     row("operations in a round of a shard", &|b| one_in(b.counts.rounds), "");
     row("operations in a log write of a store", &|b| one_in(b.counts.log_writes), "");
     row("operations in a message between stores", &|b| one_in(b.counts.messages), "");
-    let floor = format!("{}: one a log write", each(&|b| b.counts.log_writes, " / "));
+    let floor = format!("{} log writes: one each", each(&|b| b.counts.log_writes, " / "));
     row("sync calls", &|b| b.syncs, &floor);
     let floor = "a few a message, none an operation";
     row("allocations (without RocksDB's own)", &|b| b.counts.allocations, floor);
@@ -169,7 +169,10 @@ fn others(budgets: &[Budget]) -> String {
         &|b| 2.0 * b.loopback_bytes + b.disk_bytes,
         &floor,
     );
-    let floor = format!("{}: log and data of each store", each(&|b| b.bytes_min().1, " / "));
+    let floor = format!(
+        "{}: log and data of each store; less where a key is overwritten between two checkpoints",
+        each(&|b| b.bytes_min().1, " / ")
+    );
     row("bytes written to disks", &|b| b.disk_bytes, &floor);
     text
 }

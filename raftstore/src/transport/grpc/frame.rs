@@ -7,13 +7,16 @@
 //! u64  receiving store
 //! u32  number of envelopes
 //! then per envelope, ids and lengths as LEB128 varints:
-//!   u8 kind   0 = raft, 1 = raft with entries, 2 = durable applied, 3 = members,
-//!             4 = snapshot failed, 5 = question for a read index, 6 = the same, a lease will do,
-//!             7 = read index
-//!   group, from, to
-//!   kind 0, 1, 3: length, bytes       kind 2: index       kind 4: nothing
-//!   kind 5, 6: number                 kind 7: number, index, term
-//! ```
+//!   u8 kind, group, from, to, and then by kind:
+//!   0 raft, 1 raft with entries, 3 members       length, bytes
+//!   2 durable applied                            index
+//!   4 snapshot failed, 5 damaged                 nothing
+//!   6 sleep                                      index and term of the last entry
+//!   7 alive, 11 alive with a slow disk           shard, shards, life, limit (0: none) and free bytes of a
+//!                                                disk that is short
+//!   8 question for a read index, 9 the same, a lease will do
+//!                                                number
+//!   10 read index                                number, index, term//! ```
 //!
 //! TCP's checksum misses about one damaged segment in 65,536 and nothing protects a frame inside
 //! a broken process or proxy: so every frame carries its own, checked before anything is read.

@@ -30,10 +30,11 @@ mod mod_test;
 pub use server::PeerService;
 
 use crate::snapshot::{Rate, SnapshotId};
+use crate::start::StartError;
 use crate::transport::{Blocks, Envelope, Inbound, Transport};
 use crate::types::{ClusterId, StoreId};
 use parking_lot::{Mutex, RwLock};
-use pb::peer_server::PeerServer;
+pub use pb::peer_server::PeerServer;
 use peer::Peer;
 use queue::QueueLimits;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -229,13 +230,16 @@ struct Shared {
 
 impl GrpcTransport {
     /// A transport of `store` that knows no other store yet.
-    #[must_use]
+    ///
+    /// # Errors
+    /// [`StartError::Config`] when a setting is out of range.
     pub fn new(
         config: GrpcConfig,
         cluster: ClusterId,
         store: StoreId,
         runtime: tokio::runtime::Handle,
-    ) -> Arc<Self> {
+    ) -> Result<Arc<Self>, StartError> {
+        config.validate().map_err(StartError::Config)?;
         let sends = Arc::new(Semaphore::new(config.snapshot_sends_max));
         let snapshot_rate = Rate::new(config.snapshot_bytes_per_second);
         let shared = Shared {
@@ -251,7 +255,7 @@ impl GrpcTransport {
             begun: Instant::now(),
             closed: watch::Sender::new(false),
         };
-        Arc::new(GrpcTransport { shared: Arc::new(shared), runtime })
+        Ok(Arc::new(GrpcTransport { shared: Arc::new(shared), runtime }))
     }
 
     /// Tells where `store` listens, as HOST:PORT. A changed address moves the stream there at

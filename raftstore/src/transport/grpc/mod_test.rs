@@ -52,7 +52,7 @@ impl Node {
     fn start(runtime: &Runtime, cluster: ClusterId, store: u64, config: GrpcConfig) -> Node {
         let _entered = runtime.enter();
         let transport =
-            GrpcTransport::new(config, cluster, StoreId(store), runtime.handle().clone());
+            GrpcTransport::new(config, cluster, StoreId(store), runtime.handle().clone()).unwrap();
         let (sender, events) = unbounded();
         transport.set_inbound(Arc::new(Recorder(sender)));
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();

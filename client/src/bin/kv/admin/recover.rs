@@ -44,6 +44,10 @@ pub async fn carry_out(
     let admin = client.admin();
     // All groups: the lost stores are turned away for all of them.
     let plan = admin.plan_recovery(&lost, None).await?;
+    if group != 0 && !plan.knows(group) {
+        let message = format!("group {group} is unknown: `kv regions` lists the groups");
+        return Err(Error::NotApplied { kind: Refusal::Refused, message }.into());
+    }
     let listed = |fate: &&Fate| group == 0 || fate.group == group;
     let listed: Vec<&Fate> = plan.fates.iter().filter(listed).collect();
     // While no group goes on without them, the stores are of use once they are back.
@@ -59,6 +63,11 @@ pub async fn carry_out(
         if !out.json {
             if !lost.is_empty() {
                 out.line(&turned_away_line(turned_away, "would be turned away"))?;
+            }
+            if let Some(store) = plan.not_down.first().filter(|s| turned_away.contains(s) && !force)
+            {
+                let what = "stop it first (--force: it only seems to be there)";
+                out.line(&format!("would be refused: store {store} is not down: {what}"))?;
             }
             out.line("dry run: nothing was changed")?;
         }
