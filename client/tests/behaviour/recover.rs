@@ -53,6 +53,13 @@ impl Admin for Operators {
             let error = pb::Error { message, ..refusal(pb::error::Kind::Refused) };
             return Ok(Response::new(pb::AdminResponse { error: Some(error) }));
         }
+        if let Some(kind) = world.change_answers.front().copied() {
+            if world.change_answers.len() > 1 {
+                world.change_answers.pop_front();
+            }
+            let error = Some(refusal(kind));
+            return Ok(Response::new(pb::AdminResponse { error }));
+        }
         world.changes.push(request);
         Ok(Response::new(pb::AdminResponse::default()))
     }
@@ -291,4 +298,23 @@ async fn an_order_that_is_repeated_after_it_was_done_is_done() {
     fake.kill(2).await;
     let run = kv(&fake, &again).await;
     assert!(run.code == 5 || run.code == 4, "{run:?}");
+}
+
+/// Whatever comes after an attempt that may have been carried out, nobody hears that nothing was.
+#[tokio::test]
+async fn an_order_that_was_begun_is_not_called_not_applied() {
+    use pb::error::Kind::{Busy, NotLeader, Refused, Unknown};
+    let fake = Fake::start().await;
+    let change = ["--timeout", "500ms", "--json", "admin", "group", "change", "1", "priority/1@5"];
+    for (answers, code) in [
+        (&[Refused][..], 3),
+        (&[Unknown, Busy], 4),
+        (&[Unknown, NotLeader], 4),
+        (&[Unknown, Refused], 4),
+        (&[Busy, Unknown, Refused], 4),
+    ] {
+        fake.set(|world| world.change_answers = answers.iter().copied().collect());
+        let run = kv(&fake, &change).await;
+        assert_eq!(run.code, code, "{answers:?}: {run:?}");
+    }
 }

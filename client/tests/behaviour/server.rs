@@ -68,6 +68,8 @@ pub struct World {
     pub changes: Vec<pb::ChangeMembersRequest>,
     pub operations: Vec<String>,
     pub given_up: Vec<u64>,
+    /// What the next orders to change members are answered; the last one for ever.
+    pub change_answers: VecDeque<pb::error::Kind>,
 }
 
 /// A cluster of scripted stores. They end with the test's runtime.
