@@ -122,10 +122,14 @@ fn wait_for_end(load: &mut Owned, until: Instant, interrupt: &Interrupt) -> Resu
 /// `throughput run` with `workload`.
 fn command(workload: &Workload, placement: &str) -> Result<Command, Error> {
     let mut command = Command::new(sibling("throughput")?);
-    command.args(["run", "--placement", placement]);
-    let mut flag = |name: &str, value: String| {
-        command.arg(name).arg(value);
-    };
+    command.args(["run", "--placement", placement]).args(flags(workload));
+    Ok(command)
+}
+
+/// `workload` as flags of `throughput run`.
+fn flags(workload: &Workload) -> Vec<String> {
+    let mut flags = Vec::new();
+    let mut flag = |name: &str, value: String| flags.extend([name.to_owned(), value]);
     flag("--clients", workload.clients.to_string());
     flag("--in-flight", workload.in_flight.to_string());
     flag("--batching", on_off(workload.batching).to_owned());
@@ -140,7 +144,7 @@ fn command(workload: &Workload, placement: &str) -> Result<Command, Error> {
     if let Some(rate) = workload.rate {
         flag("--rate", rate.to_string());
     }
-    Ok(command)
+    flags
 }
 
 fn spawn(command: &mut Command) -> Result<Owned, Error> {
@@ -176,8 +180,7 @@ mod tests {
         let second = Duration::from_secs(1);
         let workload = kind.workload(second, second, None);
         assert_eq!(workload.consistency, Consistency::Lease);
-        let command = command(&workload, "127.0.0.1:7100").unwrap();
-        let flags: Vec<_> = command.get_args().collect();
+        let flags = flags(&workload);
         assert!(flags.windows(2).any(|pair| pair == ["--consistency", "lease"]), "{flags:?}");
         let fill = workload.filling();
         assert_eq!((fill.write_percent, fill.keys), (100, workload.keys));
