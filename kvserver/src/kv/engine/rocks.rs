@@ -72,7 +72,7 @@ impl RocksEngine {
     /// Opens the database in `dir`, which is created when it is not there.
     pub fn open(dir: &Path) -> Result<RocksEngine, OpenError> {
         std::fs::create_dir_all(dir).map_err(|e| OpenError::io(dir, e))?;
-        let options = db_options();
+        let options = db_options().map_err(|e| open_error(dir, e))?;
         // A newer version may have more column families; all must be named to get at the format.
         let mut names = vec![DEFAULT.to_owned(), SYSTEM.to_owned()];
         if dir.join("CURRENT").exists() {
@@ -580,11 +580,13 @@ const REWRITE_BYTES: usize = 1 << 20;
 pub(crate) const COMPACTION_BYTES_MAX: u64 = 25 * (64 << 20);
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
 const BYTES_PER_SYNC: u64 = 1 << 20;
+/// RocksDB would give each new write-ahead file 70 MiB of the disk. On a nearly full one that is all there is.
+const TAKE_NO_ROOM_AHEAD: &str = "allow_fallocate=false";
 /// Of the levels that stay.
 pub(super) const COMPRESSION: DBCompressionType = DBCompressionType::Lz4;
 
-fn db_options() -> Options {
-    let mut options = Options::default();
+fn db_options() -> Result<Options, rocksdb::Error> {
+    let mut options = Options::default().get_options_from_string(TAKE_NO_ROOM_AHEAD)?;
     options.create_if_missing(true);
     options.create_missing_column_families(true);
     options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
@@ -598,7 +600,7 @@ fn db_options() -> Options {
     options.set_max_open_files(1_024);
     options.set_keep_log_file_num(2);
     options.set_log_level(LogLevel::Warn);
-    options
+    Ok(options)
 }
 
 fn family_options(name: &str, cache: &Cache) -> Options {
@@ -683,6 +685,8 @@ mod tests {
     use super::*;
     use rocksdb::SstFileWriter;
     use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
+    use std::fs::DirEntry;
+    use std::os::unix::fs::MetadataExt;
 
     #[test]
     fn what_fits_into_the_cache_is_read_once_however_many_records_a_file_holds() {
@@ -709,6 +713,18 @@ mod tests {
         assert!(spread.clone().all(|number| get(number).is_some()));
         assert!(counts.metric(PerfMetric::BlockCacheHitCount) >= RECORDS / 10);
         assert_eq!(counts.metric(PerfMetric::BlockReadCount), 0);
+    }
+
+    #[test]
+    fn files_take_no_room_before_there_is_anything_in_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = RocksEngine::open(dir.path()).unwrap();
+        let mut batch = WriteBatch::default();
+        batch.put_cf(engine.families().0, b"key", b"value");
+        engine.write_synced(batch).unwrap();
+        let taken = |entry: std::io::Result<DirEntry>| entry.unwrap().metadata().unwrap().blocks();
+        let taken: u64 = std::fs::read_dir(dir.path()).unwrap().map(taken).sum();
+        assert!(taken * 512 < 1 << 20, "{taken} blocks of 512 bytes");
     }
 
     #[test]

@@ -23,6 +23,9 @@ const FORMAT: Format = Format { engine: LogEngine::Rocksdb.name(), version: code
 /// 9 bytes of a key, saves the search in the memtable.
 const INSERT_HINTS: &str = "memtable_insert_with_hint_prefix_extractor=rocksdb.FixedPrefix.9";
 
+/// RocksDB would give each new write-ahead file 70 MiB of the disk. On a nearly full one that is all there is.
+const TAKE_NO_ROOM_AHEAD: &str = "allow_fallocate=false";
+
 /// An opened folder; the lock lives as long as this and outlives the database.
 pub(super) struct Folder {
     pub db: DB,
@@ -58,7 +61,8 @@ pub(super) fn open(dir: &Path, write_buffer_bytes: usize) -> Result<Folder, LogE
 }
 
 fn options(create: bool, write_buffer_bytes: usize) -> Result<Options, rocksdb::Error> {
-    let mut options = Options::default().get_options_from_string(INSERT_HINTS)?;
+    let settings = [INSERT_HINTS, TAKE_NO_ROOM_AHEAD].join(";");
+    let mut options = Options::default().get_options_from_string(settings)?;
     options.create_if_missing(create);
     options.set_paranoid_checks(true);
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
@@ -95,4 +99,20 @@ fn explain(path: &Path, error: rocksdb::Error) -> LogError {
         "cannot open {}: {text}; if files of it are lost or damaged, {RESTORE}",
         path.display()
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn files_take_no_room_before_there_is_anything_in_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = open(dir.path(), 64 << 20).unwrap();
+        folder.db.put(b"key", b"value").unwrap();
+        let files = std::fs::read_dir(dir.path().join("db")).unwrap();
+        let taken: u64 = files.map(|file| file.unwrap().metadata().unwrap().blocks()).sum();
+        assert!(taken * 512 < 1 << 20, "{taken} blocks of 512 bytes");
+    }
 }
