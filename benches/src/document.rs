@@ -100,7 +100,8 @@ The words:
 - *most memory*: the most that a store held in RAM since it began, over the rows before it too.
 
 Rows next to each other that need the same servers share one cluster, in the order of
-`throughput table --help`'s names: writes before the reads of what they wrote, one put at a time
+`throughput table --help`'s names: writes before the reads of what they wrote (where too few were, batched
+puts for six seconds that are not in the table come before the first row that only reads), one put at a time
 before loads that leave much to compact, open loops after all others on clusters of their own,
 the slowest first. Every row ran once before any ran again. What was aimed at and what limits a row:
 [ARCHITECTURE.md](../ARCHITECTURE.md#speed-what-is-reached-what-is-not-and-why).
@@ -129,7 +130,8 @@ fn head(rows: &[Row]) -> String {
     let mut text = format!(
         "# Throughput\n\n\
          <!-- Made by `throughput report`; change that program, not this page. -->\n\n\
-         Machine: {machines}. Commit of the programs: {commits}. Command: {commands}.\n\n"
+         Machine: {machines}. Commit of the programs: {commits}. Command: {commands} \
+         (`make bench-full`, `make bench-peers`, then `make bench-report`).\n\n"
     );
     text += HEAD;
     if is_incomplete(rows) {

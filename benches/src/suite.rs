@@ -1,7 +1,7 @@
 //! The rows of the table: what each one sends, to which servers.
 //!
 //! Rows that stand next to each other and need the same servers share one cluster. Writes come
-//! before reads on it, so that the keys that are read exist.
+//! before reads on it, so that the keys that are read exist; where too few came, the table fills the cluster.
 
 use crate::keys::{KeyMode, SPREAD_KEY_BYTES};
 use crate::playground::{Options, STORES};

@@ -113,7 +113,8 @@ impl Pass {
         observer: &mut dyn Observer,
     ) -> Result<(), Error> {
         let at = [playground.placement().to_owned()];
-        let mut filled = false;
+        // The keys most of which are there.
+        let mut filled = None;
         for kind in kinds {
             if kind.share.is_some() && self.maximum.is_none() {
                 let missing = format!("the row {MAXIMUM} with spread keys gave no rate to take of");
@@ -121,18 +122,23 @@ impl Pass {
                 continue;
             }
             let workload = kind.workload(self.times.seconds, self.times.warmup, self.maximum);
-            if workload.write_percent == 0 && !filled {
+            if workload.write_percent == 0 && filled != Some(workload.keys) {
                 let name = format!("{}: its records", kind.name);
-                if let Err(error) = run_own(&name, &workload.filling(), &at, observer).await {
+                let fill = run_own(&name, &workload.filling(), &at, observer).await;
+                let why = |row: Row| row.invalid.map(Error::Cluster);
+                if let Some(error) = fill.map_or_else(Some, why) {
                     observer.failed(kind.name, &error);
                     continue;
                 }
-                filled = true;
+                filled = Some(workload.keys);
             }
             match run_own(kind.name, &workload, &at, observer).await {
                 Ok(mut row) => {
                     row.invalid = row.invalid.take().or_else(|| wrong_servers(kind, &row));
                     row.sent.offered_percent = kind.share;
+                    if row.invalid.is_none() && workload.fills(row.ops) {
+                        filled = Some(workload.keys);
+                    }
                     let spread = matches!(kind.keys, KeyMode::Spread(_));
                     if kind.name == MAXIMUM && spread && row.invalid.is_none() {
                         maxima.push(row.ops_per_s);

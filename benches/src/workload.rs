@@ -123,6 +123,14 @@ impl Workload {
         }
     }
 
+    /// Whether so many of its operations put most of the keys there.
+    #[must_use]
+    pub fn fills(&self, ops: u64) -> bool {
+        let puts = ops / 100 * u64::from(self.write_percent);
+        // Twice as many puts as keys, drawn at random, leave out an eighth of them.
+        matches!(self.keys, KeyMode::Spread(keys) if puts >= keys.saturating_mul(2))
+    }
+
     /// Operations in flight of client number `client`: the total, as evenly as it goes.
     #[must_use]
     pub fn window_of(&self, client: usize) -> usize {

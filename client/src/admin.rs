@@ -209,7 +209,10 @@ impl Admin<'_> {
         for turn in 0.. {
             let address = match hint.take() {
                 Some(address) => address,
-                None => self.address_of(group, whom, turn).await?,
+                None => {
+                    let found = self.address_of(group, whom, turn, deadline).await;
+                    found.map_err(|error| after(begun, error))?
+                }
             };
             match attempt(&address, deadline, &send).await {
                 Attempt::Answered(None) => return Ok(()),
@@ -244,8 +247,14 @@ impl Admin<'_> {
     }
 
     /// Whom to ask: the store that is said to lead, then the others in turn.
-    async fn address_of(&self, group: u64, whom: Whom, turn: usize) -> Result<String> {
-        let routes = self.client.routes().await?;
+    async fn address_of(
+        &self,
+        group: u64,
+        whom: Whom,
+        turn: usize,
+        deadline: Instant,
+    ) -> Result<String> {
+        let routes = self.client.routes_by(deadline).await?;
         let address = |store: u64| {
             routes.stores.iter().find(|known| known.store == store).map(|s| s.address.clone())
         };

@@ -159,7 +159,11 @@ impl Client {
     /// # Errors
     /// [`Error::Unavailable`] when no address answers in time.
     pub async fn routes(&self) -> Result<pb::RoutesResponse> {
-        self.core.router.fetch(Instant::now() + self.timeout).await
+        self.routes_by(Instant::now() + self.timeout).await
+    }
+
+    pub(crate) async fn routes_by(&self, deadline: Instant) -> Result<pb::RoutesResponse> {
+        self.core.router.fetch(deadline).await
     }
 
     pub(crate) fn addresses(&self) -> Vec<String> {

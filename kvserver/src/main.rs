@@ -34,11 +34,11 @@ enum Command {
     ///
     /// For when too little of the cluster runs for `kv admin group recover`. Of each group choose
     /// the store whose replica has the last log (the largest term, then index; --dry-run prints
-    /// them), and run it on that one only, never on two: each would end the other. Then start the
-    /// store, and have placement turn the lost stores away (`kv admin group recover --force
-    /// --lost-stores …`). What only the lost stores had is lost, acknowledged or not. Other stores'
-    /// replicas of such a group are replaced by new ones, which need a snapshot. The lost stores
-    /// must never start again with their old folders.
+    /// them), and run it on that one only, never on two: both would go on with data of their own,
+    /// and neither would end the other. Then start the store, and have placement turn the lost
+    /// stores away (`kv admin group recover --force --lost-stores …`). What only the lost stores
+    /// had is lost, acknowledged or not. Other stores' replicas of such a group are replaced by new
+    /// ones, which need a snapshot. The lost stores must never start again with their old folders.
     ///
     /// A replica that is damaged, or was destroyed to be rebuilt, counts as lost if it is named in
     /// --gone-replicas, though its store is not.

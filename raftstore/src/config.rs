@@ -70,7 +70,8 @@ pub struct Config {
     /// so a thousand busy groups get more done by fewer, larger entries.
     pub small_entries_max: usize,
     /// Bytes of live log of the whole store, each entry with 80 bytes for its place on disk and in
-    /// memory; at 7/8 of it writes get `Busy`. Default 4 GiB.
+    /// memory; at 7/8 of it writes get `Busy`, and at all of it those that only take away, too: what trims the state
+    /// machine so that the log can be cut must come before deletes have used up the last eighth. Default 4 GiB.
     pub log_bytes_max: u64,
     /// Messages from other stores waiting for one shard; beyond it they are dropped. Default 16384.
     pub inbox_messages_max: usize,

@@ -196,7 +196,7 @@ pub use log::writer::{LogDone, LogWriter};
 pub use log::{GroupLog, GroupWrite, Install, LogStore};
 pub use members::{
     Change, ChangeRefusal, ChangeRequest, GroupDesc, GroupRecord, Membership, OperationId,
-    PendingChange, Priority, RecoverRequest, ReplicaDesc, ReplicaRole,
+    PendingChange, Priority, RecoverRequest, Recovery, ReplicaDesc, ReplicaRole,
 };
 pub use message::{ReadMode, Request};
 pub use offline::{OfflineError, Stranded, go_on_alone, stranded};
@@ -204,7 +204,7 @@ pub use pending::Pending;
 pub use recovery::{RecoveredGroup, recover};
 pub use shard::{ReadCounts, Round, Shard, ShardConfig};
 pub use slow::SyncWatch;
-pub use snapshot::{SnapshotDir, SnapshotId, SnapshotStore, SnapshotWorker};
+pub use snapshot::{SnapshotDir, SnapshotId, SnapshotStore, SnapshotWorker, SyncFailed};
 pub use start::{ShardTask, StartError, StoreBuilder};
 pub use status::{GroupView, PeerProgress, QueueStatus, ReplicaStatus, Role};
 pub use store::Store;

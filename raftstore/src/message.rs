@@ -33,7 +33,8 @@ pub enum Request {
         group: GroupId,
         /// Opaque to this library.
         command: Bytes,
-        /// It takes nothing but away, so it is let through where there is no room for more.
+        /// It takes nothing but away, so it is let through where there is no room for more: on a nearly full
+        /// disk, and in the last eighth of the log's bytes.
         takes_away: bool,
         /// The way back.
         reply: Reply,

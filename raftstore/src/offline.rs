@@ -170,7 +170,7 @@ mod tests {
         assert_eq!(found[0].last, LogPosition { index: 3, term: 4 });
         let next = go_on_alone(&*log, &found[0], &request(&[1, 2])).unwrap();
         let ids: Vec<u64> = next.replicas.iter().map(|r| r.replica.0).collect();
-        assert_eq!(ids, [3, 1005], "itself, and one in the place of the fourth");
+        assert_eq!(ids, [3, (1 << 36) + 5], "itself, and one in the place of the fourth");
         let held = log.load().unwrap().remove(0);
         assert_eq!(*held.record.desc, next);
         assert_eq!(held.last_index, 4);

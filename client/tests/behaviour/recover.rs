@@ -1,6 +1,7 @@
 //! `kv admin group recover`, against stores that tell of groups what they are told to.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use flotilla_client::pb;
 use flotilla_client::pb::admin_server::Admin;
@@ -8,7 +9,7 @@ use flotilla_client::pb::stores_server::Stores;
 use serde_json::json;
 use tonic::{Request, Response, Status};
 
-use crate::cli::{kv, objects};
+use crate::cli::{Run, kv, objects};
 use crate::server::{Fake, World, refusal, region};
 
 /// The operators' side of a scripted store, which is placement, too.
@@ -251,6 +252,20 @@ async fn stores_are_turned_away_only_if_a_group_goes_on_without_them() {
 }
 
 #[tokio::test]
+async fn a_plan_says_that_a_store_is_not_down() {
+    let fake = remains().await;
+    let plan = [&RECOVER[..6], &["2,3,4,5", "--dry-run"]].concat();
+    let run = kv(&fake, &plan).await;
+    assert!(run.code == 0 && run.out.contains("would be refused: store 2 is not down"), "{run:?}");
+    let json = [&["--json"][..], &plan].concat();
+    let run = kv(&fake, &json).await;
+    let not_down = |run: &Run| objects(&run.out)[0]["not_down"].clone();
+    assert_eq!(not_down(&run), json!([2, 3]), "{run:?}");
+    let run = kv(&fake, &[&json[..], &["--force"]].concat()).await;
+    assert_eq!(not_down(&run), json!(null), "{run:?}");
+}
+
+#[tokio::test]
 async fn a_store_that_nobody_knows_is_not_lost() {
     let fake = remains().await;
     for flags in [&[][..], &["--dry-run"], &["--force"]] {
@@ -317,4 +332,15 @@ async fn an_order_that_was_begun_is_not_called_not_applied() {
         let run = kv(&fake, &change).await;
         assert_eq!(run.code, code, "{answers:?}: {run:?}");
     }
+    // Nor when there is nobody left to ask for the way.
+    fake.set(|world| world.change_answers = [Unknown, Unknown].into());
+    let long = [&["--timeout", "5s"][..], &change[2..]].concat();
+    let gone = async {
+        while fake.ask(|world| world.change_answers.len()) == 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        fake.set(|world| world.regions.clear());
+    };
+    let (run, ()) = tokio::join!(kv(&fake, &long), gone);
+    assert_eq!(run.code, 4, "{run:?}");
 }

@@ -146,6 +146,7 @@ pub(crate) fn begin(
     next.membership.replica_max = next.replica_max();
     next.membership.pending = Some(Box::new(pending));
     check_quorum(&next, live, true)?;
+    check_leaders(desc, &next)?;
     Ok(Begun::Next(if joins { next } else { switched(next, live.me) }))
 }
 
@@ -295,6 +296,29 @@ fn check_spare(
     Err(ChangeRefusal::QuorumLost { voters: voters.len(), live: alive })
 }
 
+/// The voters that `desc` is on its way to.
+fn lasting_voters(desc: &GroupDesc) -> Vec<&ReplicaDesc> {
+    let pending = desc.membership.pending.as_deref();
+    let leaves = |id| pending.is_some_and(|p| p.demote.contains(&id) || p.remove.contains(&id));
+    let votes = |r: &&ReplicaDesc| r.role.votes() || r.role == ReplicaRole::Joining;
+    desc.replicas.iter().filter(votes).filter(|r| !leaves(r.replica)).collect()
+}
+
+/// Whether a quorum of the voters of `next` may lead, or no smaller part of them than before: who goes on after
+/// a lost majority fills places that may never have led.
+fn check_leaders(desc: &GroupDesc, next: &GroupDesc) -> Result<(), ChangeRefusal> {
+    let of = |desc: &GroupDesc| {
+        let voters = lasting_voters(desc);
+        let able = voters.iter().filter(|r| desc.priority(r.replica) != Priority::NEVER).count();
+        (able, voters.len())
+    };
+    let ((before, of_before), (able, voters)) = (of(desc), of(next));
+    if able * 2 > voters || (able > 0 && able * of_before >= before * voters) {
+        return Ok(());
+    }
+    Err(ChangeRefusal::TooFewLead { voters, able })
+}
+
 /// Whether the voters that `desc` is on its way to can decide. Members that still learn count as
 /// alive for a request, `joiners_live`: the switch waits for them.
 fn check_quorum(
@@ -302,20 +326,9 @@ fn check_quorum(
     live: &Live<'_>,
     joiners_live: bool,
 ) -> Result<(), ChangeRefusal> {
-    let pending = desc.membership.pending.clone().unwrap_or_default();
-    let stays = |r: &&ReplicaDesc| {
-        let leaves = pending.demote.contains(&r.replica) || pending.remove.contains(&r.replica);
-        (r.role.votes() || r.role == ReplicaRole::Joining) && !leaves
-    };
-    let voters: Vec<&ReplicaDesc> = desc.replicas.iter().filter(stays).collect();
+    let voters = lasting_voters(desc);
     if voters.is_empty() {
         return Err(ChangeRefusal::NoVoter);
-    }
-    let leads = |r: &&&ReplicaDesc| desc.priority(r.replica) != Priority::NEVER;
-    let able = voters.iter().filter(leads).count();
-    // For a request only: who goes on after a lost majority fills places that may never have led.
-    if joiners_live && able * 2 <= voters.len() {
-        return Err(ChangeRefusal::TooFewLead { voters: voters.len(), able });
     }
     let lives = |r: &&&ReplicaDesc| {
         (joiners_live && r.role == ReplicaRole::Joining)
@@ -323,7 +336,7 @@ fn check_quorum(
             || (live.is_live)(r.replica)
     };
     let alive = voters.iter().filter(lives).count();
-    if alive * 2 > voters.len() || pending.force {
+    if alive * 2 > voters.len() || desc.membership.pending.as_ref().is_some_and(|p| p.force) {
         return Ok(());
     }
     Err(ChangeRefusal::QuorumLost { voters: voters.len(), live: alive })

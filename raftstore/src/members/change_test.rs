@@ -209,6 +209,14 @@ fn a_quorum_must_be_allowed_to_lead() {
     let one_never = begun(&voters(1..=3), 1, &[set_priority(1, 0)]);
     let refusal = begin(&one_never, &request(2, &[remove(2)]), &ALL_LIVE).unwrap_err();
     assert_eq!(refusal, ChangeRefusal::TooFewLead { voters: 2, able: 1 });
+    // After a recovery there may be fewer. They are not to become fewer still, and more is not asked at once.
+    let mut few = voters(1..=3);
+    few.membership.priorities.extend([2, 3].map(|id| (ReplicaId(id), Priority::NEVER)));
+    let refusal = refused(&few, &[set_priority(1, 0)]);
+    assert_eq!(refusal, ChangeRefusal::TooFewLead { voters: 3, able: 0 });
+    begun(&few, 4, &[add_voter(4, 4)]);
+    begun(&few, 5, &[remove(2)]);
+    begun(&few, 6, &[set_priority(2, -1)]);
     let (replica, priority) = (ReplicaId(1), Priority(-2));
     let refusal = refused(&voters(1..=2), &[set_priority(1, -2)]);
     assert_eq!(refusal, ChangeRefusal::WrongPriority { replica, priority });

@@ -6,14 +6,14 @@
 //! members     count u32, then replica u64, store u64, role u8 each
 //! membership  version, index, term, largest id u64; request under way u8 (0 or 1), and then:
 //!               operation u128, force u8, demote (count u32, ids u64), remove (the same);
-//!             accepted operations: count u32, u128 each;
+//!             accepted operations: count u32, each: operation u128, survivor u64;
 //!             priorities: count u32, replica u64, priority i32 each;
 //!             after recoveries only: count u32, u128 each
 //! whole       format u8 = 1, group u64, members, membership
 //! ```
 
 use super::{
-    GroupDesc, Membership, OperationId, PendingChange, Priority, ReplicaDesc, ReplicaRole,
+    GroupDesc, Membership, OperationId, PendingChange, Priority, Recovery, ReplicaDesc, ReplicaRole,
 };
 use crate::types::{GroupId, LogPosition, ReplicaId, StoreId};
 use bytes::{Buf, BufMut, Bytes};
@@ -108,7 +108,10 @@ pub(crate) fn put_membership(out: &mut Vec<u8>, membership: &Membership) {
     }
     if !recoveries.is_empty() {
         out.put_u32_le(u32::try_from(recoveries.len()).expect("few recoveries are kept"));
-        recoveries.iter().for_each(|recovery| out.put_u128_le(recovery.0));
+        for Recovery { operation, survivor } in recoveries {
+            out.put_u128_le(operation.0);
+            out.put_u64_le(survivor.0);
+        }
     }
 }
 
@@ -126,10 +129,12 @@ pub(crate) fn get_membership(input: &mut &[u8]) -> Result<Membership, String> {
             remove: ids(input)?,
         })),
     };
-    let operations = all_operations(input)?;
+    let count = short(input)?;
+    let operations = (0..count).map(|_| operation(input)).collect::<Result<_, String>>()?;
     let count = short(input)?;
     let priorities = (0..count).map(|_| priority(input)).collect::<Result<_, String>>()?;
-    let recoveries = if input.is_empty() { Vec::new() } else { all_operations(input)? };
+    let count = if input.is_empty() { 0 } else { short(input)? };
+    let recoveries = (0..count).map(|_| recovery(input)).collect::<Result<_, String>>()?;
     Ok(Membership { version, position, replica_max, pending, operations, priorities, recoveries })
 }
 
@@ -153,9 +158,8 @@ fn priority(input: &mut &[u8]) -> Result<(ReplicaId, Priority), String> {
     Ok((replica, Priority(input.try_get_i32_le().map_err(|_| CUT)?)))
 }
 
-fn all_operations(input: &mut &[u8]) -> Result<Vec<OperationId>, String> {
-    let count = short(input)?;
-    (0..count).map(|_| operation(input)).collect()
+fn recovery(input: &mut &[u8]) -> Result<Recovery, String> {
+    Ok(Recovery { operation: operation(input)?, survivor: ReplicaId(number(input)?) })
 }
 
 fn operation(input: &mut &[u8]) -> Result<OperationId, String> {
@@ -196,7 +200,8 @@ mod tests {
             assert!(decode(&bytes[..end]).is_err(), "cut at {end}");
         }
         desc.membership.pending = None;
-        desc.membership.recoveries = vec![OperationId(3), OperationId(u128::MAX)];
+        let recovery = |id| Recovery { operation: OperationId(id), survivor: ReplicaId(2) };
+        desc.membership.recoveries = vec![recovery(3), recovery(u128::MAX)];
         let mut bytes = encode(&desc).to_vec();
         assert_eq!(decode(&bytes), Ok(desc));
         bytes.push(0);

@@ -216,7 +216,16 @@ pub struct Membership {
     /// Who is to lead; whoever is not named has [`Priority::OFF`].
     pub priorities: BTreeMap<ReplicaId, Priority>,
     /// The recoveries ([`RecoverRequest`]) that these members come from, oldest first.
-    pub recoveries: Vec<OperationId>,
+    pub recoveries: Vec<Recovery>,
+}
+
+/// Where a group went on without its majority. Two replicas may have, by orders under one id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recovery {
+    /// The order's id.
+    pub operation: OperationId,
+    /// The replica that went on.
+    pub survivor: ReplicaId,
 }
 
 /// A group and all its members.

@@ -17,15 +17,16 @@
 //! What only the lost replicas had is lost, acknowledged or not: nobody can know how much that is.
 
 use super::{
-    ChangeRefusal, GroupDesc, MEMBERS_MAX, OperationId, PendingChange, Priority, ReplicaDesc,
-    ReplicaRole, remember,
+    ChangeRefusal, GroupDesc, MEMBERS_MAX, OperationId, PendingChange, Priority, Recovery,
+    ReplicaDesc, ReplicaRole, remember,
 };
 use crate::types::{ReplicaId, StoreId};
 
 /// Changes of the members that the lost ones may have made unseen.
 const VERSIONS_SKIPPED: u64 = 1_000_000;
-/// Members that they may have taken in.
-const IDS_SKIPPED: u64 = 1_000;
+/// Ids that they may have given out: one change takes some that are 2³² ahead at most. An id below is of one
+/// who has left, above of one who may be a member soon.
+const IDS_SKIPPED: u64 = 1 << 36;
 /// A replica that has been away for more of them is left to the operator.
 const RECOVERIES_KEPT: usize = 64;
 /// How far above the replica's own the largest known id may be. It may have missed changes, each of which
@@ -94,7 +95,7 @@ pub(crate) fn recovered(
     let mut next = desc.clone();
     remember(&mut next, *operation);
     let membership = &mut next.membership;
-    membership.recoveries.push(*operation);
+    membership.recoveries.push(Recovery { operation: *operation, survivor: me });
     let surplus = membership.recoveries.len().saturating_sub(RECOVERIES_KEPT);
     membership.recoveries.drain(..surplus);
     membership.version += VERSIONS_SKIPPED;
@@ -169,14 +170,15 @@ mod tests {
             [(ReplicaId(1), Priority(9)), (ReplicaId(4), Priority(0)), (ReplicaId(5), Priority(3))]
                 .into();
         let next = recovered(&desc, ReplicaId(4), &request(&[1, 2, 3])).unwrap();
-        let expected = group(&[(4, 4, Voter), (1051, 5, Joining), (1052, 6, Learner)]);
+        let expected =
+            group(&[(4, 4, Voter), (IDS_SKIPPED + 51, 5, Joining), (IDS_SKIPPED + 52, 6, Learner)]);
         assert_eq!(next.replicas, expected.replicas);
         assert_eq!(next.membership.version, 1_000_004);
-        assert_eq!(next.replica_max(), ReplicaId(1052));
+        assert_eq!(next.replica_max(), ReplicaId(IDS_SKIPPED + 52));
         // The one that goes on must be able to lead; who takes a place has its priority.
-        assert_eq!(next.membership.priorities, [(ReplicaId(1051), Priority(3))].into());
+        assert_eq!(next.membership.priorities, [(ReplicaId(IDS_SKIPPED + 51), Priority(3))].into());
         assert_eq!(next.membership.pending.as_ref().map(|p| p.operation), Some(OperationId(7)));
-        for gone in [1, 2, 3, 5, 6, 51, 1050] {
+        for gone in [1, 2, 3, 5, 6, 51, IDS_SKIPPED + 50] {
             assert!(next.has_left(ReplicaId(gone)), "{gone}");
         }
         // Alone: nobody is to join.
@@ -190,7 +192,10 @@ mod tests {
         let mut desc = group(&[(1, 1, Voter), (2, 2, Voter), (3, 3, Voter), (4, 4, Voter)]);
         desc.membership.priorities = [(ReplicaId(4), Priority::NEVER)].into();
         let next = recovered(&desc, ReplicaId(1), &request(&[2, 3])).unwrap();
-        assert_eq!(next.membership.priorities, [(ReplicaId(1051), Priority::NEVER)].into());
+        assert_eq!(
+            next.membership.priorities,
+            [(ReplicaId(IDS_SKIPPED + 51), Priority::NEVER)].into()
+        );
         let live = Live { me: ReplicaId(1), is_live: &|_| true };
         assert!(may_switch(&next, &live), "the new one becomes a voter");
     }
@@ -276,6 +281,10 @@ mod tests {
         assert!(!joint.decides_without(&[StoreId(4)]));
         let next = recovered(&joint, ReplicaId(1), &request(&[4])).unwrap();
         assert!(!next.is_joint());
-        assert_eq!(next.replicas[1..], group(&[(1051, 3, Learner)]).replicas, "as it was to be");
+        assert_eq!(
+            next.replicas[1..],
+            group(&[(IDS_SKIPPED + 51, 3, Learner)]).replicas,
+            "as it was to be"
+        );
     }
 }

@@ -56,6 +56,8 @@ pub(super) struct Members {
     commit_before: Option<u64>,
     /// The tick at which this leader found itself in a joint configuration.
     joint_since: Option<u64>,
+    /// Another half of the group is known, and was told of.
+    parted: bool,
     /// A recovery without the majority is under way.
     pub(super) alone: Option<Box<Alone>>,
     /// This replica has applied its own removal.
@@ -329,8 +331,10 @@ impl Replica {
         let same = told.version == known.version && told.position != known.position;
         if same || self.record.desc.parts_from(&desc) {
             // Two replicas went on alone, by different orders. Neither ends the other: that is for the operator.
-            let group = desc.group.0;
-            tracing::error!(group, "two recoveries of one group: stop one of them for good");
+            if !std::mem::replace(&mut self.members.parted, true) {
+                let group = desc.group.0;
+                tracing::error!(group, "two recoveries of one group: stop one of them for good");
+            }
             return Ok(());
         }
         if desc.has_left(self.me.replica) || desc.gives_way(self.me.replica) {

@@ -8,7 +8,7 @@
 //! Numbers are little endian; a block's checksum begins with its number, so that a block in a wrong
 //! place does not pass.
 
-use super::{SnapshotId, SnapshotStore};
+use super::{SnapshotId, SnapshotStore, SyncFailed};
 use bytes::Bytes;
 use crossbeam::channel::{Sender, unbounded};
 use std::fs::{self, File};
@@ -30,18 +30,8 @@ const FREE_REST: Duration = Duration::from_millis(30);
 const BLOCKS: &str = "blocks";
 const MANIFEST: &str = "manifest";
 
-/// A sync that failed. What was written before it may be lost, though later ones succeed.
-#[derive(Debug, thiserror::Error)]
-#[error("sync: {0}")]
-struct SyncFailed(io::Error);
-
 fn synced(done: io::Result<()>) -> io::Result<()> {
     done.map_err(|error| io::Error::other(SyncFailed(error)))
-}
-
-/// Whether `error` is that of a sync.
-pub(super) fn is_sync_failure(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<SyncFailed>())
 }
 
 /// A [`SnapshotStore`] in a folder.
@@ -203,6 +193,7 @@ impl SnapshotStore for SnapshotDir {
 
 #[cfg(test)]
 mod tests {
+    use super::super::is_sync_failure;
     use super::*;
 
     const ID: SnapshotId = SnapshotId(0xab);

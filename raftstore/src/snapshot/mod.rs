@@ -36,12 +36,23 @@ pub use worker::{LoadError, Receiving, SnapshotWorker};
 use bytes::Bytes;
 use std::io;
 
+/// A sync that failed. What was written before it may be lost, though later ones succeed: the store ends.
+#[derive(Debug, thiserror::Error)]
+#[error("sync: {0}")]
+pub struct SyncFailed(pub io::Error);
+
+/// Whether `error` is that of a sync.
+fn is_sync_failure(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<SyncFailed>())
+}
+
 /// Where a store keeps the blocks of snapshots: those that it made and those that it receives.
 ///
 /// To be correct, an implementation must give back a block exactly as it was written, or an error of
 /// kind [`io::ErrorKind::InvalidData`] when it is damaged; and keep, through a crash, all that was
 /// written of a snapshot before its [`SnapshotStore::seal`] returned. Other blocks may be lost or
-/// damaged by one.
+/// damaged by one. When a sync fails the error must hold a [`SyncFailed`] (`io::Error::other(SyncFailed(error))`):
+/// others are tried again.
 ///
 /// All calls block on the disk; several threads call at a time, of one snapshot one at most writes.
 pub trait SnapshotStore: Send + Sync {

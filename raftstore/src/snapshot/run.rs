@@ -3,7 +3,7 @@
 //! Some make, some fetch, one gives what came to the state machine and removes what nobody needs: so
 //! an install that has begun never waits for a slow sender.
 
-use super::dir::is_sync_failure;
+use super::is_sync_failure;
 use super::rate::Rate;
 use super::traffic::Traffic;
 use super::{LoadError, Manifest, Receiving, SnapshotId, SnapshotWorker};

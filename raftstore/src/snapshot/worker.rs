@@ -1,7 +1,7 @@
 //! What a snapshot thread does, one piece at a time: the threads of a store and the simulator call the
 //! same.
 
-use super::{Content, Manifest, SnapshotId, SnapshotStore};
+use super::{Content, Manifest, SnapshotId, SnapshotStore, is_sync_failure};
 use crate::apply::StateMachine;
 use crate::error::Fatal;
 use crate::types::GroupId;
@@ -71,7 +71,10 @@ impl SnapshotWorker {
         let saved = self.state_machine.snapshot_save(group, &mut out);
         let flushed = saved.is_ok().then(|| out.finish());
         if let Some(failure) = &out.failure {
-            return Ok(Err(failure.clone()));
+            return match is_sync_failure(failure) {
+                true => Err(Fatal::new("sync of a snapshot", failure)),
+                false => Ok(Err(failure.to_string())),
+            };
         }
         let content = out.content;
         match (saved?, flushed) {
@@ -178,7 +181,7 @@ struct BlockWriter<'a> {
     content: Content,
     pace: Pace<'a>,
     /// The first error: it is not the state machine's.
-    failure: Option<String>,
+    failure: Option<io::Error>,
 }
 
 impl BlockWriter<'_> {
@@ -190,9 +193,11 @@ impl BlockWriter<'_> {
         let written = self.store.write(self.id, *blocks, &self.block);
         let written = written.and_then(|()| (self.pace)(self.block.len()));
         let written = written.map_err(lasting);
-        if let Err(error) = &written {
-            self.failure = Some(error.to_string());
-        }
+        let written = written.map_err(|error| {
+            let told = io::Error::other(error.to_string());
+            self.failure = Some(error);
+            told
+        });
         *bytes += self.block.len() as u64;
         *blocks += 1;
         *crc = crc32c::crc32c_append(*crc, &self.block);
@@ -275,7 +280,7 @@ impl Read for BlockReader<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::MemorySnapshots;
+    use super::super::{MemorySnapshots, SyncFailed};
     use super::*;
     use crate::apply::{AppliedState, GroupApply};
     use crate::members::GroupDesc;
@@ -352,6 +357,40 @@ mod tests {
     }
 
     /// What is damaged is fetched again from there on, and only that.
+    /// In memory, on a device that syncs nothing.
+    struct Unsynced(MemorySnapshots);
+
+    impl SnapshotStore for Unsynced {
+        fn list(&self) -> io::Result<Vec<SnapshotId>> {
+            self.0.list()
+        }
+        fn write(&self, _: SnapshotId, _: u64, _: &[u8]) -> io::Result<()> {
+            Err(io::Error::other(SyncFailed(io::Error::other("the device"))))
+        }
+        fn read(&self, id: SnapshotId, number: u64) -> io::Result<bytes::Bytes> {
+            self.0.read(id, number)
+        }
+        fn seal(&self, id: SnapshotId, manifest: &[u8]) -> io::Result<()> {
+            self.0.seal(id, manifest)
+        }
+        fn manifest(&self, id: SnapshotId) -> io::Result<bytes::Bytes> {
+            self.0.manifest(id)
+        }
+        fn remove(&self, id: SnapshotId) -> io::Result<()> {
+            self.0.remove(id)
+        }
+    }
+
+    /// The next one would succeed, and say nothing of what is lost.
+    #[test]
+    fn a_sync_that_fails_while_a_snapshot_is_made_ends_the_store() {
+        let store = Arc::new(Unsynced(MemorySnapshots::default()));
+        let worker = SnapshotWorker::new(store, Arc::new(Ten), 4);
+        let made = worker.make(SnapshotId(1), GroupId(1), false, &mut |_| Ok(()));
+        let fatal = made.unwrap_err();
+        assert!(!fatal.damage && fatal.to_string().contains("sync of a snapshot"), "{fatal}");
+    }
+
     #[test]
     fn a_block_damaged_here_is_the_next_to_come() {
         let source = MemorySnapshots::new();

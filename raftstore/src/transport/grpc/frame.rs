@@ -16,7 +16,8 @@
 //!                                                disk that is short
 //!   8 question for a read index, 9 the same, a lease will do
 //!                                                number
-//!   10 read index                                number, index, term//! ```
+//!   10 read index                                number, index, term
+//! ```
 //!
 //! TCP's checksum misses about one damaged segment in 65,536 and nothing protects a frame inside
 //! a broken process or proxy: so every frame carries its own, checked before anything is read.

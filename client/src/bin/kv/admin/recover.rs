@@ -43,7 +43,7 @@ pub async fn carry_out(
     let Recovery { lost, dry_run, operation, force, without_damaged } = recovery;
     let admin = client.admin();
     // All groups: the lost stores are turned away for all of them.
-    let plan = admin.plan_recovery(&lost, None).await?;
+    let mut plan = admin.plan_recovery(&lost, None).await?;
     if group != 0 && !plan.knows(group) {
         let message = format!("group {group} is unknown: `kv regions` lists the groups");
         return Err(Error::NotApplied { kind: Refusal::Refused, message }.into());
@@ -53,6 +53,7 @@ pub async fn carry_out(
     // While no group goes on without them, the stores are of use once they are back.
     let needed = listed.iter().any(|fate| refusal(fate, without_damaged).is_none());
     let turned_away = if needed || force { &lost[..] } else { &[] };
+    plan.not_down.retain(|store| turned_away.contains(store) && !force);
     if dry_run || !out.json {
         show(&plan, turned_away, out)?;
     }
@@ -64,8 +65,7 @@ pub async fn carry_out(
             if !lost.is_empty() {
                 out.line(&turned_away_line(turned_away, "would be turned away"))?;
             }
-            if let Some(store) = plan.not_down.first().filter(|s| turned_away.contains(s) && !force)
-            {
+            if let Some(store) = plan.not_down.first() {
                 let what = "stop it first (--force: it only seems to be there)";
                 out.line(&format!("would be refused: store {store} is not down: {what}"))?;
             }
@@ -172,7 +172,11 @@ fn refusal(fate: &Fate, without_damaged: bool) -> Option<String> {
 fn show(plan: &Plan, turned_away: &[u64], out: &mut Output) -> Result<(), Failure> {
     if out.json {
         for fate in &plan.fates {
-            out.object(&object(fate, turned_away))?;
+            let mut line = object(fate, turned_away);
+            if !plan.not_down.is_empty() {
+                line["not_down"] = json!(plan.not_down);
+            }
+            out.object(&line)?;
         }
         return Ok(());
     }
