@@ -101,7 +101,7 @@ The words:
 
 Rows next to each other that need the same servers share one cluster, in the order of
 `throughput table --help`'s names: writes before the reads of what they wrote (where too few were, batched
-puts for six seconds that are not in the table come before the first row that only reads), one put at a time
+puts that are not in the table come before the first row that only reads), one put at a time
 before loads that leave much to compact, open loops after all others on clusters of their own,
 the slowest first. Every row ran once before any ran again. What was aimed at and what limits a row:
 [ARCHITECTURE.md](../ARCHITECTURE.md#speed-what-is-reached-what-is-not-and-why).

@@ -28,6 +28,9 @@ use std::time::Duration;
 /// How long leaders may take to spread before a row.
 pub const SPREAD_MAX: Duration = Duration::from_secs(20);
 
+/// Fillings of a cluster before a row that only reads.
+const FILLS_MAX: usize = 10;
+
 /// How long each row runs, and how often.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
@@ -124,9 +127,7 @@ impl Pass {
             let workload = kind.workload(self.times.seconds, self.times.warmup, self.maximum);
             if workload.write_percent == 0 && filled != Some(workload.keys) {
                 let name = format!("{}: its records", kind.name);
-                let fill = run_own(&name, &workload.filling(), &at, observer).await;
-                let why = |row: Row| row.invalid.map(Error::Cluster);
-                if let Some(error) = fill.map_or_else(Some, why) {
+                if let Err(error) = fill(&name, &workload.filling(), &at, observer).await {
                     observer.failed(kind.name, &error);
                     continue;
                 }
@@ -150,6 +151,27 @@ impl Pass {
         }
         Ok(())
     }
+}
+
+/// Puts until most of the keys are there.
+async fn fill(
+    name: &str,
+    filling: &Workload,
+    placements: &[String],
+    observer: &mut dyn Observer,
+) -> Result<(), Error> {
+    let mut ops = 0;
+    for _ in 0..FILLS_MAX {
+        let row = run_own(name, filling, placements, observer).await?;
+        if let Some(why) = row.invalid {
+            return Err(Error::Cluster(why));
+        }
+        ops += row.ops;
+        if filling.fills(ops) {
+            return Ok(());
+        }
+    }
+    Err(Error::Cluster(format!("{ops} puts are too few for the keys {}", filling.keys)))
 }
 
 /// Runs one load against a cluster of three stores and a placement on this machine, each of which

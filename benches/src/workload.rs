@@ -128,7 +128,10 @@ impl Workload {
     pub fn fills(&self, ops: u64) -> bool {
         let puts = ops / 100 * u64::from(self.write_percent);
         // Twice as many puts as keys, drawn at random, leave out an eighth of them.
-        matches!(self.keys, KeyMode::Spread(keys) if puts >= keys.saturating_mul(2))
+        match self.keys {
+            KeyMode::StartKey => puts > 0,
+            KeyMode::Spread(keys) => puts >= keys.saturating_mul(2),
+        }
     }
 
     /// Operations in flight of client number `client`: the total, as evenly as it goes.

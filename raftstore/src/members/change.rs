@@ -146,7 +146,7 @@ pub(crate) fn begin(
     next.membership.replica_max = next.replica_max();
     next.membership.pending = Some(Box::new(pending));
     check_quorum(&next, live, true)?;
-    check_leaders(desc, &next)?;
+    check_leaders(desc, &next, changes)?;
     Ok(Begun::Next(if joins { next } else { switched(next, live.me) }))
 }
 
@@ -304,16 +304,22 @@ fn lasting_voters(desc: &GroupDesc) -> Vec<&ReplicaDesc> {
     desc.replicas.iter().filter(votes).filter(|r| !leaves(r.replica)).collect()
 }
 
-/// Whether a quorum of the voters of `next` may lead, or no smaller part of them than before: who goes on after
-/// a lost majority fills places that may never have led.
-fn check_leaders(desc: &GroupDesc, next: &GroupDesc) -> Result<(), ChangeRefusal> {
+/// Whether a quorum of the voters of `next` may lead. Fewer may have been able to before, after a recovery or a
+/// request that was cancelled: then a request that forbids nobody to lead must not make their part smaller.
+fn check_leaders(
+    desc: &GroupDesc,
+    next: &GroupDesc,
+    changes: &[Change],
+) -> Result<(), ChangeRefusal> {
     let of = |desc: &GroupDesc| {
         let voters = lasting_voters(desc);
         let able = voters.iter().filter(|r| desc.priority(r.replica) != Priority::NEVER).count();
         (able, voters.len())
     };
     let ((before, of_before), (able, voters)) = (of(desc), of(next));
-    if able * 2 > voters || (able > 0 && able * of_before >= before * voters) {
+    let forbids = |change: &Change| matches!(change, Change::SetPriority { priority, .. } if *priority == Priority::NEVER);
+    let keeps = able * of_before >= before * voters && !changes.iter().any(forbids);
+    if able * 2 > voters || keeps {
         return Ok(());
     }
     Err(ChangeRefusal::TooFewLead { voters, able })

@@ -214,9 +214,13 @@ fn a_quorum_must_be_allowed_to_lead() {
     few.membership.priorities.extend([2, 3].map(|id| (ReplicaId(id), Priority::NEVER)));
     let refusal = refused(&few, &[set_priority(1, 0)]);
     assert_eq!(refusal, ChangeRefusal::TooFewLead { voters: 3, able: 0 });
+    let refusal = refused(&few, &[set_priority(1, 0), set_priority(3, -1)]);
+    assert_eq!(refusal, ChangeRefusal::TooFewLead { voters: 3, able: 1 });
     begun(&few, 4, &[add_voter(4, 4)]);
     begun(&few, 5, &[remove(2)]);
     begun(&few, 6, &[set_priority(2, -1)]);
+    few.membership.priorities.insert(ReplicaId(1), Priority::NEVER);
+    begun(&few, 7, &[add_learner(4, 4), remove(3)]);
     let (replica, priority) = (ReplicaId(1), Priority(-2));
     let refusal = refused(&voters(1..=2), &[set_priority(1, -2)]);
     assert_eq!(refusal, ChangeRefusal::WrongPriority { replica, priority });

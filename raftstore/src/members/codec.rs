@@ -6,9 +6,9 @@
 //! members     count u32, then replica u64, store u64, role u8 each
 //! membership  version, index, term, largest id u64; request under way u8 (0 or 1), and then:
 //!               operation u128, force u8, demote (count u32, ids u64), remove (the same);
-//!             accepted operations: count u32, each: operation u128, survivor u64;
+//!             accepted operations: count u32, u128 each;
 //!             priorities: count u32, replica u64, priority i32 each;
-//!             after recoveries only: count u32, u128 each
+//!             after recoveries only: count u32, operation u128 and survivor u64 each
 //! whole       format u8 = 1, group u64, members, membership
 //! ```
 

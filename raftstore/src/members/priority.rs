@@ -16,7 +16,8 @@ use std::fmt;
 /// - −1 ([`Priority::OFF`], the default): it campaigns as if there were no priorities; a member
 ///   with a priority takes its leadership over.
 /// - 0 ([`Priority::NEVER`]): it votes and does not lead. It is for fewer than half of the voters:
-///   the others must be able to elect one of them. Where they cannot, since those that have what
+///   the others must be able to elect one of them. After a recovery, or a request that was
+///   cancelled, there may be more; then changes are refused that would make them still more. Where they cannot, since those that have what
 ///   this one's log holds are gone, or those that are left cannot campaign, it is elected as a
 ///   last resort, and hands over as soon as one of them can lead.
 /// - 1 and more: the largest comes first. The others wait one election timeout longer for each

@@ -29,9 +29,9 @@ const VERSIONS_SKIPPED: u64 = 1_000_000;
 const IDS_SKIPPED: u64 = 1 << 36;
 /// A replica that has been away for more of them is left to the operator.
 const RECOVERIES_KEPT: usize = 64;
-/// How far above the replica's own the largest known id may be. It may have missed changes, each of which
-/// may take ids far above the last.
-const IDS_AHEAD_MAX: u64 = 1 << 40;
+/// How far above the replica's own the largest known id may be. It may have missed changes and
+/// recoveries, each of which may take ids far above the last.
+const IDS_AHEAD_MAX: u64 = 1 << 44;
 
 /// An operator's order to go on without the stores that are lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub struct RecoverRequest {
     /// The group's replicas on other stores that take no part any more: damaged, or destroyed while they were
     /// being rebuilt. Others take their places.
     pub gone: Vec<ReplicaId>,
-    /// The largest replica id that is known anywhere, at most 2⁴⁰ above the group's own, which is taken
+    /// The largest replica id that is known anywhere, at most 2⁴⁴ above the group's own, which is taken
     /// into account anyway.
     pub replica_max: ReplicaId,
 }

@@ -330,7 +330,7 @@ impl Replica {
         }
         let same = told.version == known.version && told.position != known.position;
         if same || self.record.desc.parts_from(&desc) {
-            // Two replicas went on alone, by different orders. Neither ends the other: that is for the operator.
+            // Two replicas went on alone, by two orders, perhaps of one id. Neither ends the other: that is for the operator.
             if !std::mem::replace(&mut self.members.parted, true) {
                 let group = desc.group.0;
                 tracing::error!(group, "two recoveries of one group: stop one of them for good");

@@ -195,7 +195,7 @@ impl BlockWriter<'_> {
         let written = written.map_err(lasting);
         let written = written.map_err(|error| {
             let told = io::Error::other(error.to_string());
-            self.failure = Some(error);
+            self.failure.get_or_insert(error);
             told
         });
         *bytes += self.block.len() as u64;
@@ -356,7 +356,6 @@ mod tests {
         worker.load(&manifest, &mut |_| Ok(())).unwrap();
     }
 
-    /// What is damaged is fetched again from there on, and only that.
     /// In memory, on a device that syncs nothing.
     struct Unsynced(MemorySnapshots);
 
@@ -391,6 +390,7 @@ mod tests {
         assert!(!fatal.damage && fatal.to_string().contains("sync of a snapshot"), "{fatal}");
     }
 
+    /// What is damaged is fetched again from there on, and only that.
     #[test]
     fn a_block_damaged_here_is_the_next_to_come() {
         let source = MemorySnapshots::new();

@@ -13,7 +13,7 @@ use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 
 /// Ids that the lost ones may have given away unseen.
-const IDS_UNSEEN: u64 = 1_000;
+const IDS_UNSEEN: u64 = 1 << 36;
 
 /// The logs of all groups.
 #[derive(Default)]
@@ -227,7 +227,7 @@ mod tests {
     const GROUP: GroupId = GroupId(1);
     const OLD: ReplicaId = ReplicaId(1);
     const ON: ReplicaId = ReplicaId(3);
-    const NEW: ReplicaId = ReplicaId(1_004);
+    const NEW: ReplicaId = ReplicaId((1 << 36) + 4);
 
     fn at(index: u64, term: u64) -> LogPosition {
         LogPosition { index, term }

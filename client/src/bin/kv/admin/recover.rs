@@ -173,9 +173,7 @@ fn show(plan: &Plan, turned_away: &[u64], out: &mut Output) -> Result<(), Failur
     if out.json {
         for fate in &plan.fates {
             let mut line = object(fate, turned_away);
-            if !plan.not_down.is_empty() {
-                line["not_down"] = json!(plan.not_down);
-            }
+            line["not_down"] = json!(plan.not_down);
             out.object(&line)?;
         }
         return Ok(());
