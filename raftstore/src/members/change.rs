@@ -317,7 +317,7 @@ fn check_leaders(
         (able, voters.len())
     };
     let ((before, of_before), (able, voters)) = (of(desc), of(next));
-    let forbids = |change: &Change| matches!(change, Change::SetPriority { priority, .. } if *priority == Priority::NEVER);
+    let forbids = |c: &Change| matches!(c, Change::SetPriority { priority: Priority::NEVER, .. });
     let keeps = able * of_before >= before * voters && !changes.iter().any(forbids);
     if able * 2 > voters || keeps {
         return Ok(());

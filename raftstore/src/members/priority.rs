@@ -17,9 +17,10 @@ use std::fmt;
 ///   with a priority takes its leadership over.
 /// - 0 ([`Priority::NEVER`]): it votes and does not lead. It is for fewer than half of the voters:
 ///   the others must be able to elect one of them. After a recovery, or a request that was
-///   cancelled, there may be more; then changes are refused that would make them still more. Where they cannot, since those that have what
-///   this one's log holds are gone, or those that are left cannot campaign, it is elected as a
-///   last resort, and hands over as soon as one of them can lead.
+///   cancelled, there may be more; then changes are refused that would make their part larger.
+///   Where the others cannot, since those that have what this one's log holds are gone, or those
+///   that are left cannot campaign, it is elected as a last resort, and hands over as soon as one
+///   of them can lead.
 /// - 1 and more: the largest comes first. The others wait one election timeout longer for each
 ///   larger priority in the group, so that a group with a quorum gets a leader all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

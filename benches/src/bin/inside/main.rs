@@ -10,7 +10,7 @@
 //!    in flight, and one window for all, in nanoseconds of the machine's boot clock.
 //! 3. A store (`store.rs`, `drive.rs`) answers with a [`protocol::Tally`]; `row.rs` adds them up.
 //!
-//! Exit codes: 0 done, 1 no result or an invalid row, 2 wrong usage.
+//! Exit codes: 0 done, 1 no result or an invalid row (with `--json -` the row says so, and it is 0), 2 wrong usage.
 
 mod cluster;
 mod drive;
